@@ -1,0 +1,427 @@
+// Written by `npm run build` from the doc comments in src/binding and from
+// scripts/index.d.ts.header. Change it there.
+import type { KvKey, KvStoreListEntry } from "@fedify/fedify";
+
+export type { KvKey, KvStore, KvStoreListEntry, KvStoreSetOptions } from "@fedify/fedify";
+
+/**
+ * A length of time as an object, as `Temporal.Duration.from` takes it. At least
+ * one field must be there. Fields may not differ in sign; years and months must
+ * be whole numbers.
+ */
+export interface DurationLike {
+  years?: number;
+  months?: number;
+  weeks?: number;
+  days?: number;
+  hours?: number;
+  minutes?: number;
+  seconds?: number;
+  milliseconds?: number;
+  microseconds?: number;
+  nanoseconds?: number;
+}
+
+/**
+ * Any `Temporal.Duration`: the runtime's own, a polyfill's, or another object
+ * that can tell its total.
+ */
+export interface Duration {
+  total(options: any): number;
+}
+
+/** The options of `set` and `cas`. */
+export interface SetOptions {
+  /**
+   * The time to live. Fractions of a millisecond round up. With zero or less
+   * the entry is gone at once.
+   *
+   * @default It lives until it is deleted.
+   */
+  ttl?: Duration | DurationLike;
+}
+
+/** The options of `list`. */
+export interface ListOptions {
+  /**
+   * Only entries whose keys are this, or extend it by whole parts.
+   *
+   * @default All entries.
+   */
+  prefix?: KvKey | readonly [];
+  /**
+   * How many entries are read at a time, from 1 to 1024. A page also ends after
+   * 32 KiB.
+   *
+   * @default 64
+   */
+  pageSize?: number;
+  /** Ends the list; the `next()` under way rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** The options of {@link SqliteKvStore}. */
+export interface SqliteKvStoreOptions {
+  /**
+   * The table's name: a letter or `_`, then up to 63 letters, digits or `_`.
+   *
+   * @default "fedify_kv"
+   */
+  tableName?: string;
+  /**
+   * Whether the table exists already. If so the store never creates it, and
+   * operations fail where there is none.
+   *
+   * @default false
+   */
+  initialized?: boolean;
+  /**
+   * What a resolved write has survived: with `"full"` a power loss; with
+   * `"normal"` the death of the process, while a power loss may take the last
+   * writes, though never the database. `"normal"` saves a sync to disk for each
+   * group of writes.
+   *
+   * @default "full"
+   */
+  durability?: "full" | "normal";
+  /**
+   * How many milliseconds an operation waits for a lock that another process
+   * holds, before it rejects with `ERR_KV_TIMEOUT`.
+   *
+   * @default 5000
+   */
+  busyTimeout?: number;
+}
+
+/** The `code` of the errors that stores throw and reject with. */
+export type KvErrorCode =
+  | "ERR_KV_INVALID_KEY"
+  | "ERR_KV_INVALID_VALUE"
+  | "ERR_KV_INVALID_TTL"
+  | "ERR_KV_INVALID_OPTION"
+  | "ERR_KV_KEY_TOO_LONG"
+  | "ERR_KV_VALUE_TOO_LARGE"
+  | "ERR_KV_CONNECTION"
+  | "ERR_KV_TIMEOUT"
+  | "ERR_KV_CLOSED"
+  | "ERR_KV_CORRUPT"
+  | "ERR_KV_BACKEND";
+
+
+/**
+ * Which binding artifact the generated loader actually loaded: `'native'` for
+ * a native addon, otherwise the `platformArchABI` of the WASI flavor. Every
+ * flavor napi-rs can build is listed, because `NAPI_RS_NATIVE_LIBRARY_PATH`
+ * can point the loader at a WASI artifact this package does not build itself.
+ */
+export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
+
+/**
+ * An async iterator over the entries of a store, from `list()`.
+ *
+ * It reads a page of entries at a time and stays at most a few pages ahead of
+ * you. Nothing runs before the first `next()`. Leaving a `for await` loop
+ * early stops the work in the store.
+ *
+ * @example
+ * ```ts
+ * for await (const { key, value } of store.list(["traces", traceId])) {
+ *   console.log(key, value);
+ * }
+ * ```
+ */
+export declare class KvListIterator {
+  /** The next entry. Calls may overlap; they are answered in their order. */
+  next(): Promise<IteratorResult<KvStoreListEntry, undefined>>
+  /** Ends the iterator and stops its work, without waiting for it. */
+  return(value?: unknown): Promise<IteratorResult<KvStoreListEntry, undefined>>
+  /** Ends the iterator and rejects with the given error. */
+  throw(error?: unknown): Promise<IteratorResult<KvStoreListEntry, undefined>>
+  /**
+   * How many entries were stepped over so far because what is stored is not
+   * what the format says. `get` of their keys rejects with
+   * `ERR_KV_CORRUPT`.
+   */
+  get skipped(): number
+  [globalThis.Symbol.asyncIterator](): this
+  [globalThis.Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * Keeps entries in this process's memory, in order, until they expire or the
+ * process ends. For tests, demos and caches that may be lost.
+ *
+ * Unlike Fedify's own `MemoryKvStore` it removes what has expired, never
+ * returns the object that was passed in, and finds a prefix without looking
+ * at every entry. It answers at once, on the calling thread.
+ *
+ * @example
+ * ```ts
+ * import { createFederation } from "@fedify/fedify";
+ * import { MemoryKvStore } from "fedify-kv";
+ *
+ * const federation = createFederation<void>({ kv: new MemoryKvStore() });
+ * ```
+ */
+export declare class MemoryKvStore {
+  constructor()
+  /**
+   * Gets the value of a key.
+   *
+   * @param key One or more strings.
+   * @returns The value, or `undefined` if there is none or it has
+   *          expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
+   *         stored is not JSON.
+   */
+  get<T = unknown>(key: KvKey): Promise<T | undefined>
+  /**
+   * Sets the value of a key, and its time to live: without `ttl` the
+   * entry lives until it is deleted, whatever it had before.
+   *
+   * @param key One or more strings.
+   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   *              `undefined` does nothing.
+   * @param options The time to live.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
+   *         BigInts, cycles, functions and symbols;
+   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   */
+  set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
+  /**
+   * Deletes the entry of a key, if there is one.
+   *
+   * @param key One or more strings.
+   */
+  delete(key: KvKey): Promise<void>
+  /**
+   * Compares and swaps: sets the value only if the present one is
+   * what you expect, with no other writer in between, in whatever
+   * process it is.
+   *
+   * Values are compared deeply as JSON; the order of an object's
+   * keys doesn't count.
+   *
+   * @param key One or more strings.
+   * @param expectedValue The value you expect; `undefined` for none,
+   *                      missing or expired.
+   * @param newValue The new value; `undefined` deletes the entry.
+   * @param options The time to live.
+   * @returns Whether it was swapped. A lost race is `false`.
+   *
+   * @example
+   * ```ts
+   * const first = await store.cas(["seen", id], undefined, true);
+   * ```
+   */
+  cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
+  /**
+   * Lists the entries whose keys start with a prefix: the prefix
+   * itself, and all that extend it by whole parts.
+   *
+   * An entry that is there all the while is listed exactly once,
+   * whatever is written or deleted meanwhile. The order is that of
+   * the store's encoded keys, the same each time. Deleting while
+   * listing is safe.
+   *
+   * @param prefix A prefix; missing or `[]` for all entries. Or
+   *               options.
+   * @throws Nothing. The first `next()` rejects with
+   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   *
+   * @example
+   * ```ts
+   * for await (const { key, value } of store.list(["traces"])) {
+   *   console.log(key, value);
+   * }
+   * ```
+   */
+  list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
+  /**
+   * Deletes a prefix and all under it.
+   *
+   * Entries go in slices, so that other writes don't wait for all
+   * of them; one that is written meanwhile may stay.
+   *
+   * @param prefix One or more strings. `[]` is refused; `drop()`
+   *               deletes everything.
+   * @returns How many entries were deleted.
+   *
+   * @example
+   * ```ts
+   * await store.clear(["_fedify", "remoteDocument"]);
+   * ```
+   */
+  clear(prefix: KvKey): Promise<number>
+  /**
+   * Connects and creates what the store needs, which otherwise the
+   * first operation does.
+   */
+  initialize(): Promise<void>
+  /** Leaves nothing of the store. The next operation starts afresh. */
+  drop(): Promise<void>
+  /**
+   * Finishes the writes that were called before, and releases all
+   * files and connections. Lists under way reject with
+   * `ERR_KV_CLOSED`, and so does everything called later, except
+   * `close()` itself.
+   */
+  close(): Promise<void>
+  /** Closes the store at the end of an `await using` block. */
+  [globalThis.Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * Keeps entries in a SQLite file, which other processes may use at the same
+ * time, `@fedify/sqlite` among them: the format is the same.
+ *
+ * All writes that wait are committed together, on a thread of the store's own.
+ * By default a resolved write has reached the disk. Single keys are read on
+ * the calling thread, lists on another one.
+ *
+ * The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
+ * while it is open), so it must be on a local disk. Values may be as large as
+ * a string in JavaScript, and keys too.
+ *
+ * @example
+ * ```ts
+ * import { createFederation } from "@fedify/fedify";
+ * import { SqliteKvStore } from "fedify-kv";
+ *
+ * const kv = new SqliteKvStore("fedify.db");
+ * const federation = createFederation<void>({ kv });
+ * ```
+ */
+export declare class SqliteKvStore {
+  /**
+   * @param path The file's path, which is created if there is none, or
+   *             `":memory:"`. Nothing is opened before the first operation.
+   * @param options What to do differently.
+   * @throws `ERR_KV_INVALID_OPTION`
+   */
+  constructor(path: string, options?: SqliteKvStoreOptions)
+  /**
+   * Gets the value of a key.
+   *
+   * @param key One or more strings.
+   * @returns The value, or `undefined` if there is none or it has
+   *          expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
+   *         stored is not JSON.
+   */
+  get<T = unknown>(key: KvKey): Promise<T | undefined>
+  /**
+   * Sets the value of a key, and its time to live: without `ttl` the
+   * entry lives until it is deleted, whatever it had before.
+   *
+   * @param key One or more strings.
+   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   *              `undefined` does nothing.
+   * @param options The time to live.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
+   *         BigInts, cycles, functions and symbols;
+   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   */
+  set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
+  /**
+   * Deletes the entry of a key, if there is one.
+   *
+   * @param key One or more strings.
+   */
+  delete(key: KvKey): Promise<void>
+  /**
+   * Compares and swaps: sets the value only if the present one is
+   * what you expect, with no other writer in between, in whatever
+   * process it is.
+   *
+   * Values are compared deeply as JSON; the order of an object's
+   * keys doesn't count.
+   *
+   * @param key One or more strings.
+   * @param expectedValue The value you expect; `undefined` for none,
+   *                      missing or expired.
+   * @param newValue The new value; `undefined` deletes the entry.
+   * @param options The time to live.
+   * @returns Whether it was swapped. A lost race is `false`.
+   *
+   * @example
+   * ```ts
+   * const first = await store.cas(["seen", id], undefined, true);
+   * ```
+   */
+  cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
+  /**
+   * Lists the entries whose keys start with a prefix: the prefix
+   * itself, and all that extend it by whole parts.
+   *
+   * An entry that is there all the while is listed exactly once,
+   * whatever is written or deleted meanwhile. The order is that of
+   * the store's encoded keys, the same each time. Deleting while
+   * listing is safe.
+   *
+   * @param prefix A prefix; missing or `[]` for all entries. Or
+   *               options.
+   * @throws Nothing. The first `next()` rejects with
+   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   *
+   * @example
+   * ```ts
+   * for await (const { key, value } of store.list(["traces"])) {
+   *   console.log(key, value);
+   * }
+   * ```
+   */
+  list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
+  /**
+   * Deletes a prefix and all under it.
+   *
+   * Entries go in slices, so that other writes don't wait for all
+   * of them; one that is written meanwhile may stay.
+   *
+   * @param prefix One or more strings. `[]` is refused; `drop()`
+   *               deletes everything.
+   * @returns How many entries were deleted.
+   *
+   * @example
+   * ```ts
+   * await store.clear(["_fedify", "remoteDocument"]);
+   * ```
+   */
+  clear(prefix: KvKey): Promise<number>
+  /**
+   * Connects and creates what the store needs, which otherwise the
+   * first operation does.
+   */
+  initialize(): Promise<void>
+  /** Leaves nothing of the store. The next operation starts afresh. */
+  drop(): Promise<void>
+  /**
+   * Finishes the writes that were called before, and releases all
+   * files and connections. Lists under way reject with
+   * `ERR_KV_CLOSED`, and so does everything called later, except
+   * `close()` itself.
+   */
+  close(): Promise<void>
+  /** Closes the store at the end of an `await using` block. */
+  [globalThis.Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * Opens the store that a URL names, so that an app can take its store from
+ * one environment variable.
+ *
+ * - `memory:` — {@link MemoryKvStore}
+ * - `sqlite:fedify.db`, `sqlite:///var/lib/app/fedify.db`,
+ *   `sqlite::memory:` — {@link SqliteKvStore}. In the path, `%20` stands for a
+ *   space, `%3F` for a question mark and so on.
+ *
+ * @param url The URL.
+ * @param options The options of that store's constructor.
+ * @throws `ERR_KV_INVALID_OPTION` for a URL that names no store.
+ *
+ * @example
+ * ```ts
+ * const kv = openKvStore(process.env.KV_URL ?? "sqlite:fedify.db");
+ * ```
+ */
+export declare function openKvStore(url: string, options?: SqliteKvStoreOptions): MemoryKvStore | SqliteKvStore

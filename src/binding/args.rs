@@ -1,0 +1,339 @@
+//! Argument types that parse themselves. A method body never validates.
+
+use super::guard::guard;
+use super::js::{Js, NotText, Ref, Value};
+use super::list::Request;
+use crate::kv::{Error, JsonText, Key, Lifetime, PageLimits, Prefix, Result, Ttl};
+use crate::stores::{Durability, SqliteOptions};
+use jiff::civil::DateTime;
+use jiff::{Span, Timestamp};
+use napi::ValueType;
+use napi::bindgen_prelude::{FromNapiValue, TypeName, ValidateNapiValue, sys};
+use std::ffi::CStr;
+use std::time::Duration;
+
+/// The largest page that a caller may ask for. A page is held in memory as
+/// text and as objects at once.
+const MOST_PAGE_ENTRIES: u32 = 1024;
+
+/// What can be made of a JavaScript value.
+pub trait Parse: Sized {
+    fn parse(js: Js, value: Value) -> Result<Self>;
+}
+
+/// An argument, parsed or refused. Refusals become rejections, so reading the
+/// arguments itself never throws.
+pub struct Arg<T>(pub Result<T>);
+
+impl<T: Parse> FromNapiValue for Arg<T> {
+    unsafe fn from_napi_value(env: sys::napi_env, value: sys::napi_value) -> napi::Result<Self> {
+        // SAFETY: arguments are read in a callback of the environment.
+        let js = unsafe { Js::new(env) };
+        let internal = || Err(Error::Backend("internal error while reading an argument".into()));
+        Ok(Self(guard(|| T::parse(js, value)).unwrap_or_else(internal)))
+    }
+}
+
+impl<T> TypeName for Arg<T> {
+    fn type_name() -> &'static str {
+        "unknown"
+    }
+    fn value_type() -> ValueType {
+        ValueType::Unknown
+    }
+}
+
+impl<T: Parse> ValidateNapiValue for Arg<T> {}
+
+impl Parse for Key {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        Self::new(parts(js, value)?)
+    }
+}
+
+fn parts(js: Js, value: Value) -> Result<Vec<String>> {
+    if !js.is_array(value) {
+        return Err(Error::InvalidKey("it is not an array of strings".into()));
+    }
+    (0..js.length(value))
+        .map(|index| {
+            let part = js
+                .element(value, index)
+                .map_err(|thrown| Error::InvalidKey(js.words(thrown)))?;
+            js.to_text(part).map_err(|why| {
+                Error::InvalidKey(match why {
+                    NotText::NotString => format!("part {index} is not a string"),
+                    NotText::LoneSurrogate => format!("part {index} has a lone surrogate"),
+                })
+            })
+        })
+        .collect()
+}
+
+/// A key whose entry and all below it are meant.
+pub struct ClearPrefix(pub Prefix);
+
+impl Parse for ClearPrefix {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        let parts = parts(js, value)?;
+        if parts.is_empty() {
+            return Err(Error::InvalidKey(
+                "an empty prefix would clear the whole store; drop() does that".into(),
+            ));
+        }
+        Ok(Self(Prefix::new(parts)))
+    }
+}
+
+/// A value; `None` for `undefined`.
+pub struct Json(pub Option<JsonText>);
+
+impl Parse for Json {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        if js.is_undefined(value) {
+            return Ok(Self(None));
+        }
+        let text = js
+            .stringify(value)
+            .map_err(|thrown| Error::InvalidValue(js.words(thrown)))?;
+        match js.to_text(text) {
+            Ok(text) => Ok(Self(Some(JsonText::new(text)))),
+            Err(_) => Err(Error::InvalidValue("JSON has no form for it".into())),
+        }
+    }
+}
+
+/// The options of `set` and `cas`.
+pub struct SetOptions(pub Lifetime);
+
+impl Parse for SetOptions {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        if js.is_nullish(value) {
+            return Ok(Self(Lifetime::Unlimited));
+        }
+        if !js.is_object(value) {
+            return Err(Error::InvalidOption("the options are not an object".into()));
+        }
+        let ttl = js
+            .get(value, c"ttl")
+            .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+        if js.is_undefined(ttl) {
+            return Ok(Self(Lifetime::Unlimited));
+        }
+        if !js.is_object(ttl) {
+            return Err(Error::InvalidTtl(
+                "it is neither a Temporal.Duration nor an object like { hours: 1 }".into(),
+            ));
+        }
+        let total = js
+            .get(ttl, c"total")
+            .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+        let millis = if js.is_function(total) {
+            temporal_millis(js, ttl, total)
+        } else {
+            duration_millis(js, ttl)
+        }?;
+        Ok(Self(Ttl::from_millis(millis).map_or(Lifetime::Over, Lifetime::For)))
+    }
+}
+
+/// A Temporal.Duration's length, whoever made the class: by asking it.
+fn temporal_millis(js: Js, ttl: Value, total: Value) -> Result<f64> {
+    // Only months and the like need a date, and parsing one costs the
+    // JavaScript implementations more than all the rest.
+    let is_zero = |name: &CStr| js.get(ttl, name).ok().and_then(|field| js.to_number(field)) == Some(0.0);
+    let plain = is_zero(c"years") && is_zero(c"months") && is_zero(c"weeks");
+    let today = (!plain).then(|| Timestamp::now().strftime("%Y-%m-%d").to_string());
+    let options = js.total_options(today.as_deref());
+    let millis = js
+        .call(ttl, total, &[options])
+        .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+    js.to_number(millis)
+        .filter(|millis| !millis.is_nan())
+        .ok_or_else(|| Error::InvalidTtl("its total() gave no number".into()))
+}
+
+/// The length of `{ days: 1, hours: 12 }`: what Temporal.Duration.from takes,
+/// and fractions of all but years and months.
+fn duration_millis(js: Js, ttl: Value) -> Result<f64> {
+    let field = |name: &CStr| -> Result<Option<f64>> {
+        let value = js
+            .get(ttl, name)
+            .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+        if js.is_undefined(value) {
+            return Ok(None);
+        }
+        match js.to_number(value) {
+            Some(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(Error::InvalidTtl(format!(
+                "{} is not a finite number",
+                name.to_string_lossy()
+            ))),
+        }
+    };
+    let calendar = [field(c"years")?, field(c"months")?];
+    let exact = [
+        (field(c"weeks")?, 604_800_000.0),
+        (field(c"days")?, 86_400_000.0),
+        (field(c"hours")?, 3_600_000.0),
+        (field(c"minutes")?, 60_000.0),
+        (field(c"seconds")?, 1_000.0),
+        (field(c"milliseconds")?, 1.0),
+        (field(c"microseconds")?, 1e-3),
+        (field(c"nanoseconds")?, 1e-6),
+    ];
+    let given: Vec<f64> = calendar
+        .into_iter()
+        .chain(exact.iter().map(|(number, _)| *number))
+        .flatten()
+        .collect();
+    if given.is_empty() {
+        return Err(Error::InvalidTtl("it has none of the fields of a duration".into()));
+    }
+    if given.iter().any(|number| *number > 0.0) && given.iter().any(|number| *number < 0.0) {
+        return Err(Error::InvalidTtl("its fields differ in sign".into()));
+    }
+    let exact: f64 = exact
+        .iter()
+        .map(|(number, millis)| number.unwrap_or(0.0) * millis)
+        .sum();
+    Ok(months_millis(calendar[0].unwrap_or(0.0), calendar[1].unwrap_or(0.0))? + exact)
+}
+
+/// How long so many years and months from now are.
+fn months_millis(years: f64, months: f64) -> Result<f64> {
+    if years.fract() != 0.0 || months.fract() != 0.0 {
+        return Err(Error::InvalidTtl("years and months have no fractions".into()));
+    }
+    let now: DateTime = jiff::tz::TimeZone::UTC.to_datetime(Timestamp::now());
+    #[expect(clippy::cast_possible_truncation, reason = "it saturates, and then is out of range")]
+    let span = Span::new()
+        .try_years(years as i64)
+        .and_then(|span| span.try_months(months as i64));
+    let later = span.and_then(|span| now.checked_add(span));
+    let later = later.map_err(|error| Error::InvalidTtl(error.to_string()))?;
+    Ok(now.duration_until(later).as_secs_f64() * 1000.0)
+}
+
+impl Parse for Request {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        let mut request = Self {
+            prefix: Prefix::ALL,
+            limits: PageLimits::default(),
+            signal: None,
+        };
+        if js.is_nullish(value) {
+            return Ok(request);
+        }
+        if js.is_array(value) {
+            request.prefix = Prefix::new(parts(js, value)?);
+            return Ok(request);
+        }
+        if !js.is_object(value) {
+            return Err(Error::InvalidKey("the prefix is not an array of strings".into()));
+        }
+        let option = |name| {
+            js.get(value, name)
+                .map_err(|thrown| Error::InvalidOption(js.words(thrown)))
+        };
+        let prefix = option(c"prefix")?;
+        if !js.is_nullish(prefix) {
+            request.prefix = Prefix::new(parts(js, prefix)?);
+        }
+        let page_size = option(c"pageSize")?;
+        if !js.is_undefined(page_size) {
+            request.limits.entries = page_entries(js, page_size)?;
+        }
+        let signal = option(c"signal")?;
+        if !js.is_nullish(signal) {
+            request.signal = Some(abort_signal(js, signal)?);
+        }
+        Ok(request)
+    }
+}
+
+fn page_entries(js: Js, value: Value) -> Result<u32> {
+    let entries = js.to_number(value).filter(|number| number.fract() == 0.0);
+    match entries {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a whole number in range"
+        )]
+        Some(entries) if (1.0..=f64::from(MOST_PAGE_ENTRIES)).contains(&entries) => Ok(entries as u32),
+        _ => Err(Error::InvalidOption(format!(
+            "pageSize must be a whole number from 1 to {MOST_PAGE_ENTRIES}"
+        ))),
+    }
+}
+
+fn abort_signal(js: Js, value: Value) -> Result<Ref> {
+    let listens = js.is_object(value)
+        && js
+            .get(value, c"addEventListener")
+            .is_ok_and(|method| js.is_function(method))
+        && js
+            .get(value, c"removeEventListener")
+            .is_ok_and(|method| js.is_function(method));
+    if !listens {
+        return Err(Error::InvalidOption("signal is not an AbortSignal".into()));
+    }
+    Ok(js.keep(value))
+}
+
+impl Parse for String {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        js.to_text(value).map_err(|why| {
+            Error::InvalidOption(match why {
+                NotText::NotString => "the path or URL is not a string".into(),
+                NotText::LoneSurrogate => "the path or URL has a lone surrogate".into(),
+            })
+        })
+    }
+}
+
+impl Parse for SqliteOptions {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        let mut options = Self::default();
+        if js.is_nullish(value) {
+            return Ok(options);
+        }
+        if !js.is_object(value) {
+            return Err(Error::InvalidOption("the options are not an object".into()));
+        }
+        let option = |name| {
+            let value = js
+                .get(value, name)
+                .map_err(|thrown| Error::InvalidOption(js.words(thrown)))?;
+            Ok((!js.is_undefined(value)).then_some(value))
+        };
+        if let Some(name) = option(c"tableName")? {
+            let name = js
+                .to_text(name)
+                .map_err(|_| Error::InvalidOption("tableName must be a string".into()))?;
+            options = options.table(name)?;
+        }
+        if let Some(initialized) = option(c"initialized")? {
+            options.initialized = js
+                .to_bool(initialized)
+                .ok_or_else(|| Error::InvalidOption("initialized must be a boolean".into()))?;
+        }
+        if let Some(durability) = option(c"durability")? {
+            options.durability = match js.to_text(durability).as_deref() {
+                Ok("full") => Durability::Full,
+                Ok("normal") => Durability::Normal,
+                _ => return Err(Error::InvalidOption(r#"durability must be "full" or "normal""#.into())),
+            };
+        }
+        if let Some(timeout) = option(c"busyTimeout")? {
+            options.busy_timeout = js
+                .to_number(timeout)
+                .filter(|millis| (0.0..=2_147_483_647.0).contains(millis))
+                .map(|millis| Duration::from_secs_f64(millis / 1000.0))
+                .ok_or_else(|| {
+                    Error::InvalidOption("busyTimeout must be a number of milliseconds from 0 to 2147483647".into())
+                })?;
+        }
+        Ok(options)
+    }
+}

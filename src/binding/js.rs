@@ -1,0 +1,372 @@
+//! The JavaScript side, as far as the binding needs it: one method a Node-API
+//! call, each with its result instead of a status.
+//!
+//! Raw Node-API rather than napi's value types, because strings, promises and
+//! JSON are where an operation's time goes. All of it is in this file.
+
+use super::text::Text;
+use crate::kv::Error;
+use napi::sys;
+use std::ffi::{CStr, c_void};
+use std::ptr;
+
+/// A JavaScript value; good until the callback that it was made in returns.
+pub type Value = sys::napi_value;
+
+/// What JavaScript code threw.
+#[derive(Clone, Copy, Debug)]
+pub struct Thrown(pub Value);
+
+pub type Result<T> = std::result::Result<T, Thrown>;
+
+/// The environment, during a callback on its thread.
+#[derive(Clone, Copy)]
+pub struct Js(sys::napi_env);
+
+/// A promise's other end. Used once, on the thread that made it.
+#[derive(Debug)]
+pub struct Deferred(sys::napi_deferred);
+
+/// Keeps a value beyond its callback.
+#[derive(Debug)]
+pub struct Ref {
+    env: sys::napi_env,
+    raw: sys::napi_ref,
+}
+
+/// A UTF-16 string that is not text.
+pub enum NotText {
+    NotString,
+    LoneSurrogate,
+}
+
+/// Calls a Node-API function whose last parameter is a place for its result.
+///
+/// SAFETY, for every use: `Js` exists only during a callback on its thread, so
+/// the environment is live; values and references passed come from it; and the
+/// result is written to a local before it is read.
+macro_rules! node {
+    ($function:ident($js:expr $(, $argument:expr)*) -> $initial:expr) => {{
+        let mut result = $initial;
+        // SAFETY: see the macro.
+        let status = unsafe { sys::$function($js.0 $(, $argument)*, &raw mut result) };
+        if status == sys::Status::napi_ok { Ok(result) } else { Err($js.take_exception()) }
+    }};
+}
+
+impl Js {
+    /// # Safety
+    ///
+    /// Only during a callback of this environment, on its thread, and not used
+    /// after that.
+    pub unsafe fn new(env: sys::napi_env) -> Self {
+        Self(env)
+    }
+
+    pub fn env(self) -> sys::napi_env {
+        self.0
+    }
+
+    /// The exception that made a call fail; `undefined` where none did.
+    fn take_exception(self) -> Thrown {
+        let mut exception = ptr::null_mut();
+        // SAFETY: the environment is live, and the result is a local.
+        unsafe { sys::napi_get_and_clear_last_exception(self.0, &raw mut exception) };
+        Thrown(exception)
+    }
+
+    pub fn undefined(self) -> Value {
+        node!(napi_get_undefined(self) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
+    }
+
+    pub fn boolean(self, value: bool) -> Value {
+        node!(napi_get_boolean(self, value) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts stay far below 2^53")]
+    pub fn count(self, value: u64) -> Value {
+        node!(napi_create_double(self, value as f64) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
+    }
+
+    /// Fails only for what is longer than the engine's strings can be.
+    pub fn text(self, text: &Text) -> Result<Value> {
+        match text {
+            Text::Latin1(bytes) => {
+                node!(napi_create_string_latin1(self, bytes.as_ptr().cast(), bytes.len().cast_signed()) -> ptr::null_mut())
+            }
+            Text::Utf16(units) => {
+                node!(napi_create_string_utf16(self, units.as_ptr(), units.len().cast_signed()) -> ptr::null_mut())
+            }
+        }
+    }
+
+    fn str(self, text: &str) -> Value {
+        self.text(&Text::from(text)).unwrap_or_else(|_| self.undefined())
+    }
+
+    pub fn error(self, error: &Error) -> Value {
+        let code = self.str(error.code());
+        let message = self.str(&error.to_string());
+        let made = match error {
+            Error::InvalidKey(_) | Error::InvalidValue(_) | Error::InvalidOption(_) => {
+                node!(napi_create_type_error(self, code, message) -> ptr::null_mut())
+            }
+            Error::InvalidTtl(_) | Error::ValueTooLarge(_) => {
+                node!(napi_create_range_error(self, code, message) -> ptr::null_mut())
+            }
+            _ => node!(napi_create_error(self, code, message) -> ptr::null_mut()),
+        };
+        made.unwrap_or(message)
+    }
+
+    /// `{ value, done }`
+    pub fn step(self, value: Value, done: bool) -> Value {
+        let Ok(step) = node!(napi_create_object(self) -> ptr::null_mut()) else {
+            return self.undefined();
+        };
+        self.set(step, c"value", value);
+        self.set(step, c"done", self.boolean(done));
+        step
+    }
+
+    fn set(self, object: Value, name: &CStr, value: Value) {
+        // SAFETY: the environment is live and both values belong to it. An
+        // object just made takes any property.
+        unsafe { sys::napi_set_named_property(self.0, object, name.as_ptr(), value) };
+    }
+
+    pub fn type_of(self, value: Value) -> sys::napi_valuetype {
+        node!(napi_typeof(self, value) -> sys::ValueType::napi_undefined).unwrap_or(sys::ValueType::napi_undefined)
+    }
+
+    pub fn is_undefined(self, value: Value) -> bool {
+        self.type_of(value) == sys::ValueType::napi_undefined
+    }
+
+    pub fn is_nullish(self, value: Value) -> bool {
+        matches!(
+            self.type_of(value),
+            sys::ValueType::napi_undefined | sys::ValueType::napi_null
+        )
+    }
+
+    pub fn is_object(self, value: Value) -> bool {
+        self.type_of(value) == sys::ValueType::napi_object
+    }
+
+    pub fn is_function(self, value: Value) -> bool {
+        self.type_of(value) == sys::ValueType::napi_function
+    }
+
+    pub fn is_array(self, value: Value) -> bool {
+        node!(napi_is_array(self, value) -> false).unwrap_or(false)
+    }
+
+    pub fn length(self, array: Value) -> u32 {
+        node!(napi_get_array_length(self, array) -> 0).unwrap_or(0)
+    }
+
+    pub fn element(self, array: Value, index: u32) -> Result<Value> {
+        node!(napi_get_element(self, array, index) -> ptr::null_mut())
+    }
+
+    /// A property, which may be a getter that throws.
+    pub fn get(self, object: Value, name: &CStr) -> Result<Value> {
+        node!(napi_get_named_property(self, object, name.as_ptr()) -> ptr::null_mut())
+    }
+
+    pub fn global(self, name: &CStr) -> Result<Value> {
+        let global = node!(napi_get_global(self) -> ptr::null_mut())?;
+        self.get(global, name)
+    }
+
+    pub fn to_number(self, value: Value) -> Option<f64> {
+        (self.type_of(value) == sys::ValueType::napi_number)
+            .then(|| node!(napi_get_value_double(self, value) -> f64::NAN).ok())
+            .flatten()
+    }
+
+    pub fn to_bool(self, value: Value) -> Option<bool> {
+        (self.type_of(value) == sys::ValueType::napi_boolean)
+            .then(|| node!(napi_get_value_bool(self, value) -> false).ok())
+            .flatten()
+    }
+
+    /// A string's content. By way of UTF-16, which the engine copies as it is
+    /// and a SIMD converter turns into UTF-8.
+    pub fn to_text(self, value: Value) -> std::result::Result<String, NotText> {
+        let mut short = [0_u16; 256];
+        // SAFETY: the buffer has room for as many units as it says. A value
+        // that is no string gives an error status.
+        let read = |buffer: &mut [u16], length: &mut usize| unsafe {
+            sys::napi_get_value_string_utf16(self.0, value, buffer.as_mut_ptr(), buffer.len(), length)
+        };
+        let mut length = 0;
+        if read(&mut short, &mut length) != sys::Status::napi_ok {
+            return Err(NotText::NotString);
+        }
+        // A string that fills the buffer may go on beyond it.
+        if length < short.len() - 1 {
+            return utf8(&short[..length]);
+        }
+        // SAFETY: without a buffer, the call only reports the string's length.
+        unsafe { sys::napi_get_value_string_utf16(self.0, value, ptr::null_mut(), 0, &raw mut length) };
+        let mut long = vec![0_u16; length + 1];
+        if read(&mut long, &mut length) != sys::Status::napi_ok {
+            return Err(NotText::NotString);
+        }
+        utf8(&long[..length])
+    }
+
+    pub fn call(self, this: Value, function: Value, arguments: &[Value]) -> Result<Value> {
+        node!(napi_call_function(self, this, function, arguments.len(), arguments.as_ptr()) -> ptr::null_mut())
+    }
+
+    pub fn call_method(self, object: Value, name: &CStr, arguments: &[Value]) -> Result<Value> {
+        let method = self.get(object, name)?;
+        self.call(object, method, arguments)
+    }
+
+    /// `{ unit: "millisecond", relativeTo }`, what a duration's `total` takes.
+    pub fn total_options(self, relative_to: Option<&str>) -> Value {
+        let Ok(options) = node!(napi_create_object(self) -> ptr::null_mut()) else {
+            return self.undefined();
+        };
+        self.set(options, c"unit", self.str("millisecond"));
+        if let Some(date) = relative_to {
+            self.set(options, c"relativeTo", self.str(date));
+        }
+        options
+    }
+
+    /// What was thrown, in words.
+    pub fn words(self, thrown: Thrown) -> String {
+        let message = if self.is_object(thrown.0) {
+            self.get(thrown.0, c"message")
+        } else {
+            Ok(thrown.0)
+        };
+        message
+            .and_then(|message| node!(napi_coerce_to_string(self, message) -> ptr::null_mut()))
+            .ok()
+            .and_then(|message| self.to_text(message).ok())
+            .unwrap_or_default()
+    }
+
+    pub fn promise(self) -> (Deferred, Value) {
+        let mut promise = ptr::null_mut();
+        let mut deferred = ptr::null_mut();
+        // SAFETY: the environment is live, and both results are locals.
+        let status = unsafe { sys::napi_create_promise(self.0, &raw mut deferred, &raw mut promise) };
+        assert_eq!(status, sys::Status::napi_ok, "a live environment can make a promise");
+        (Deferred(deferred), promise)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a deferred is used once")]
+    pub fn settle(self, deferred: Deferred, result: std::result::Result<Value, Value>) {
+        // SAFETY: the environment is live; a deferred is consumed here, so it
+        // is used once.
+        unsafe {
+            match result {
+                Ok(value) => sys::napi_resolve_deferred(self.0, deferred.0, value),
+                Err(reason) => sys::napi_reject_deferred(self.0, deferred.0, reason),
+            };
+        }
+    }
+
+    pub fn settled(self, result: std::result::Result<Value, Value>) -> Value {
+        let (deferred, promise) = self.promise();
+        self.settle(deferred, result);
+        promise
+    }
+
+    pub fn keep(self, value: Value) -> Ref {
+        let raw = node!(napi_create_reference(self, value, 1) -> ptr::null_mut());
+        Ref {
+            env: self.0,
+            raw: raw.unwrap_or(ptr::null_mut()),
+        }
+    }
+
+    pub fn kept(self, reference: &Ref) -> Value {
+        node!(napi_get_reference_value(self, reference.raw) -> ptr::null_mut()).unwrap_or_else(|_| self.undefined())
+    }
+
+    /// A function that runs `body`, which is dropped with it.
+    pub fn function<F: Fn(Js) + 'static>(self, body: F) -> Value {
+        unsafe extern "C" fn run<F: Fn(Js)>(env: sys::napi_env, info: sys::napi_callback_info) -> Value {
+            let mut data = ptr::null_mut();
+            // SAFETY: called by Node-API with a live environment; only the data
+            // is asked for.
+            unsafe {
+                sys::napi_get_cb_info(
+                    env,
+                    info,
+                    ptr::null_mut(),
+                    ptr::null_mut(),
+                    ptr::null_mut(),
+                    &raw mut data,
+                );
+            }
+            // SAFETY: the data is the body below, which lives as long as the
+            // function that is being called.
+            let body = unsafe { &*data.cast::<F>() };
+            // SAFETY: this is a callback of the environment.
+            let js = unsafe { Js::new(env) };
+            super::guard::guard(|| body(js));
+            js.undefined()
+        }
+        unsafe extern "C" fn finalize<F>(_: sys::napi_env, data: *mut c_void, _: *mut c_void) {
+            // SAFETY: the data is the box below; a finalizer runs once.
+            drop(unsafe { Box::from_raw(data.cast::<F>()) });
+        }
+        let data = Box::into_raw(Box::new(body)).cast::<c_void>();
+        let name = c"fedifyKv";
+        let function = node!(napi_create_function(self, name.as_ptr(), 8, Some(run::<F>), data) -> ptr::null_mut());
+        let Ok(function) = function else {
+            return self.undefined();
+        };
+        // SAFETY: the function was just made; the finalizer frees its data.
+        unsafe {
+            sys::napi_add_finalizer(
+                self.0,
+                function,
+                data,
+                Some(finalize::<F>),
+                ptr::null_mut(),
+                ptr::null_mut(),
+            );
+        }
+        function
+    }
+
+    /// Runs `body` in a handle scope of its own, so that what it makes can be
+    /// collected before the whole callback returns.
+    pub fn scoped(self, body: impl FnOnce()) {
+        let scope = node!(napi_open_handle_scope(self) -> ptr::null_mut());
+        body();
+        if let Ok(scope) = scope {
+            // SAFETY: opened above, and closed once.
+            unsafe { sys::napi_close_handle_scope(self.0, scope) };
+        }
+    }
+}
+
+impl Drop for Ref {
+    fn drop(&mut self) {
+        // SAFETY: references are kept only by objects of their environment's
+        // thread, and go when those do. Deleting is allowed in finalizers.
+        unsafe { sys::napi_delete_reference(self.env, self.raw) };
+    }
+}
+
+fn utf8(units: &[u16]) -> std::result::Result<String, NotText> {
+    if encoding_rs::mem::utf16_valid_up_to(units) != units.len() {
+        return Err(NotText::LoneSurrogate);
+    }
+    // The converter may need up to three bytes a unit.
+    let mut bytes = vec![0; units.len() * 3];
+    let length = encoding_rs::mem::convert_utf16_to_utf8(units, &mut bytes);
+    bytes.truncate(length);
+    Ok(String::from_utf8(bytes).expect("the converter writes UTF-8"))
+}

@@ -1,0 +1,285 @@
+//! The way back from a store's threads to JavaScript.
+//!
+//! Any number of outcomes and pages cross with one call: what arrives while a
+//! call is on its way goes with it. The [`Lane`] lives on the JavaScript thread
+//! and knows the promises; the [`Mailbox`] is what the threads see of it.
+
+use super::js::{Deferred, Js, Value};
+use super::list::List;
+use super::text::Text;
+use crate::kv::{Error, Key, Outbox, Outcome, Reply, Ticket};
+use napi::sys;
+use slab::Slab;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ffi::c_void;
+use std::ptr;
+use std::rc::{Rc, Weak as RcWeak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+#[derive(Default)]
+pub struct Lane {
+    pending: RefCell<Slab<Pending>>,
+    lists: RefCell<Slab<RcWeak<List>>>,
+    /// How many promises wait for a thread. While any does, the process lives.
+    waiting: Cell<usize>,
+    news: Arc<Mutex<Vec<News>>>,
+    mailbox: OnceCell<Weak<Mailbox>>,
+}
+
+struct Pending {
+    deferred: Deferred,
+    /// Whose value it will be, to name it if it turns out corrupt.
+    key: Option<Key>,
+}
+
+pub struct Mailbox {
+    /// The lane's: a store may deliver its last outcomes and be gone.
+    news: Arc<Mutex<Vec<News>>>,
+    bell: Mutex<Option<Bell>>,
+}
+
+enum News {
+    Outcome(Ticket, Outcome),
+    Page(usize),
+}
+
+/// A threadsafe function without a JavaScript function: ringing it makes the
+/// JavaScript thread empty the mailbox.
+struct Bell(sys::napi_threadsafe_function);
+
+// SAFETY: a threadsafe function may be called and released on any thread.
+unsafe impl Send for Bell {}
+
+impl Lane {
+    pub fn new(js: Js) -> (Rc<Self>, Arc<Mailbox>) {
+        let lane = Rc::new(Self::default());
+        let bell = Bell::new(js, &lane);
+        let mailbox = Arc::new(Mailbox {
+            news: Arc::clone(&lane.news),
+            bell: Mutex::new(Some(bell)),
+        });
+        let _ = lane.mailbox.set(Arc::downgrade(&mailbox));
+        (lane, mailbox)
+    }
+
+    /// A ticket for an operation, and the promise of its outcome.
+    pub fn expect(&self, js: Js, key: Option<Key>) -> (Ticket, Value) {
+        let (deferred, promise) = js.promise();
+        let ticket = self.pending.borrow_mut().insert(Pending { deferred, key });
+        self.wait(js);
+        (ticket, promise)
+    }
+
+    pub fn add_list(&self, list: RcWeak<List>) -> usize {
+        self.lists.borrow_mut().insert(list)
+    }
+
+    pub fn remove_list(&self, id: usize) {
+        self.lists.borrow_mut().try_remove(id);
+    }
+
+    pub fn lists(&self) -> Vec<Rc<List>> {
+        self.lists
+            .borrow()
+            .iter()
+            .filter_map(|(_, list)| list.upgrade())
+            .collect()
+    }
+
+    /// One more promise waits.
+    pub fn wait(&self, js: Js) {
+        self.waiting.set(self.waiting.get() + 1);
+        if self.waiting.get() == 1 {
+            self.with_bell(|bell| bell.keep_process_alive(js, true));
+        }
+    }
+
+    /// One promise less waits.
+    pub fn unwait(&self, js: Js) {
+        self.waiting.set(self.waiting.get() - 1);
+        if self.waiting.get() == 0 {
+            self.with_bell(|bell| bell.keep_process_alive(js, false));
+        }
+    }
+
+    fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        self.mailbox.get()?.upgrade()
+    }
+
+    fn with_bell(&self, body: impl FnOnce(&Bell)) {
+        if let Some(mailbox) = self.mailbox()
+            && let Some(bell) = lock(&mailbox.bell).as_ref()
+        {
+            body(bell);
+        }
+    }
+
+    fn empty_mailbox(&self, js: Js) {
+        let news = std::mem::take(&mut *lock(&self.news));
+        for news in news {
+            js.scoped(|| match news {
+                News::Outcome(ticket, outcome) => self.settle(js, ticket, outcome),
+                News::Page(id) => {
+                    let list = self.lists.borrow().get(id).and_then(RcWeak::upgrade);
+                    if let Some(list) = list {
+                        list.serve(js);
+                    }
+                }
+            });
+        }
+    }
+
+    fn settle(&self, js: Js, ticket: Ticket, outcome: Outcome) {
+        let Some(Pending { deferred, key }) = self.pending.borrow_mut().try_remove(ticket) else {
+            return;
+        };
+        js.settle(deferred, to_js(js, outcome, key.as_ref()));
+        self.unwait(js);
+    }
+}
+
+/// An outcome as what a promise settles with.
+pub fn to_js(js: Js, outcome: Outcome, key: Option<&Key>) -> Result<Value, Value> {
+    let corrupt = || {
+        let name = key.map(ToString::to_string).unwrap_or_default();
+        js.error(&Error::Corrupt(format!("the value of {name} is not JSON")))
+    };
+    match outcome {
+        Ok(Reply::Value(Some(value))) => js.parse(&Text::from(value.into_string())).map_err(|_| corrupt()),
+        Ok(Reply::Value(None) | Reply::Done) => Ok(js.undefined()),
+        Ok(Reply::Swapped(swapped)) => Ok(js.boolean(swapped)),
+        Ok(Reply::Count(count)) => Ok(js.count(count)),
+        Err(error) => Err(js.error(&error)),
+    }
+}
+
+/// Nothing panics while it holds one of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Mailbox {
+    fn post(&self, some: impl IntoIterator<Item = News>) {
+        let mut news = lock(&self.news);
+        // Where there is news already, the bell has been rung for it.
+        let first = news.is_empty();
+        news.extend(some);
+        drop(news);
+        if first && let Some(bell) = lock(&self.bell).as_ref() {
+            bell.ring();
+        }
+    }
+
+    /// Says that a list has a page that it waits for.
+    pub fn post_page(&self, list: usize) {
+        self.post([News::Page(list)]);
+    }
+}
+
+impl Outbox for Mailbox {
+    fn deliver(&self, outcomes: Vec<(Ticket, Outcome)>) {
+        self.post(
+            outcomes
+                .into_iter()
+                .map(|(ticket, outcome)| News::Outcome(ticket, outcome)),
+        );
+    }
+}
+
+impl Bell {
+    fn new(js: Js, lane: &Rc<Lane>) -> Self {
+        let context = Rc::into_raw(Rc::clone(lane)).cast_mut().cast::<c_void>();
+        let mut bell = ptr::null_mut();
+        let name = js.text(&Text::from("fedify-kv")).unwrap_or_else(|_| js.undefined());
+        // SAFETY: the environment is live. The context is a lane that
+        // `finalize` releases, after which Node-API uses neither.
+        unsafe {
+            sys::napi_create_threadsafe_function(
+                js.env(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                name,
+                0,
+                1,
+                context,
+                Some(finalize),
+                context,
+                Some(answer_bell),
+                &raw mut bell,
+            );
+            sys::napi_unref_threadsafe_function(js.env(), bell);
+            sys::napi_add_env_cleanup_hook(js.env(), Some(silence), context);
+        }
+        Self(bell)
+    }
+
+    fn ring(&self) {
+        // SAFETY: not released while this exists. Without a queue bound the
+        // call fails only when the environment ends, and then nobody listens.
+        unsafe {
+            sys::napi_call_threadsafe_function(self.0, ptr::null_mut(), sys::ThreadsafeFunctionCallMode::nonblocking);
+        }
+    }
+
+    /// Gives up without answering calls on their way.
+    fn close(self) {
+        // SAFETY: released once: the usual release is forgotten.
+        unsafe { sys::napi_release_threadsafe_function(self.0, sys::ThreadsafeFunctionReleaseMode::abort) };
+        std::mem::forget(self);
+    }
+
+    fn keep_process_alive(&self, js: Js, yes: bool) {
+        // SAFETY: not released while this exists, and called on its thread.
+        unsafe {
+            if yes {
+                sys::napi_ref_threadsafe_function(js.env(), self.0);
+            } else {
+                sys::napi_unref_threadsafe_function(js.env(), self.0);
+            }
+        }
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // SAFETY: released once, by its only owner. A call on its way is still
+        // answered.
+        unsafe { sys::napi_release_threadsafe_function(self.0, sys::ThreadsafeFunctionReleaseMode::release) };
+    }
+}
+
+/// The bell's call on the JavaScript thread.
+unsafe extern "C" fn answer_bell(env: sys::napi_env, _: Value, context: *mut c_void, _: *mut c_void) {
+    // Node-API gives no environment when that is ending.
+    if env.is_null() {
+        return;
+    }
+    // SAFETY: the context is the lane that `finalize` has not released yet, and
+    // this is a callback of the environment.
+    let (lane, js) = unsafe { (&*context.cast::<Lane>(), Js::new(env)) };
+    super::guard::guard(|| lane.empty_mailbox(js));
+}
+
+/// The environment is ending, and with it the bell: threads stop ringing now.
+unsafe extern "C" fn silence(context: *mut c_void) {
+    // SAFETY: the context is a lane; `finalize`, which releases it, takes this
+    // hook away first.
+    let lane = unsafe { &*context.cast::<Lane>() };
+    if let Some(mailbox) = lane.mailbox()
+        && let Some(bell) = lock(&mailbox.bell).take()
+    {
+        bell.close();
+    }
+}
+
+/// The bell is gone: released by its last owner, or silenced.
+unsafe extern "C" fn finalize(env: sys::napi_env, context: *mut c_void, _: *mut c_void) {
+    if !env.is_null() {
+        // SAFETY: the same hook and argument as were added. Where the hook has
+        // run already, there is none to remove.
+        unsafe { sys::napi_remove_env_cleanup_hook(env, Some(silence), context) };
+    }
+    // SAFETY: the context is the count that `Bell::new` gave away; a finalizer
+    // runs once.
+    drop(unsafe { Rc::from_raw(context.cast::<Lane>()) });
+}

@@ -1,0 +1,439 @@
+//! What `list()` returns: an async iterator over the pages of a store.
+//!
+//! A task on the store's reader thread pulls pages into a bounded channel. The
+//! channel is also how the task is stopped: it ends when nobody can receive.
+
+use super::guard::guard;
+use super::js::{Deferred, Js, Ref, Value};
+use super::lane::{Lane, Mailbox};
+use super::text::Text;
+use crate::kv::{Error, Page, PageLimits, Pages, Prefix, Store};
+use futures::FutureExt;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::{Receiver, Sender, channel, error::TryRecvError};
+
+/// Pages ready ahead of the consumer.
+const AHEAD: usize = 2;
+
+/// A consumer that never waits for anything else gets pages for so long before
+/// the event loop has a turn.
+const TURN: Duration = Duration::from_millis(4);
+
+pub struct List {
+    lane: Rc<Lane>,
+    mailbox: Arc<Mailbox>,
+    id: usize,
+    /// Whether the task should say so when it has sent a page.
+    wanted: Arc<AtomicBool>,
+    state: RefCell<State>,
+}
+
+struct State {
+    source: Source,
+    page: Option<Steps>,
+    /// `next()` calls without an answer, in their order.
+    waiting: VecDeque<Deferred>,
+    /// While calls wait, the list must not be collected.
+    kept: Option<Rc<List>>,
+    signal: Option<Signal>,
+    skipped: u32,
+    /// Whether a call was told the end, or what ended it. Nothing comes after.
+    over: bool,
+    /// When the event loop last had a turn between two pages.
+    turn: Instant,
+}
+
+pub struct Request {
+    pub prefix: Prefix,
+    pub limits: PageLimits,
+    pub signal: Option<Ref>,
+}
+
+enum Source {
+    Unstarted(Arc<dyn Store>, Prefix, PageLimits),
+    /// Pages come from a reader thread.
+    Channel(Receiver<Message>),
+    /// Pages come without waiting.
+    Inline(Box<dyn Pages>),
+    Failed(Failure),
+    End,
+}
+
+/// What the next call is rejected with; after that the list is over.
+enum Failure {
+    Error(Error),
+    /// An object whose `value` is the reason.
+    Reason(Ref),
+}
+
+enum Message {
+    Page {
+        text: Text,
+        entries: u32,
+        skipped: u32,
+        last: bool,
+    },
+    Failed(Error),
+}
+
+/// A page as JavaScript array of iterator results.
+struct Steps {
+    array: Ref,
+    next: u32,
+    length: u32,
+}
+
+struct Signal {
+    signal: Ref,
+    listener: Option<Ref>,
+}
+
+impl List {
+    pub fn new(lane: &Rc<Lane>, mailbox: &Arc<Mailbox>, source: Result<(Arc<dyn Store>, Request), Error>) -> Rc<Self> {
+        let (source, signal) = match source {
+            Ok((store, Request { prefix, limits, signal })) => (
+                Source::Unstarted(store, prefix, limits),
+                signal.map(|signal| Signal { signal, listener: None }),
+            ),
+            Err(error) => (Source::Failed(Failure::Error(error)), None),
+        };
+        Rc::new_cyclic(|this| Self {
+            lane: Rc::clone(lane),
+            mailbox: Arc::clone(mailbox),
+            id: lane.add_list(this.clone()),
+            wanted: Arc::default(),
+            state: RefCell::new(State {
+                source,
+                page: None,
+                waiting: VecDeque::new(),
+                kept: None,
+                signal,
+                skipped: 0,
+                over: false,
+                turn: Instant::now(),
+            }),
+        })
+    }
+
+    pub fn skipped(&self) -> u32 {
+        self.state.borrow().skipped
+    }
+
+    /// `next()`
+    pub fn next(self: &Rc<Self>, js: Js) -> Value {
+        let (deferred, promise) = js.promise();
+        self.state.borrow_mut().waiting.push_back(deferred);
+        self.listen(js);
+        self.serve(js);
+        promise
+    }
+
+    /// `return()`: ends the list. Calls still waiting find it ended.
+    pub fn end(self: &Rc<Self>, js: Js) {
+        self.stop(js, Source::End);
+    }
+
+    pub fn close(self: &Rc<Self>, js: Js) {
+        self.fail(js, Failure::Error(Error::Closed));
+    }
+
+    /// Ends the list early, unless it has ended or failed already.
+    fn fail(self: &Rc<Self>, js: Js, failure: Failure) {
+        let state = self.state.borrow();
+        let too_late = state.over || matches!(state.source, Source::Failed(_));
+        drop(state);
+        if !too_late {
+            self.stop(js, Source::Failed(failure));
+        }
+    }
+
+    /// Drops all that is under way, without waiting for it.
+    fn stop(self: &Rc<Self>, js: Js, source: Source) {
+        let mut state = self.state.borrow_mut();
+        let old = std::mem::replace(&mut state.source, source);
+        let page = state.page.take();
+        drop(state);
+        drop((old, page));
+        self.serve(js);
+    }
+
+    /// Answers waiting calls for as long as there is something to answer with.
+    pub fn serve(self: &Rc<Self>, js: Js) {
+        while !self.state.borrow().waiting.is_empty() {
+            let Some(answer) = self.answer(js) else {
+                self.keep(js);
+                return;
+            };
+            let Some(deferred) = self.state.borrow_mut().waiting.pop_front() else {
+                break;
+            };
+            // Settling may run JavaScript that calls back: nothing is borrowed.
+            js.settle(deferred, answer);
+        }
+        self.unkeep(js);
+    }
+
+    /// The answer to the next call; `None` where it has to wait.
+    fn answer(self: &Rc<Self>, js: Js) -> Option<Result<Value, Value>> {
+        loop {
+            if let Some(step) = self.next_step(js) {
+                return Some(step);
+            }
+            let mut state = self.state.borrow_mut();
+            match &mut state.source {
+                Source::End => {
+                    state.over = true;
+                    drop(state);
+                    self.unlisten(js);
+                    return Some(Ok(js.step(js.undefined(), true)));
+                }
+                Source::Failed(_) => {
+                    let failed = std::mem::replace(&mut state.source, Source::End);
+                    state.over = true;
+                    drop(state);
+                    self.unlisten(js);
+                    let Source::Failed(failure) = failed else { continue };
+                    return Some(Err(match failure {
+                        Failure::Error(error) => js.error(&error),
+                        Failure::Reason(holder) => js.get(js.kept(&holder), c"value").unwrap_or_else(|thrown| thrown.0),
+                    }));
+                }
+                Source::Unstarted(..) => {
+                    drop(state);
+                    self.start();
+                }
+                Source::Channel(_) | Source::Inline(_) => {
+                    drop(state);
+                    let message = self.receive(js)?;
+                    self.accept(js, message);
+                }
+            }
+        }
+    }
+
+    /// The next step of the page at hand.
+    fn next_step(&self, js: Js) -> Option<Result<Value, Value>> {
+        let mut state = self.state.borrow_mut();
+        let page = state.page.as_mut()?;
+        let step = js.element(js.kept(&page.array), page.next);
+        page.next += 1;
+        if page.next == page.length {
+            state.page = None;
+        }
+        Some(step.map_err(|thrown| thrown.0))
+    }
+
+    fn start(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        let source = std::mem::replace(&mut state.source, Source::End);
+        let Source::Unstarted(store, prefix, limits) = source else {
+            return;
+        };
+        let pages = store.pages(prefix, limits);
+        state.source = match store.reader() {
+            None => Source::Inline(pages),
+            Some(reader) => {
+                let (sender, receiver) = channel(AHEAD);
+                let (wanted, mailbox, id) = (Arc::clone(&self.wanted), Arc::clone(&self.mailbox), self.id);
+                let sent = move || {
+                    if wanted.swap(false, Ordering::SeqCst) {
+                        mailbox.post_page(id);
+                    }
+                };
+                reader.spawn(Box::pin(pull(pages, sender, sent)));
+                Source::Channel(receiver)
+            }
+        };
+        state.turn = Instant::now();
+    }
+
+    /// The next message, or `None` after arranging to be called when there is
+    /// one.
+    fn receive(self: &Rc<Self>, js: Js) -> Option<Message> {
+        let mut state = self.state.borrow_mut();
+        let turn_over = state.turn.elapsed() >= TURN;
+        match &mut state.source {
+            // An empty channel gives the event loop its turn anyway.
+            Source::Channel(receiver) if !turn_over || receiver.is_empty() => {
+                self.wanted.store(true, Ordering::SeqCst);
+                match receiver.try_recv() {
+                    Ok(message) => {
+                        self.wanted.store(false, Ordering::SeqCst);
+                        Some(message)
+                    }
+                    Err(TryRecvError::Empty) => None,
+                    Err(TryRecvError::Disconnected) => {
+                        Some(Message::Failed(Error::Backend("the list's worker has ended".into())))
+                    }
+                }
+            }
+            Source::Inline(pages) if !turn_over => pages.next_page().now_or_never().map(message_of),
+            _ => {
+                drop(state);
+                let this = Rc::clone(self);
+                let asked = js.set_immediate(move |js| {
+                    this.state.borrow_mut().turn = Instant::now();
+                    this.serve(js);
+                });
+                asked
+                    .is_err()
+                    .then(|| Message::Failed(Error::Backend("setImmediate failed".into())))
+            }
+        }
+    }
+
+    fn accept(self: &Rc<Self>, js: Js, message: Message) {
+        let Message::Page {
+            text,
+            entries,
+            skipped,
+            last,
+        } = message
+        else {
+            let Message::Failed(error) = message else { return };
+            self.state.borrow_mut().source = Source::Failed(Failure::Error(error));
+            return;
+        };
+        let steps = (entries > 0).then(|| js.parse(&text).map(|array| (js.keep(array), js.length(array))));
+        let mut state = self.state.borrow_mut();
+        state.skipped += skipped;
+        if last {
+            state.source = Source::End;
+        }
+        match steps {
+            Some(Ok((array, length))) if length == entries => {
+                state.page = Some(Steps { array, next: 0, length });
+            }
+            Some(_) => {
+                let error = Error::Corrupt("a page of the list could not be read".into());
+                state.source = Source::Failed(Failure::Error(error));
+            }
+            None => {}
+        }
+    }
+
+    /// Keeps the list, and the process, while calls wait for a page.
+    fn keep(self: &Rc<Self>, js: Js) {
+        let mut state = self.state.borrow_mut();
+        if state.kept.is_none() {
+            state.kept = Some(Rc::clone(self));
+            self.lane.wait(js);
+        }
+    }
+
+    fn unkeep(&self, js: Js) {
+        let kept = self.state.borrow_mut().kept.take();
+        if kept.is_some() {
+            self.lane.unwait(js);
+        }
+    }
+
+    /// Starts listening to the signal, at the first `next()`.
+    fn listen(self: &Rc<Self>, js: Js) {
+        let mut state = self.state.borrow_mut();
+        if !matches!(state.source, Source::Unstarted(..)) {
+            return;
+        }
+        let Some(Signal { signal, .. }) = &state.signal else {
+            return;
+        };
+        let signal = js.kept(signal);
+        drop(state);
+        if js.get(signal, c"aborted").ok().and_then(|aborted| js.to_bool(aborted)) == Some(true) {
+            self.abort(js, signal);
+            return;
+        }
+        let this = Rc::downgrade(self);
+        let listener = js.function(move |js| {
+            if let Some(this) = this.upgrade() {
+                let signal = this
+                    .state
+                    .borrow()
+                    .signal
+                    .as_ref()
+                    .map(|signal| js.kept(&signal.signal));
+                if let Some(signal) = signal {
+                    this.abort(js, signal);
+                }
+            }
+        });
+        let event = js.text(&Text::from("abort")).unwrap_or_else(|_| js.undefined());
+        if js.call_method(signal, c"addEventListener", &[event, listener]).is_ok() {
+            state = self.state.borrow_mut();
+            if let Some(signal) = &mut state.signal {
+                signal.listener = Some(js.keep(listener));
+            }
+        }
+    }
+
+    /// A signal outlives many lists: none may stay behind in its listeners.
+    fn unlisten(&self, js: Js) {
+        let signal = self.state.borrow_mut().signal.take();
+        if let Some(Signal {
+            signal,
+            listener: Some(listener),
+        }) = signal
+        {
+            let event = js.text(&Text::from("abort")).unwrap_or_else(|_| js.undefined());
+            let _ = js.call_method(js.kept(&signal), c"removeEventListener", &[event, js.kept(&listener)]);
+        }
+    }
+
+    fn abort(self: &Rc<Self>, js: Js, signal: Value) {
+        let reason = js.get(signal, c"reason").unwrap_or_else(|thrown| thrown.0);
+        // A reference needs an object, and a reason may be a plain string.
+        let holder = js.keep(js.step(reason, true));
+        self.fail(js, Failure::Reason(holder));
+    }
+}
+
+impl Drop for List {
+    fn drop(&mut self) {
+        self.lane.remove_list(self.id);
+    }
+}
+
+/// The task: pulls pages until the last one, an error, or nobody listens.
+async fn pull(mut pages: Box<dyn Pages>, sender: Sender<Message>, sent: impl Fn() + Send) {
+    loop {
+        let page = tokio::select! {
+            biased;
+            () = sender.closed() => return,
+            page = pages.next_page() => page,
+        };
+        let message = message_of(page);
+        let last = matches!(&message, Message::Failed(_) | Message::Page { last: true, .. });
+        if sender.send(message).await.is_err() {
+            return;
+        }
+        sent();
+        if last {
+            return;
+        }
+        // A page may come without waiting: other lists have their turn.
+        tokio::task::yield_now().await;
+    }
+}
+
+fn message_of(page: Result<Page, Error>) -> Message {
+    let page = match page {
+        Ok(page) => page,
+        Err(error) => return Message::Failed(error),
+    };
+    let (entries, skipped, last) = (page.entries(), page.skipped(), page.is_last());
+    let text = guard(|| Text::from(page.into_steps()));
+    match text {
+        Some(text) => Message::Page {
+            text,
+            entries,
+            skipped,
+            last,
+        },
+        None => Message::Failed(Error::Backend("internal error in a list".into())),
+    }
+}

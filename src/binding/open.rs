@@ -1,0 +1,59 @@
+//! `openKvStore`: one URL chooses the store.
+
+use super::args::{Arg, Parse};
+use super::classes::{MemoryKvStore, SqliteKvStore, js, thrown};
+use super::handle::Handle;
+use super::js::{Js, Value};
+use crate::kv::{Error, Result};
+use crate::stores::{MemoryStore, SqliteOptions, SqliteStore, sqlite_path};
+use napi::bindgen_prelude::{Either, Env, Unknown};
+use napi_derive::napi;
+
+/// Opens the store that a URL names, so that an app can take its store from
+/// one environment variable.
+///
+/// - `memory:` — {@link MemoryKvStore}
+/// - `sqlite:fedify.db`, `sqlite:///var/lib/app/fedify.db`,
+///   `sqlite::memory:` — {@link SqliteKvStore}. In the path, `%20` stands for a
+///   space, `%3F` for a question mark and so on.
+///
+/// @param url The URL.
+/// @param options The options of that store's constructor.
+/// @throws `ERR_KV_INVALID_OPTION` for a URL that names no store.
+///
+/// @example
+/// ```ts
+/// const kv = openKvStore(process.env.KV_URL ?? "sqlite:fedify.db");
+/// ```
+#[napi(
+    js_name = "openKvStore",
+    ts_args_type = "url: string, options?: SqliteKvStoreOptions",
+    ts_return_type = "MemoryKvStore | SqliteKvStore"
+)]
+pub fn open_kv_store(
+    env: Env,
+    url: Arg<String>,
+    options: Unknown<'_>,
+) -> napi::Result<Either<MemoryKvStore, SqliteKvStore>> {
+    let js = js(env);
+    let options = napi::JsValue::raw(&options);
+    url.0
+        .and_then(|url| open(js, &url, options))
+        .map_err(|error| thrown(env, &error))
+}
+
+fn open(js: Js, url: &str, options: Value) -> Result<Either<MemoryKvStore, SqliteKvStore>> {
+    let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
+    match scheme {
+        "memory" if rest.is_empty() => Ok(Either::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
+        "sqlite" => {
+            let store = SqliteStore::at(&sqlite_path(rest)?, SqliteOptions::parse(js, options)?)?;
+            Ok(Either::B(SqliteKvStore(Handle::new(js, store))))
+        }
+        // The rest may hold a password.
+        _ => Err(Error::InvalidOption(format!(
+            "a store's URL starts with memory: or sqlite:, not with {:?}",
+            scheme.chars().take(20).collect::<String>()
+        ))),
+    }
+}

@@ -1,0 +1,49 @@
+//! Every way an operation can fail, with the code that users match on.
+
+/// One sentence a variant; the text inside says what it was about.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("invalid key: {0}")]
+    InvalidKey(String),
+    #[error("invalid value: {0}")]
+    InvalidValue(String),
+    #[error("invalid ttl: {0}")]
+    InvalidTtl(String),
+    #[error("invalid option: {0}")]
+    InvalidOption(String),
+    #[error("value too large: {0}")]
+    ValueTooLarge(String),
+    #[error("cannot connect: {0}")]
+    Connection(String),
+    #[error("timed out: {0}")]
+    Timeout(String),
+    #[error("the store is closed")]
+    Closed,
+    #[error("corrupt entry: {0}")]
+    Corrupt(String),
+    #[error("{0}")]
+    Backend(String),
+}
+
+impl Error {
+    /// The `code` property of the JavaScript error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidKey(_) => "ERR_KV_INVALID_KEY",
+            Self::InvalidValue(_) => "ERR_KV_INVALID_VALUE",
+            Self::InvalidTtl(_) => "ERR_KV_INVALID_TTL",
+            Self::InvalidOption(_) => "ERR_KV_INVALID_OPTION",
+            Self::ValueTooLarge(_) => "ERR_KV_VALUE_TOO_LARGE",
+            Self::Connection(_) => "ERR_KV_CONNECTION",
+            Self::Timeout(_) => "ERR_KV_TIMEOUT",
+            Self::Closed => "ERR_KV_CLOSED",
+            Self::Corrupt(_) => "ERR_KV_CORRUPT",
+            Self::Backend(_) => "ERR_KV_BACKEND",
+        }
+    }
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What became of a command.
+pub type Outcome = Result<super::Reply>;

@@ -1,0 +1,161 @@
+//! Keys and prefixes, and their text in the stores that keep keys as JSON.
+
+use super::{Error, Result};
+use serde::de::{DeserializeSeed, Deserializer as _, SeqAccess, Visitor};
+use std::fmt;
+
+/// One or more parts. Two keys are equal when all their parts are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key(Vec<String>);
+
+impl Key {
+    /// # Errors
+    ///
+    /// [`Error::InvalidKey`] without parts.
+    pub fn new(parts: Vec<String>) -> Result<Self> {
+        if parts.is_empty() {
+            return Err(Error::InvalidKey("it has no parts".into()));
+        }
+        Ok(Self(parts))
+    }
+
+    /// Exactly what `JSON.stringify` makes of the parts: the key's text in the
+    /// stores that keep keys as JSON, and its name in messages.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.0).expect("strings are always JSON")
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_json())
+    }
+}
+
+/// Whether a stored text is a key's, checked without building the key.
+pub fn is_key_json(text: &str) -> bool {
+    struct Part;
+    impl<'de> DeserializeSeed<'de> for Part {
+        type Value = ();
+        fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
+            struct Str;
+            impl Visitor<'_> for Str {
+                type Value = ();
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a string")
+                }
+                fn visit_str<E>(self, _: &str) -> std::result::Result<(), E> {
+                    Ok(())
+                }
+            }
+            d.deserialize_str(Str)
+        }
+    }
+    struct Parts;
+    impl<'de> Visitor<'de> for Parts {
+        type Value = bool;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array of strings")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> std::result::Result<bool, A::Error> {
+            let mut some = false;
+            while parts.next_element_seed(Part)?.is_some() {
+                some = true;
+            }
+            Ok(some)
+        }
+    }
+    let mut parser = serde_json::Deserializer::from_str(text);
+    parser.deserialize_seq(Parts).unwrap_or(false) && parser.end().is_ok()
+}
+
+/// The keys that start with some parts, or all keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(Option<Key>);
+
+impl Prefix {
+    pub const ALL: Self = Self(None);
+
+    /// All keys for no parts.
+    pub fn new(parts: Vec<String>) -> Self {
+        Self(Key::new(parts).ok())
+    }
+
+    /// The first and last text of any key under this prefix, or `None` for all.
+    ///
+    /// Under `["a"]` a key's text goes on after `["a"` with either `,` or `]`,
+    /// and `,` sorts before `]`: one unbroken range holds the children, then
+    /// the key itself, and nothing else.
+    pub fn json_range(&self) -> Option<(String, String)> {
+        let last = self.0.as_ref()?.to_json();
+        let first = format!("{},", &last[..last.len() - 1]);
+        Some((first, last))
+    }
+
+    /// Whether a key's text falls under this prefix.
+    pub fn contains_json(&self, key: &str) -> bool {
+        self.json_range()
+            .is_none_or(|(first, last)| first.as_str() <= key && key <= last.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(parts: &[&str]) -> Key {
+        Key::new(parts.iter().map(ToString::to_string).collect()).unwrap()
+    }
+
+    #[test]
+    fn text_is_what_json_stringify_writes() {
+        assert_eq!(
+            key(&["a", "\"\\\n\u{1f}\u{7f}é😀"]).to_json(),
+            "[\"a\",\"\\\"\\\\\\n\\u001f\u{7f}é😀\"]"
+        );
+        assert_eq!(key(&["\u{8}\u{c}\r\t/"]).to_json(), r#"["\b\f\r\t/"]"#);
+    }
+
+    #[test]
+    fn a_prefix_holds_itself_and_whole_part_extensions() {
+        let prefix = Prefix::new(vec!["a".into(), "b".into()]);
+        for inside in [
+            &["a", "b"][..],
+            &["a", "b", ""],
+            &["a", "b", "c", "d"],
+            &["a", "b", "\u{10ffff}"],
+        ] {
+            assert!(prefix.contains_json(&key(inside).to_json()), "{inside:?}");
+        }
+        for outside in [
+            &["a"][..],
+            &["a", "bc"],
+            &["a", "b,"],
+            &["a", "b\""],
+            &["A", "b"],
+            &["a", ""],
+            &["a,b"],
+        ] {
+            assert!(!prefix.contains_json(&key(outside).to_json()), "{outside:?}");
+        }
+    }
+
+    #[test]
+    fn stored_keys_are_recognized() {
+        for good in [r#"["a"]"#, r#"["",""]"#, r#"["\u00e9\n"]"#] {
+            assert!(is_key_json(good), "{good}");
+        }
+        for bad in [
+            "",
+            "[]",
+            "null",
+            r#"["a",1]"#,
+            r#""a""#,
+            r#"["a"]x"#,
+            r#"["a"#,
+            r#"[["a"]]"#,
+        ] {
+            assert!(!is_key_json(bad), "{bad}");
+        }
+    }
+}

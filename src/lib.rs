@@ -1,0 +1,6 @@
+//! Native key–value stores for Fedify: `binding` exports the `stores` to
+//! JavaScript, in terms of what `kv` defines.
+
+mod binding;
+mod kv;
+mod stores;

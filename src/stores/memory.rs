@@ -1,0 +1,269 @@
+//! Entries in this process: an ordered map that answers on the calling thread.
+
+use crate::kv::{
+    Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Page, PageLimits, Pages, Prefix, Reader, Reply,
+    Result, Store, Write, now,
+};
+use futures::future::BoxFuture;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// How many expired entries go in one hold of the lock, so that no caller waits
+/// for more.
+const SWEEP_SLICE: usize = 256;
+
+/// Expired entries are gone for callers at once; their memory may wait so long.
+const SWEEP_PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+pub struct MemoryStore(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    entries: Mutex<Entries>,
+    /// Told when the earliest deadline changes, and when the store goes away.
+    sweep: Condvar,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: BTreeMap<Arc<str>, Entry>,
+    by_deadline: BTreeSet<(Millis, Arc<str>)>,
+    sweeping: bool,
+    gone: bool,
+}
+
+struct Entry {
+    value: JsonText,
+    expires: Option<Millis>,
+}
+
+impl Entry {
+    fn is_live(&self, now: Millis) -> bool {
+        self.expires.is_none_or(|expires| expires > now)
+    }
+}
+
+impl Entries {
+    fn live(&self, key: &str) -> Option<&JsonText> {
+        self.by_key
+            .get(key)
+            .filter(|entry| entry.is_live(now()))
+            .map(|entry| &entry.value)
+    }
+
+    fn put(&mut self, key: Arc<str>, write: Write) {
+        self.remove(&key);
+        if let Write::Store { value, ttl } = write {
+            let expires = ttl.map(|ttl| ttl.deadline(now()));
+            if let Some(expires) = expires {
+                self.by_deadline.insert((expires, Arc::clone(&key)));
+            }
+            self.by_key.insert(key, Entry { value, expires });
+        }
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Entry> {
+        let (key, entry) = self.by_key.remove_entry(key)?;
+        if let Some(expires) = entry.expires {
+            self.by_deadline.remove(&(expires, key));
+        }
+        Some(entry)
+    }
+
+    fn clear(&mut self, prefix: &Prefix) -> u64 {
+        let now = now();
+        let keys: Vec<_> = self.under(prefix, None).map(|(key, _)| Arc::clone(key)).collect();
+        let live = keys
+            .iter()
+            .filter_map(|key| self.remove(key))
+            .filter(|entry| entry.is_live(now))
+            .count();
+        live as u64
+    }
+
+    fn under(&self, prefix: &Prefix, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Entry)> + use<'_> {
+        let (first, last) = match prefix.json_range() {
+            Some((first, last)) => (Bound::Included(first), Bound::Included(last)),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let first = after.map_or(first, |after| Bound::Excluded(after.to_owned()));
+        let bounds = (first.as_ref().map(String::as_str), last.as_ref().map(String::as_str));
+        self.by_key.range::<str, _>((bounds.0, bounds.1))
+    }
+
+    /// Removes a slice of what has expired; whether there is more.
+    fn sweep(&mut self) -> bool {
+        let now = now();
+        for _ in 0..SWEEP_SLICE {
+            match self.by_deadline.first() {
+                Some((deadline, _)) if *deadline <= now => {
+                    let (_, key) = self.by_deadline.pop_first().expect("it has a first");
+                    self.by_key.remove(&key);
+                }
+                _ => return false,
+            }
+        }
+        true
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        // Nothing in here panics half-way through a change.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs on a thread of its own for as long as anything is to expire.
+    fn sweep(&self) {
+        let mut entries = self.lock();
+        while !entries.gone {
+            if entries.sweep() {
+                drop(entries);
+                thread::yield_now();
+                entries = self.lock();
+                continue;
+            }
+            let Some((deadline, _)) = entries.by_deadline.first() else {
+                break;
+            };
+            let wait = u64::try_from(deadline - now()).unwrap_or(0);
+            let wait = Duration::from_millis(wait).max(SWEEP_PAUSE);
+            entries = self
+                .sweep
+                .wait_timeout(entries, wait)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        entries.sweeping = false;
+    }
+}
+
+impl MemoryStore {
+    fn put(&self, mut entries: MutexGuard<'_, Entries>, key: &Key, write: Write) {
+        let earliest = |entries: &Entries| entries.by_deadline.first().map(|(deadline, _)| *deadline);
+        let before = earliest(&entries);
+        entries.put(key.to_json().into(), write);
+        let after = earliest(&entries);
+        if after.is_none() || after == before {
+            return;
+        }
+        if entries.sweeping {
+            self.0.sweep.notify_one();
+        } else {
+            entries.sweeping = true;
+            let shared = Arc::clone(&self.0);
+            let sweeper = thread::Builder::new().name("fedify-kv-expiry".into());
+            // Without a thread the entries still expire for callers; the next
+            // write with a ttl tries again.
+            entries.sweeping = sweeper.spawn(move || shared.sweep()).is_ok();
+        }
+    }
+
+    fn cas(&self, key: &Key, expected: Option<&JsonText>, write: Write) -> Outcome {
+        let entries = self.0.lock();
+        let matches = match (entries.live(&key.to_json()), expected) {
+            (None, None) => true,
+            (Some(stored), Some(expected)) => expected.means(stored.as_str(), key)?,
+            _ => false,
+        };
+        if matches {
+            self.put(entries, key, write);
+        }
+        Ok(Reply::Swapped(matches))
+    }
+
+    fn empty(&self) {
+        let mut entries = self.0.lock();
+        // The sweeper is still there, and finds that it has nothing to do.
+        let sweeping = entries.sweeping;
+        let old = std::mem::replace(
+            &mut *entries,
+            Entries {
+                sweeping,
+                ..Entries::default()
+            },
+        );
+        drop(entries);
+        self.0.sweep.notify_one();
+        drop(old);
+    }
+}
+
+impl Store for MemoryStore {
+    fn answer(&self, command: Command) -> std::result::Result<Outcome, Command> {
+        Ok(match command {
+            Command::Get(key) => Ok(Reply::Value(self.0.lock().live(&key.to_json()).cloned())),
+            Command::Put(key, write) => {
+                self.put(self.0.lock(), &key, write);
+                Ok(Reply::Done)
+            }
+            Command::Cas(key, expected, write) => self.cas(&key, expected.as_ref(), write),
+            Command::Clear(prefix) => Ok(Reply::Count(self.0.lock().clear(&prefix))),
+            Command::Initialize => Ok(Reply::Done),
+            Command::Drop | Command::Close => {
+                self.empty();
+                Ok(Reply::Done)
+            }
+        })
+    }
+
+    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
+        let outcome = self.answer(job.command).unwrap_or(Err(Error::Closed));
+        outbox.deliver(vec![(job.ticket, outcome)]);
+    }
+
+    fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
+        Box::new(MemoryPages {
+            shared: Arc::clone(&self.0),
+            prefix,
+            limits,
+            after: None,
+        })
+    }
+
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        None
+    }
+}
+
+impl Drop for MemoryStore {
+    fn drop(&mut self) {
+        self.0.lock().gone = true;
+        self.0.sweep.notify_one();
+    }
+}
+
+struct MemoryPages {
+    shared: Arc<Shared>,
+    prefix: Prefix,
+    limits: PageLimits,
+    after: Option<Arc<str>>,
+}
+
+impl MemoryPages {
+    fn page(&mut self) -> Page {
+        let entries = self.shared.lock();
+        let now = now();
+        let mut page = Page::default();
+        for (key, entry) in entries.under(&self.prefix, self.after.as_deref()) {
+            if page.is_full(self.limits) {
+                return page;
+            }
+            if entry.is_live(now) {
+                page.push(key, entry.value.as_str());
+            }
+            self.after = Some(Arc::clone(key));
+        }
+        page.end()
+    }
+}
+
+impl Pages for MemoryPages {
+    fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(std::future::ready(Ok(self.page())))
+    }
+}

@@ -1,0 +1,8 @@
+//! The engines, one room each. None of them knows JavaScript.
+
+mod memory;
+mod sqlite;
+mod worker;
+
+pub use memory::MemoryStore;
+pub use sqlite::{Durability, SqliteOptions, SqliteStore, sqlite_path};

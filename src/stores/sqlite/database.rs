@@ -1,0 +1,174 @@
+//! Connections to a database, and what its errors mean to a caller.
+
+use super::files::{self, Claim};
+use super::{Durability, SqliteOptions};
+use crate::kv::{Error, Result};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::fmt;
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Reads map this much of a file: large values come three times cheaper.
+const MAPPED_BYTES: i64 = 256 * 1024 * 1024;
+
+/// Where a database is.
+pub enum Place {
+    File(PathBuf),
+    /// A name that connections of this process share.
+    Memory(String),
+}
+
+impl Place {
+    pub fn memory() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        Self::Memory(format!("/fedify-kv-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Memory(_) => f.write_str(":memory:"),
+        }
+    }
+}
+
+/// An open connection.
+pub struct Database {
+    connection: Connection,
+    /// Given up after the connection is closed: fields drop in this order.
+    _claim: Option<Claim>,
+}
+
+impl Deref for Database {
+    type Target = Connection;
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Database {
+    /// The writer's connection. Creates the file when there is none, and
+    /// switches it to a write-ahead log.
+    pub fn open_for_writing(place: &Place, options: &SqliteOptions) -> Result<Self> {
+        let database = Self::open(place, options.busy_timeout)?;
+        database
+            .set_up_for_writing(options)
+            .map_err(|error| match self::error(&error) {
+                Error::Backend(why) => Error::Connection(format!("{place}: {why}")),
+                other => other,
+            })?;
+        Ok(database)
+    }
+
+    /// A connection that only reads.
+    pub fn open_for_reading(place: &Place, busy_timeout: Duration) -> Result<Self> {
+        let database = Self::open(place, busy_timeout)?;
+        let set_up = || {
+            database.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
+            database.pragma_update(None, "query_only", true)
+        };
+        set_up().map_err(|error| self::error(&error))?;
+        Ok(database)
+    }
+
+    /// A connection that moves the log's content into the database.
+    pub fn open_for_checkpoints(place: &Place) -> Result<Self> {
+        Self::open(place, Duration::ZERO)
+    }
+
+    fn open(place: &Place, busy_timeout: Duration) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = match place {
+            Place::File(path) => files::open(path, || Connection::open_with_flags(path, flags)),
+            Place::Memory(name) => {
+                // The VFS "memdb" shares what starts with a slash.
+                let opened = Connection::open_with_flags_and_vfs(name, flags, c"memdb");
+                let connection = opened.map_err(|error| self::error(&error))?;
+                connection
+                    .busy_timeout(busy_timeout)
+                    .map_err(|error| self::error(&error))?;
+                return Ok(Self {
+                    connection,
+                    _claim: None,
+                });
+            }
+        };
+        let Some(opened) = opened else {
+            return Err(Error::Connection(format!(
+                "{place} is open in this process already, through another copy of the SQLite library (node:sqlite or \
+                better-sqlite3, say) or as a plain file; closing either one would cancel the other's locks and can \
+                corrupt the database. Give this store a file of its own, or close the other one first"
+            )));
+        };
+        let (connection, claim) = opened.map_err(|error| Error::Connection(format!("{place}: {error}")))?;
+        connection
+            .busy_timeout(busy_timeout)
+            .map_err(|error| self::error(&error))?;
+        Ok(Self {
+            connection,
+            _claim: Some(claim),
+        })
+    }
+
+    fn set_up_for_writing(&self, options: &SqliteOptions) -> rusqlite::Result<()> {
+        self.switch_to_wal(options.busy_timeout)?;
+        // Checkpoints run on a connection of their own.
+        self.pragma_update(None, "wal_autocheckpoint", 0)?;
+        self.set_durability(options.durability)?;
+        if cfg!(target_os = "macos") && options.durability == Durability::Full {
+            // There, fsync alone leaves the data in the drive's cache.
+            self.pragma_update(None, "fullfsync", true)?;
+        }
+        Ok(())
+    }
+
+    pub fn set_durability(&self, durability: Durability) -> rusqlite::Result<()> {
+        let synchronous = match durability {
+            Durability::Full => "FULL",
+            Durability::Normal => "NORMAL",
+        };
+        self.pragma_update(None, "synchronous", synchronous)
+    }
+
+    /// An existing database may be in use just now, and SQLite doesn't wait for
+    /// this lock by itself. Where a log is not possible (in memory, on some
+    /// network file systems) the database stays as it is.
+    fn switch_to_wal(&self, busy_timeout: Duration) -> rusqlite::Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(())) {
+                Err(error) if is_busy(&error) && start.elapsed() < busy_timeout => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+/// The engine's words under our code.
+pub fn error(error: &rusqlite::Error) -> Error {
+    let words = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Timeout(words),
+        Some(ErrorCode::CannotOpen | ErrorCode::NotADatabase) => Error::Connection(words),
+        Some(ErrorCode::TooBig) => Error::ValueTooLarge(words),
+        _ => Error::Backend(words),
+    }
+}
+
+pub fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+/// SQLite has no code for it.
+pub fn is_missing_table(error: &rusqlite::Error) -> bool {
+    error.to_string().contains("no such table")
+}

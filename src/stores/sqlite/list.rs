@@ -1,0 +1,115 @@
+//! Lists: keyset pages on a connection of their own. Each page is a read
+//! transaction, so a slow consumer holds nothing open.
+
+use super::database::Database;
+use super::{Message, Shared, as_text, database, lock};
+use crate::kv::{Error, Page, PageLimits, Pages, Prefix, Result, now};
+use futures::future::BoxFuture;
+use rusqlite::params;
+use rusqlite::types::Value;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+/// Opened by the first page, closed by the writer.
+#[derive(Default)]
+pub struct ListConnection {
+    pub database: Option<Database>,
+    pub closed: bool,
+}
+
+pub struct SqlitePages {
+    shared: Arc<Shared>,
+    writer: UnboundedSender<Message>,
+    limits: PageLimits,
+    /// The last key read, and that it was read.
+    after: Option<Value>,
+    first: Value,
+    last: Value,
+}
+
+impl SqlitePages {
+    pub fn new(shared: Arc<Shared>, writer: UnboundedSender<Message>, prefix: &Prefix, limits: PageLimits) -> Self {
+        let (first, last) = match prefix.json_range() {
+            Some((first, last)) => (Value::Text(first), Value::Text(last)),
+            // In SQLite's order every text comes before every blob.
+            None => (Value::Text(String::new()), Value::Blob(Vec::new())),
+        };
+        Self {
+            shared,
+            writer,
+            limits,
+            after: None,
+            first,
+            last,
+        }
+    }
+
+    async fn page(&mut self) -> Result<Page> {
+        if self.after.is_none() {
+            self.writes_before_this().await?;
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut connection = lock(&shared.list);
+        if connection.closed {
+            return Err(Error::Closed);
+        }
+        let database = match &mut connection.database {
+            Some(database) => database,
+            none => none.insert(Database::open_for_reading(&shared.place, shared.options.busy_timeout)?),
+        };
+        match self.read(database) {
+            Ok(page) => Ok(page),
+            // Another process dropped it: there is nothing more to list.
+            Err(error) if database::is_missing_table(&error) && !shared.options.initialized => {
+                Ok(Page::default().end())
+            }
+            Err(error) => Err(database::error(&error)),
+        }
+    }
+
+    /// Waits until the store is open and writes called before this list are in.
+    async fn writes_before_this(&self) -> Result<()> {
+        if self.shared.open.load(Ordering::Acquire) && !self.shared.pending.any() {
+            return Ok(());
+        }
+        let (sender, ready) = oneshot::channel();
+        let _ = self.writer.send(Message::Ready(sender));
+        ready.await.unwrap_or(Err(Error::Closed))
+    }
+
+    fn read(&mut self, database: &Database) -> rusqlite::Result<Page> {
+        let sql = &self.shared.sql;
+        let (text, from) = match &self.after {
+            None => (&sql.first_page, &self.first),
+            Some(after) => (&sql.next_page, after),
+        };
+        let mut page = Page::default();
+        let mut statement = database.prepare_cached(text)?;
+        let mut rows = statement.query(params![from, self.last, now(), self.limits.entries])?;
+        let mut read = 0;
+        let mut last_key = None;
+        while !page.is_full(self.limits)
+            && let Some(row) = rows.next()?
+        {
+            let key = row.get_ref(0)?;
+            page.push_unchecked(as_text(key), as_text(row.get_ref(1)?));
+            last_key = Some(key.try_into().unwrap_or(Value::Null));
+            read += 1;
+        }
+        let full = page.is_full(self.limits);
+        drop(rows);
+        drop(statement);
+        if read > 0 {
+            self.after = last_key;
+        }
+        Ok(if full { page } else { page.end() })
+    }
+}
+
+impl Pages for SqlitePages {
+    fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(self.page())
+    }
+}

@@ -1,0 +1,61 @@
+//! Every statement the store runs, with its table's name in place.
+
+pub struct Statements {
+    pub create_table: String,
+    pub create_index: String,
+    pub drop_table: String,
+    pub columns: String,
+    pub get: String,
+    pub put: String,
+    pub delete: String,
+    pub clear: String,
+    pub sweep: String,
+    pub next_deadline: String,
+    pub first_page: String,
+    pub next_page: String,
+}
+
+impl Statements {
+    pub fn new(table: &str) -> Self {
+        let page = |after| {
+            format!(
+                r#"SELECT key, value FROM "{table}"
+                WHERE key {after} ?1 AND key <= ?2 AND (expires IS NULL OR expires > ?3)
+                ORDER BY key LIMIT ?4"#
+            )
+        };
+        Self {
+            create_table: format!(
+                r#"CREATE TABLE IF NOT EXISTS "{table}" (
+                    key TEXT PRIMARY KEY,
+                    value TEXT NOT NULL,
+                    created INTEGER NOT NULL,
+                    expires INTEGER
+                )"#
+            ),
+            create_index: format!(r#"CREATE INDEX IF NOT EXISTS "idx_{table}_expires" ON "{table}" (expires)"#),
+            drop_table: format!(r#"DROP TABLE IF EXISTS "{table}""#),
+            columns: format!("SELECT name FROM pragma_table_info('{table}')"),
+            get: format!(r#"SELECT value FROM "{table}" WHERE key = ?1 AND (expires IS NULL OR expires > ?2)"#),
+            put: format!(
+                r#"INSERT INTO "{table}" (key, value, created, expires) VALUES (?1, ?2, ?3, ?4)
+                ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires"#
+            ),
+            delete: format!(r#"DELETE FROM "{table}" WHERE key = ?1"#),
+            // The last key of the slice, and how many of its entries were live.
+            clear: format!(
+                r#"DELETE FROM "{table}" WHERE key IN (
+                    SELECT key FROM "{table}" WHERE key > ?1 AND key <= ?2 ORDER BY key LIMIT ?3
+                ) RETURNING key, expires IS NULL OR expires > ?4"#
+            ),
+            sweep: format!(
+                r#"DELETE FROM "{table}" WHERE key IN (
+                    SELECT key FROM "{table}" WHERE expires <= ?1 ORDER BY expires LIMIT ?2
+                )"#
+            ),
+            next_deadline: format!(r#"SELECT min(expires) FROM "{table}" WHERE expires IS NOT NULL"#),
+            first_page: page(">="),
+            next_page: page(">"),
+        }
+    }
+}

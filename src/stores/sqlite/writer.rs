@@ -1,0 +1,644 @@
+//! The writer thread: takes all that waits, commits it in one transaction, and
+//! only then says that it is done. One sync to disk serves the whole batch.
+
+use super::database::{self, Database};
+use super::list::ListConnection;
+use super::snapshot::{Found, Snapshot};
+use super::wal::WalIndex;
+use super::{Message, Shared, as_text, lock, value_reply};
+use crate::kv::{
+    Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write, now,
+};
+use rusqlite::types::Value;
+use rusqlite::{OptionalExtension, params};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+
+/// Jobs in one transaction at most.
+const GROUP: usize = 1024;
+
+/// Entries removed in one transaction by expiry and by `clear`, so that no
+/// write waits long behind them.
+const SLICE: u32 = 256;
+
+/// Expired entries are invisible at once; their rows go this much later, or
+/// more, and never later than `SWEEP_AT_LEAST` if another process wrote them.
+const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
+const SWEEP_AT_LEAST: Duration = Duration::from_secs(60);
+
+/// A snapshot that is not read from for so long is let go.
+const SNAPSHOT_IDLE: Duration = Duration::from_millis(10);
+
+/// Frames in the log from which its content is moved into the database, beside
+/// the writes; and from which writes wait until that is done.
+const CHECKPOINT_FRAMES: u32 = 1000;
+const MOST_FRAMES: u32 = 4000;
+
+type Done = Vec<(Ticket, Outcome)>;
+
+pub struct Writer {
+    shared: Arc<Shared>,
+    messages: UnboundedReceiver<Message>,
+    queue: VecDeque<(Job, Arc<dyn Outbox>)>,
+    clearing: Option<Clearing>,
+    open: Option<Open>,
+    sweep_at: Option<Instant>,
+    release_at: Option<Instant>,
+    checkpointing: Arc<AtomicBool>,
+    closed: bool,
+}
+
+/// What there is while the database is open.
+struct Open {
+    /// Dropped before the connection that maps it.
+    wal: Option<WalIndex>,
+    database: Database,
+    /// Whether the table was seen to exist.
+    table: bool,
+}
+
+/// A `clear` under way.
+struct Clearing {
+    job: Job,
+    outbox: Arc<dyn Outbox>,
+    prefix: Prefix,
+    after: Value,
+    last: Value,
+    count: u64,
+}
+
+enum Wake {
+    Message(Option<Message>),
+    Held,
+    Due,
+}
+
+impl Writer {
+    pub fn new(shared: Arc<Shared>, messages: UnboundedReceiver<Message>) -> Self {
+        Self {
+            shared,
+            messages,
+            queue: VecDeque::new(),
+            clearing: None,
+            open: None,
+            sweep_at: None,
+            release_at: None,
+            checkpointing: Arc::default(),
+            closed: false,
+        }
+    }
+
+    /// Until the store is closed or gone, and what was queued before is done.
+    pub async fn run(mut self) {
+        while !self.closed {
+            if self.queue.is_empty() && self.clearing.is_none() {
+                match self.wait().await {
+                    Wake::Message(Some(message)) => self.take(message),
+                    Wake::Message(None) => break,
+                    Wake::Held => self.release_at = Some(Instant::now() + SNAPSHOT_IDLE),
+                    Wake::Due => {}
+                }
+            }
+            while let Ok(message) = self.messages.try_recv() {
+                self.take(message);
+            }
+            self.work();
+            self.sweep_if_due();
+            self.release_if_due();
+        }
+        self.close();
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let due = [self.sweep_at, self.release_at].into_iter().flatten().min();
+        let far = Instant::now() + Duration::from_secs(3600);
+        tokio::select! {
+            biased;
+            message = self.messages.recv() => Wake::Message(message),
+            () = self.shared.held.notified() => Wake::Held,
+            () = tokio::time::sleep_until(due.unwrap_or(far)) => Wake::Due,
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Job(job, outbox) => self.queue.push_back((job, outbox)),
+            Message::Ready(answer) => {
+                while !self.queue.is_empty() || self.clearing.is_some() {
+                    self.work();
+                }
+                // Nobody listens any more: then nobody needs to know.
+                let _ = answer.send(guard(|| self.ready()));
+            }
+        }
+    }
+
+    /// Does the next piece of what waits.
+    fn work(&mut self) {
+        let group = self.next_group();
+        if !group.is_empty() {
+            self.commit(group);
+        } else if self.clearing.is_none()
+            && let Some((job, outbox)) = self.queue.pop_front()
+        {
+            self.run_alone(job, outbox);
+        }
+        if self.clearing.is_some() {
+            self.clear_slice();
+        }
+    }
+
+    /// The jobs at the front that can share a transaction. A `clear` under way
+    /// holds back what concerns its keys, and all that follows.
+    fn next_group(&mut self) -> Vec<(Job, Arc<dyn Outbox>)> {
+        let clearing = self.clearing.as_ref();
+        let fits = |job: &Job| match &job.command {
+            Command::Get(key) | Command::Put(key, _) | Command::Cas(key, ..) => {
+                clearing.is_none_or(|clearing| !clearing.prefix.contains_json(&key.to_json()))
+            }
+            _ => false,
+        };
+        let length = self.queue.iter().take(GROUP).take_while(|(job, _)| fits(job)).count();
+        self.queue.drain(..length).collect()
+    }
+
+    /// Runs a group and delivers its outcomes.
+    fn commit(&mut self, group: Vec<(Job, Arc<dyn Outbox>)>) {
+        let (jobs, outboxes): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let outcomes = self.run_group(&jobs);
+        for job in &jobs {
+            self.shared.pending.remove(&job.command);
+        }
+        // All jobs of a store come from one outbox.
+        if let Some(outbox) = outboxes.first() {
+            outbox.deliver(outcomes);
+        }
+        self.checkpoint_if_long();
+    }
+
+    fn run_group(&mut self, jobs: &[Job]) -> Done {
+        let all = |error: &Error| jobs.iter().map(|job| (job.ticket, Err(error.clone()))).collect();
+        if let Err(error) = guard(|| self.ready()) {
+            return all(&error);
+        }
+        let mut result = self.attempt(jobs);
+        if matches!(&result, Err(Failure::NoTable(_))) && !self.shared.options.initialized {
+            // Another process has dropped it.
+            self.close_snapshot();
+            if let Some(open) = &mut self.open {
+                open.table = false;
+            }
+            if let Err(error) = guard(|| self.ready()) {
+                return all(&error);
+            }
+            result = self.attempt(jobs);
+        }
+        match result {
+            Ok(done) => done,
+            // Each on its own, so that only those fail that must.
+            Err(Failure::Transaction(_)) if jobs.len() > 1 => {
+                jobs.chunks(1).flat_map(|job| self.run_group(job)).collect()
+            }
+            Err(Failure::NoTable(error) | Failure::Transaction(error) | Failure::Locked(error)) => all(&error),
+        }
+    }
+
+    /// One transaction; on failure nothing of it has happened.
+    fn attempt(&mut self, jobs: &[Job]) -> Result<Done, Failure> {
+        let open = self.open.as_ref().ok_or(Failure::Locked(Error::Closed))?;
+        let writes = jobs.iter().any(|job| !matches!(job.command, Command::Get(_)));
+        open.database
+            .execute_batch(if writes { "BEGIN IMMEDIATE" } else { "BEGIN" })
+            .map_err(|error| Failure::Locked(database::error(&error)))?;
+        let mut deadline = None;
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            let done = jobs
+                .iter()
+                .map(|job| Ok((job.ticket, self.run_in(&open.database, &job.command, &mut deadline)?)))
+                .collect::<Result<Done, Failure>>()?;
+            open.database
+                .execute_batch("COMMIT")
+                .map_err(|error| Failure::of(&error))?;
+            Ok(done)
+        }));
+        let done = done.unwrap_or_else(|_| Err(Failure::Transaction(internal())));
+        if done.is_err() && !open.database.is_autocommit() {
+            // Whatever broke the transaction has been told already.
+            let _ = open.database.execute_batch("ROLLBACK");
+        }
+        if done.is_ok()
+            && let Some(deadline) = deadline
+        {
+            self.sweep_by(deadline);
+        }
+        done
+    }
+
+    /// One command within the transaction. A command that fails alone leaves
+    /// no trace; one that takes the transaction with it is a [`Failure`].
+    fn run_in(
+        &self,
+        database: &Database,
+        command: &Command,
+        deadline: &mut Option<Millis>,
+    ) -> Result<Outcome, Failure> {
+        let result = match command {
+            Command::Get(key) => self.find(database, key).map(|found| value_reply(found, key)),
+            Command::Put(key, write) => self.put(database, key, write, deadline).map(|()| Ok(Reply::Done)),
+            Command::Cas(key, expected, write) => self.cas(database, key, expected.as_ref(), write, deadline),
+            Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => {
+                unreachable!("next_group leaves these out")
+            }
+        };
+        match result {
+            Ok(outcome) => Ok(outcome),
+            Err(error) if database.is_autocommit() || database::is_missing_table(&error) => Err(Failure::of(&error)),
+            Err(error) => Ok(Err(database::error(&error))),
+        }
+    }
+
+    fn find(&self, database: &Database, key: &Key) -> rusqlite::Result<Found> {
+        let mut statement = database.prepare_cached(&self.shared.sql.get)?;
+        let mut rows = statement.query(params![key.to_json(), now()])?;
+        Ok(match rows.next()? {
+            None => Found::Nothing,
+            Some(row) => as_text(row.get_ref(0)?).map_or(Found::NotText, |text| Found::Text(text.to_owned())),
+        })
+    }
+
+    fn put(
+        &self,
+        database: &Database,
+        key: &Key,
+        write: &Write,
+        deadline: &mut Option<Millis>,
+    ) -> rusqlite::Result<()> {
+        match write {
+            Write::Delete => database
+                .prepare_cached(&self.shared.sql.delete)?
+                .execute(params![key.to_json()])?,
+            Write::Store { value, ttl } => {
+                let now = now();
+                let expires = ttl.map(|ttl| ttl.deadline(now));
+                *deadline = [*deadline, expires].into_iter().flatten().min();
+                database.prepare_cached(&self.shared.sql.put)?.execute(params![
+                    key.to_json(),
+                    value.as_str(),
+                    now,
+                    expires
+                ])?
+            }
+        };
+        Ok(())
+    }
+
+    fn cas(
+        &self,
+        database: &Database,
+        key: &Key,
+        expected: Option<&JsonText>,
+        write: &Write,
+        deadline: &mut Option<Millis>,
+    ) -> rusqlite::Result<Outcome> {
+        let matches = match (self.find(database, key)?, expected) {
+            (Found::Nothing, None) => Ok(true),
+            (Found::Text(stored), Some(expected)) => expected.means(&stored, key),
+            (Found::NotText, Some(_)) => value_reply(Found::NotText, key).map(|_| false),
+            _ => Ok(false),
+        };
+        if matches == Ok(true) {
+            self.put(database, key, write, deadline)?;
+        }
+        Ok(matches.map(Reply::Swapped))
+    }
+
+    /// A job that is not one entry's.
+    fn run_alone(&mut self, job: Job, outbox: Arc<dyn Outbox>) {
+        let outcome = match &job.command {
+            Command::Clear(prefix) => {
+                let (after, last) = prefix.json_range().unwrap_or_default();
+                let prefix = prefix.clone();
+                let (after, last) = (Value::Text(after), Value::Text(last));
+                self.clearing = Some(Clearing {
+                    job,
+                    outbox,
+                    prefix,
+                    after,
+                    last,
+                    count: 0,
+                });
+                return;
+            }
+            Command::Initialize => guard(|| self.ready()),
+            Command::Drop => guard(|| self.drop_table()),
+            Command::Close => {
+                self.close();
+                Ok(())
+            }
+            Command::Get(_) | Command::Put(..) | Command::Cas(..) => unreachable!("next_group takes these"),
+        };
+        self.shared.pending.remove(&job.command);
+        outbox.deliver(vec![(job.ticket, outcome.map(|()| Reply::Done))]);
+    }
+
+    fn clear_slice(&mut self) {
+        let Some(mut clearing) = self.clearing.take() else {
+            return;
+        };
+        let outcome = match guard(|| self.ready().and_then(|()| self.clear_some(&mut clearing))) {
+            Ok(true) => {
+                self.clearing = Some(clearing);
+                self.checkpoint_if_long();
+                return;
+            }
+            Ok(false) => Ok(Reply::Count(clearing.count)),
+            Err(error) => Err(error),
+        };
+        self.shared.pending.remove(&clearing.job.command);
+        clearing.outbox.deliver(vec![(clearing.job.ticket, outcome)]);
+    }
+
+    /// Deletes a slice; whether there may be more.
+    fn clear_some(&self, clearing: &mut Clearing) -> Result<bool> {
+        let database = &self.open.as_ref().ok_or(Error::Closed)?.database;
+        let run = |clearing: &mut Clearing| {
+            let mut statement = database.prepare_cached(&self.shared.sql.clear)?;
+            let mut rows = statement.query(params![clearing.after, clearing.last, SLICE, now()])?;
+            let mut deleted = 0;
+            // RETURNING gives the rows in no particular order.
+            let mut last = None;
+            while let Some(row) = rows.next()? {
+                let key: String = row.get(0)?;
+                last = last.max(Some(key));
+                clearing.count += u64::from(row.get::<_, bool>(1)?);
+                deleted += 1;
+            }
+            if let Some(key) = last {
+                clearing.after = Value::Text(key);
+            }
+            Ok(deleted == SLICE)
+        };
+        run(clearing).map_err(|error| database::error(&error))
+    }
+
+    /// Opens the database and makes sure of the table, where that is still to
+    /// be done.
+    fn ready(&mut self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        if self.open.is_none() {
+            let database = Database::open_for_writing(&shared.place, &shared.options)?;
+            self.open = Some(Open {
+                wal: None,
+                database,
+                table: false,
+            });
+        }
+        let open = self.open.as_mut().expect("just opened");
+        if !open.table {
+            if !shared.options.initialized {
+                let create = || {
+                    open.database.execute_batch("BEGIN IMMEDIATE")?;
+                    open.database.execute_batch(&shared.sql.create_table)?;
+                    check_columns(&open.database, &shared.sql.columns)?;
+                    open.database.execute_batch(&shared.sql.create_index)?;
+                    open.database.execute_batch("COMMIT").map_err(SchemaError::from)
+                };
+                if let Err(error) = create() {
+                    if !open.database.is_autocommit() {
+                        let _ = open.database.execute_batch("ROLLBACK");
+                    }
+                    return Err(error.into_error(&shared.options.table, &shared.place));
+                }
+            }
+            open.table = true;
+            // The log's index exists only once the log was read from.
+            let _: Option<i64> = open
+                .database
+                .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
+                .ok();
+            open.wal = WalIndex::of(&open.database);
+            self.sweep_at = Some(Instant::now() + SWEEP_AT_MOST);
+        }
+        if !shared.open.load(Ordering::Acquire) {
+            let reading = Database::open_for_reading(&shared.place, Duration::ZERO)?;
+            let _: Option<i64> = reading
+                .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
+                .ok();
+            *lock(&shared.snapshot) = Some(Snapshot::new(reading));
+            shared.open.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn drop_table(&mut self) -> Result<()> {
+        self.close_snapshot();
+        if self.open.is_none() {
+            let shared = &self.shared;
+            let database = Database::open_for_writing(&shared.place, &shared.options)?;
+            self.open = Some(Open {
+                wal: None,
+                database,
+                table: false,
+            });
+        }
+        let open = self.open.as_mut().expect("just opened");
+        open.table = false;
+        self.sweep_at = None;
+        open.database
+            .execute_batch(&self.shared.sql.drop_table)
+            .map_err(|error| database::error(&error))
+    }
+
+    fn close_snapshot(&mut self) {
+        self.shared.open.store(false, Ordering::Release);
+        let snapshot = lock(&self.shared.snapshot).take();
+        drop(snapshot);
+        self.release_at = None;
+    }
+
+    /// Releases all that the store holds of the file.
+    fn close(&mut self) {
+        self.close_snapshot();
+        *lock(&self.shared.list) = ListConnection {
+            database: None,
+            closed: true,
+        };
+        while self.checkpointing.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.sweep_at = None;
+        self.open = None;
+        self.closed = true;
+    }
+
+    fn release_if_due(&mut self) {
+        if self.release_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let held = lock(&self.shared.snapshot)
+            .as_mut()
+            .is_some_and(|it| it.release_if_idle(SNAPSHOT_IDLE));
+        self.release_at = held.then(|| Instant::now() + SNAPSHOT_IDLE);
+    }
+
+    /// Sees to it that a sweep follows a deadline.
+    fn sweep_by(&mut self, deadline: Millis) {
+        let wait = u64::try_from(deadline - now()).unwrap_or(0);
+        let wait = Duration::from_millis(wait).clamp(SWEEP_AT_MOST, SWEEP_AT_LEAST);
+        let at = Instant::now() + wait;
+        self.sweep_at = Some(self.sweep_at.map_or(at, |sweep_at| sweep_at.min(at)));
+    }
+
+    /// Removes a slice of what has expired. Never waits for anybody, and tries
+    /// again later instead.
+    fn sweep_if_due(&mut self) {
+        if self.sweep_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.sweep_at = None;
+        let Some(open) = self.open.as_ref().filter(|open| open.table) else {
+            return;
+        };
+        match catch_unwind(AssertUnwindSafe(|| self.sweep(&open.database))) {
+            Ok(Ok(Sweep::More)) => self.sweep_at = Some(Instant::now()),
+            Ok(Ok(Sweep::Next(deadline))) => self.sweep_by(deadline),
+            Ok(Ok(Sweep::Nothing)) => {}
+            Ok(Err(_)) | Err(_) => self.sweep_by(now()),
+        }
+        self.checkpoint_if_long();
+    }
+
+    fn sweep(&self, database: &Database) -> rusqlite::Result<Sweep> {
+        let options = &self.shared.options;
+        database.busy_timeout(Duration::ZERO)?;
+        // A power loss may undo a sweep: it needs no sync of its own.
+        database.set_durability(super::Durability::Normal)?;
+        let swept = database
+            .prepare_cached(&self.shared.sql.sweep)
+            .and_then(|mut statement| statement.execute(params![now(), SLICE]));
+        database.set_durability(options.durability)?;
+        database.busy_timeout(options.busy_timeout)?;
+        if swept? == SLICE as usize {
+            return Ok(Sweep::More);
+        }
+        let mut statement = database.prepare_cached(&self.shared.sql.next_deadline)?;
+        // Other writers may store fractions of a millisecond.
+        let deadline: Option<f64> = statement.query_row([], |row| row.get(0)).optional()?.flatten();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "it saturates, and only says when to look again"
+        )]
+        Ok(deadline.map_or(Sweep::Nothing, |deadline| Sweep::Next(deadline as Millis)))
+    }
+
+    /// Keeps the log short: its content goes into the database beside the
+    /// writes, and in their place only when that can't keep up.
+    fn checkpoint_if_long(&mut self) {
+        let Some(open) = &self.open else { return };
+        let Some((frames, backfilled)) = open.wal.as_ref().map(WalIndex::frames) else {
+            return;
+        };
+        if frames >= MOST_FRAMES {
+            let mut snapshot = lock(&self.shared.snapshot);
+            if let Some(snapshot) = snapshot.as_mut().filter(|snapshot| snapshot.is_held()) {
+                let _ = snapshot.release();
+            }
+            // As far as it goes: a reader of another process may be in the way.
+            let _ = open.database.busy_timeout(Duration::ZERO);
+            let _ = open
+                .database
+                .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+            let _ = open.database.busy_timeout(self.shared.options.busy_timeout);
+        } else if frames.saturating_sub(backfilled) >= CHECKPOINT_FRAMES
+            && !self.checkpointing.swap(true, Ordering::AcqRel)
+        {
+            let shared = Arc::clone(&self.shared);
+            let checkpointing = Arc::clone(&self.checkpointing);
+            super::worker::spawn("sqlite-checkpoint", move || async move {
+                if let Ok(database) = Database::open_for_checkpoints(&shared.place) {
+                    let _ = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+                }
+                checkpointing.store(false, Ordering::Release);
+            });
+        }
+    }
+}
+
+enum Sweep {
+    More,
+    Next(Millis),
+    Nothing,
+}
+
+/// Why a whole transaction did not happen.
+enum Failure {
+    /// It never began.
+    Locked(Error),
+    NoTable(Error),
+    /// The engine gave it up.
+    Transaction(Error),
+}
+
+impl Failure {
+    fn of(error: &rusqlite::Error) -> Self {
+        if database::is_missing_table(error) {
+            Self::NoTable(database::error(error))
+        } else {
+            Self::Transaction(database::error(error))
+        }
+    }
+}
+
+enum SchemaError {
+    Missing(String),
+    Engine(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for SchemaError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl SchemaError {
+    fn into_error(self, table: &str, place: &super::Place) -> Error {
+        match self {
+            Self::Engine(error) => database::error(&error),
+            Self::Missing(columns) => Error::Backend(format!(
+                "the table {table:?} in {place} is not a key–value table of Fedify's: it lacks {columns}. Choose \
+                another tableName"
+            )),
+        }
+    }
+}
+
+/// A table of that name may be somebody else's.
+fn check_columns(database: &Database, sql: &str) -> Result<(), SchemaError> {
+    let mut statement = database.prepare(sql)?;
+    let columns: Vec<String> = statement
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let missing: Vec<_> = ["key", "value", "created", "expires"]
+        .into_iter()
+        .filter(|needed| !columns.iter().any(|column| column.eq_ignore_ascii_case(needed)))
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(SchemaError::Missing(missing.join(", ")))
+    }
+}
+
+fn internal() -> Error {
+    Error::Backend("internal error in the SQLite store".into())
+}
+
+/// A panic is an outcome like any other: the thread must go on.
+fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(internal()))
+}

@@ -1,0 +1,11 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  test: {
+    include: ["__test__/**/*.test.mts"],
+    // Each file in a process of its own: a test that opens a database twice
+    // must not meet another file's handles.
+    pool: "forks",
+    testTimeout: 30_000,
+  },
+});
