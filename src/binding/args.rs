@@ -3,7 +3,7 @@
 use super::guard::guard;
 use super::js::{Js, NotText, Ref, Value};
 use super::list::Request;
-use crate::kv::{Error, JsonText, Key, Lifetime, PageLimits, Prefix, Result, Ttl};
+use crate::kv::{Error, JsonText, Key, KeyBuilder, Lifetime, PageLimits, Prefix, Result, Ttl};
 use crate::stores::{Durability, SqliteOptions};
 use jiff::civil::DateTime;
 use jiff::{Span, Timestamp};
@@ -47,27 +47,27 @@ impl<T: Parse> ValidateNapiValue for Arg<T> {}
 
 impl Parse for Key {
     fn parse(js: Js, value: Value) -> Result<Self> {
-        Self::new(parts(js, value)?)
+        parts(js, value)?.key()
     }
 }
 
-fn parts(js: Js, value: Value) -> Result<Vec<String>> {
+fn parts(js: Js, value: Value) -> Result<KeyBuilder> {
     if !js.is_array(value) {
         return Err(Error::InvalidKey("it is not an array of strings".into()));
     }
-    (0..js.length(value))
-        .map(|index| {
-            let part = js
-                .element(value, index)
-                .map_err(|thrown| Error::InvalidKey(js.words(thrown)))?;
-            js.to_text(part).map_err(|why| {
-                Error::InvalidKey(match why {
-                    NotText::NotString => format!("part {index} is not a string"),
-                    NotText::LoneSurrogate => format!("part {index} has a lone surrogate"),
-                })
+    let mut parts = KeyBuilder::default();
+    for index in 0..js.length(value) {
+        let part = js
+            .element(value, index)
+            .map_err(|thrown| Error::InvalidKey(js.words(thrown)))?;
+        js.with_text(part, |part| parts.push(part)).map_err(|why| {
+            Error::InvalidKey(match why {
+                NotText::NotString => format!("part {index} is not a string"),
+                NotText::LoneSurrogate => format!("part {index} has a lone surrogate"),
             })
-        })
-        .collect()
+        })?;
+    }
+    Ok(parts)
 }
 
 /// A key whose entry and all below it are meant.
@@ -75,13 +75,13 @@ pub struct ClearPrefix(pub Prefix);
 
 impl Parse for ClearPrefix {
     fn parse(js: Js, value: Value) -> Result<Self> {
-        let parts = parts(js, value)?;
-        if parts.is_empty() {
+        let prefix = parts(js, value)?.prefix();
+        if prefix == Prefix::ALL {
             return Err(Error::InvalidKey(
                 "an empty prefix would clear the whole store; drop() does that".into(),
             ));
         }
-        Ok(Self(Prefix::new(parts)))
+        Ok(Self(prefix))
     }
 }
 
@@ -226,7 +226,7 @@ impl Parse for Request {
             return Ok(request);
         }
         if js.is_array(value) {
-            request.prefix = Prefix::new(parts(js, value)?);
+            request.prefix = parts(js, value)?.prefix();
             return Ok(request);
         }
         if !js.is_object(value) {
@@ -238,7 +238,7 @@ impl Parse for Request {
         };
         let prefix = option(c"prefix")?;
         if !js.is_nullish(prefix) {
-            request.prefix = Prefix::new(parts(js, prefix)?);
+            request.prefix = parts(js, prefix)?.prefix();
         }
         let page_size = option(c"pageSize")?;
         if !js.is_undefined(page_size) {

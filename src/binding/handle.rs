@@ -94,18 +94,14 @@ impl Handle {
         } else {
             Ok(Reply::Done)
         };
-        js.settled(to_js(js, outcome, None))
+        js.settled(to_js(js, outcome))
     }
 
     fn submit(&self, js: Js, command: Command) -> Value {
-        let key = match &command {
-            Command::Get(key) => Some(key.clone()),
-            _ => None,
-        };
         match self.store.answer(command) {
-            Ok(outcome) => js.settled(to_js(js, outcome, key.as_ref())),
+            Ok(outcome) => js.settled(to_js(js, outcome)),
             Err(command) => {
-                let (ticket, promise) = self.lane.expect(js, key);
+                let (ticket, promise) = self.lane.expect(js);
                 let outbox: Arc<dyn Outbox> = self.mailbox.clone();
                 self.store.submit(Job { ticket, command }, &outbox);
                 promise

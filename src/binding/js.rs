@@ -192,30 +192,38 @@ impl Js {
             .flatten()
     }
 
-    /// A string's content. By way of UTF-16, which the engine copies as it is
-    /// and a SIMD converter turns into UTF-8.
+    /// A string's content.
     pub fn to_text(self, value: Value) -> std::result::Result<String, NotText> {
-        let mut short = [0_u16; 256];
+        self.with_text(value, ToOwned::to_owned)
+    }
+
+    /// Shows a string's content to `body`. By way of UTF-16, which the engine
+    /// copies as it is and a SIMD converter turns into UTF-8; short strings
+    /// need no memory but the stack.
+    pub fn with_text<T>(self, value: Value, body: impl FnOnce(&str) -> T) -> std::result::Result<T, NotText> {
+        const SHORT: usize = 128;
+        let mut short = [0_u16; SHORT];
+        let mut length = 0;
         // SAFETY: the buffer has room for as many units as it says. A value
         // that is no string gives an error status.
         let read = |buffer: &mut [u16], length: &mut usize| unsafe {
             sys::napi_get_value_string_utf16(self.0, value, buffer.as_mut_ptr(), buffer.len(), length)
+                == sys::Status::napi_ok
         };
-        let mut length = 0;
-        if read(&mut short, &mut length) != sys::Status::napi_ok {
+        if !read(&mut short, &mut length) {
             return Err(NotText::NotString);
         }
         // A string that fills the buffer may go on beyond it.
-        if length < short.len() - 1 {
-            return utf8(&short[..length]);
+        if length < SHORT - 1 {
+            return utf8(&short[..length], &mut [0; 3 * SHORT]).map(body);
         }
         // SAFETY: without a buffer, the call only reports the string's length.
         unsafe { sys::napi_get_value_string_utf16(self.0, value, ptr::null_mut(), 0, &raw mut length) };
         let mut long = vec![0_u16; length + 1];
-        if read(&mut long, &mut length) != sys::Status::napi_ok {
+        if !read(&mut long, &mut length) {
             return Err(NotText::NotString);
         }
-        utf8(&long[..length])
+        utf8(&long[..length], &mut vec![0; 3 * length]).map(body)
     }
 
     pub fn call(self, this: Value, function: Value, arguments: &[Value]) -> Result<Value> {
@@ -360,13 +368,11 @@ impl Drop for Ref {
     }
 }
 
-fn utf8(units: &[u16]) -> std::result::Result<String, NotText> {
+/// Converts into a buffer of at least three bytes a unit.
+fn utf8<'b>(units: &[u16], buffer: &'b mut [u8]) -> std::result::Result<&'b str, NotText> {
     if encoding_rs::mem::utf16_valid_up_to(units) != units.len() {
         return Err(NotText::LoneSurrogate);
     }
-    // The converter may need up to three bytes a unit.
-    let mut bytes = vec![0; units.len() * 3];
-    let length = encoding_rs::mem::convert_utf16_to_utf8(units, &mut bytes);
-    bytes.truncate(length);
-    Ok(String::from_utf8(bytes).expect("the converter writes UTF-8"))
+    let length = encoding_rs::mem::convert_utf16_to_utf8(units, buffer);
+    Ok(std::str::from_utf8(&buffer[..length]).expect("the converter writes UTF-8"))
 }

@@ -7,7 +7,7 @@
 use super::js::{Deferred, Js, Value};
 use super::list::List;
 use super::text::Text;
-use crate::kv::{Error, Key, Outbox, Outcome, Reply, Ticket};
+use crate::kv::{Error, Outbox, Outcome, Reply, Ticket};
 use napi::sys;
 use slab::Slab;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -18,18 +18,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 #[derive(Default)]
 pub struct Lane {
-    pending: RefCell<Slab<Pending>>,
+    pending: RefCell<Slab<Deferred>>,
     lists: RefCell<Slab<RcWeak<List>>>,
     /// How many promises wait for a thread. While any does, the process lives.
     waiting: Cell<usize>,
     news: Arc<Mutex<Vec<News>>>,
     mailbox: OnceCell<Weak<Mailbox>>,
-}
-
-struct Pending {
-    deferred: Deferred,
-    /// Whose value it will be, to name it if it turns out corrupt.
-    key: Option<Key>,
 }
 
 pub struct Mailbox {
@@ -63,9 +57,9 @@ impl Lane {
     }
 
     /// A ticket for an operation, and the promise of its outcome.
-    pub fn expect(&self, js: Js, key: Option<Key>) -> (Ticket, Value) {
+    pub fn expect(&self, js: Js) -> (Ticket, Value) {
         let (deferred, promise) = js.promise();
-        let ticket = self.pending.borrow_mut().insert(Pending { deferred, key });
+        let ticket = self.pending.borrow_mut().insert(deferred);
         self.wait(js);
         (ticket, promise)
     }
@@ -130,23 +124,21 @@ impl Lane {
     }
 
     fn settle(&self, js: Js, ticket: Ticket, outcome: Outcome) {
-        let Some(Pending { deferred, key }) = self.pending.borrow_mut().try_remove(ticket) else {
+        let Some(deferred) = self.pending.borrow_mut().try_remove(ticket) else {
             return;
         };
-        js.settle(deferred, to_js(js, outcome, key.as_ref()));
+        js.settle(deferred, to_js(js, outcome));
         self.unwait(js);
     }
 }
 
 /// An outcome as what a promise settles with.
-pub fn to_js(js: Js, outcome: Outcome, key: Option<&Key>) -> Result<Value, Value> {
-    let corrupt = || {
-        let name = key.map(ToString::to_string).unwrap_or_default();
-        js.error(&Error::Corrupt(format!("the value of {name} is not JSON")))
-    };
+pub fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
     match outcome {
-        Ok(Reply::Value(Some(value))) => js.parse(&Text::from(value.into_string())).map_err(|_| corrupt()),
-        Ok(Reply::Value(None) | Reply::Done) => Ok(js.undefined()),
+        Ok(Reply::Value(key, Some(value))) => js
+            .parse(&Text::from(value.into_string()))
+            .map_err(|_| js.error(&Error::Corrupt(format!("the value of {key} is not JSON")))),
+        Ok(Reply::Value(_, None) | Reply::Done) => Ok(js.undefined()),
         Ok(Reply::Swapped(swapped)) => Ok(js.boolean(swapped)),
         Ok(Reply::Count(count)) => Ok(js.count(count)),
         Err(error) => Err(js.error(&error)),

@@ -5,7 +5,7 @@ use super::classes::{MemoryKvStore, SqliteKvStore, js, thrown};
 use super::handle::Handle;
 use super::js::{Js, Value};
 use crate::kv::{Error, Result};
-use crate::stores::{MemoryStore, SqliteOptions, SqliteStore, sqlite_path};
+use crate::stores::{MemoryStore, SqliteOptions, SqliteStore};
 use napi::bindgen_prelude::{Either, Env, Unknown};
 use napi_derive::napi;
 
@@ -47,7 +47,7 @@ fn open(js: Js, url: &str, options: Value) -> Result<Either<MemoryKvStore, Sqlit
     match scheme {
         "memory" if rest.is_empty() => Ok(Either::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
         "sqlite" => {
-            let store = SqliteStore::at(&sqlite_path(rest)?, SqliteOptions::parse(js, options)?)?;
+            let store = SqliteStore::at_url(rest, SqliteOptions::parse(js, options)?)?;
             Ok(Either::B(SqliteKvStore(Handle::new(js, store))))
         }
         // The rest may hold a password.

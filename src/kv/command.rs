@@ -42,7 +42,8 @@ impl Write {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    Value(Option<JsonText>),
+    /// With its key, so that whoever reads the value can name it.
+    Value(Key, Option<JsonText>),
     Done,
     Swapped(bool),
     Count(u64),

@@ -180,9 +180,16 @@ fn string_content(literal: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::KeyBuilder;
+
+    fn key() -> Key {
+        let mut builder = KeyBuilder::default();
+        builder.push("k");
+        builder.key().unwrap()
+    }
 
     fn same(a: &str, b: &str) -> bool {
-        let key = Key::new(vec!["k".into()]).unwrap();
+        let key = key();
         let answer = JsonText::new(a.into()).means(b, &key).unwrap();
         assert_eq!(answer, JsonText::new(b.into()).means(a, &key).unwrap(), "{a} {b}");
         answer
@@ -263,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_corrupt() {
-        let key = Key::new(vec!["k".into()]).unwrap();
+        let key = key();
         for text in ["", "{", "1,2", "[1]]", "nul", "\"\u{1}\"", "01", "'a'"] {
             let error = JsonText::new("1".into()).means(text, &key).unwrap_err();
             assert!(error.to_string().contains(r#"["k"]"#));

@@ -5,30 +5,70 @@ use serde::de::{DeserializeSeed, Deserializer as _, SeqAccess, Visitor};
 use std::fmt;
 
 /// One or more parts. Two keys are equal when all their parts are.
+///
+/// Kept as exactly what `JSON.stringify` makes of the parts: that is the key's
+/// text in the stores that keep keys as JSON, and its name in messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key(Vec<String>);
+pub struct Key(String);
 
 impl Key {
-    /// # Errors
-    ///
-    /// [`Error::InvalidKey`] without parts.
-    pub fn new(parts: Vec<String>) -> Result<Self> {
-        if parts.is_empty() {
-            return Err(Error::InvalidKey("it has no parts".into()));
-        }
-        Ok(Self(parts))
-    }
-
-    /// Exactly what `JSON.stringify` makes of the parts: the key's text in the
-    /// stores that keep keys as JSON, and its name in messages.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(&self.0).expect("strings are always JSON")
+    pub fn as_json(&self) -> &str {
+        &self.0
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_json())
+        f.write_str(&self.0)
+    }
+}
+
+/// Takes a key's parts one by one.
+#[derive(Debug)]
+pub struct KeyBuilder(String);
+
+impl Default for KeyBuilder {
+    fn default() -> Self {
+        // Most keys of Fedify's fit.
+        let mut json = String::with_capacity(96);
+        json.push('[');
+        Self(json)
+    }
+}
+
+impl KeyBuilder {
+    pub fn push(&mut self, part: &str) {
+        if self.0.len() > 1 {
+            self.0.push(',');
+        }
+        if part.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+            self.0
+                .push_str(&serde_json::to_string(part).expect("a string is always JSON"));
+        } else {
+            self.0.push('"');
+            self.0.push_str(part);
+            self.0.push('"');
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::InvalidKey`] without parts.
+    pub fn key(self) -> Result<Key> {
+        self.some().ok_or_else(|| Error::InvalidKey("it has no parts".into()))
+    }
+
+    /// All keys for no parts.
+    pub fn prefix(self) -> Prefix {
+        Prefix(self.some())
+    }
+
+    fn some(mut self) -> Option<Key> {
+        if self.0.len() == 1 {
+            return None;
+        }
+        self.0.push(']');
+        Some(Key(self.0))
     }
 }
 
@@ -76,20 +116,15 @@ pub struct Prefix(Option<Key>);
 impl Prefix {
     pub const ALL: Self = Self(None);
 
-    /// All keys for no parts.
-    pub fn new(parts: Vec<String>) -> Self {
-        Self(Key::new(parts).ok())
-    }
-
     /// The first and last text of any key under this prefix, or `None` for all.
     ///
     /// Under `["a"]` a key's text goes on after `["a"` with either `,` or `]`,
     /// and `,` sorts before `]`: one unbroken range holds the children, then
     /// the key itself, and nothing else.
     pub fn json_range(&self) -> Option<(String, String)> {
-        let last = self.0.as_ref()?.to_json();
+        let last = self.0.as_ref()?.as_json();
         let first = format!("{},", &last[..last.len() - 1]);
-        Some((first, last))
+        Some((first, last.to_owned()))
     }
 
     /// Whether a key's text falls under this prefix.
@@ -103,29 +138,43 @@ impl Prefix {
 mod tests {
     use super::*;
 
+    fn built(parts: &[&str]) -> KeyBuilder {
+        let mut builder = KeyBuilder::default();
+        for part in parts {
+            builder.push(part);
+        }
+        builder
+    }
+
     fn key(parts: &[&str]) -> Key {
-        Key::new(parts.iter().map(ToString::to_string).collect()).unwrap()
+        built(parts).key().unwrap()
+    }
+
+    #[test]
+    fn no_parts_are_no_key() {
+        assert!(built(&[]).key().is_err());
+        assert_eq!(built(&[]).prefix(), Prefix::ALL);
     }
 
     #[test]
     fn text_is_what_json_stringify_writes() {
         assert_eq!(
-            key(&["a", "\"\\\n\u{1f}\u{7f}é😀"]).to_json(),
+            key(&["a", "\"\\\n\u{1f}\u{7f}é😀"]).as_json(),
             "[\"a\",\"\\\"\\\\\\n\\u001f\u{7f}é😀\"]"
         );
-        assert_eq!(key(&["\u{8}\u{c}\r\t/"]).to_json(), r#"["\b\f\r\t/"]"#);
+        assert_eq!(key(&["\u{8}\u{c}\r\t/"]).as_json(), r#"["\b\f\r\t/"]"#);
     }
 
     #[test]
     fn a_prefix_holds_itself_and_whole_part_extensions() {
-        let prefix = Prefix::new(vec!["a".into(), "b".into()]);
+        let prefix = built(&["a", "b"]).prefix();
         for inside in [
             &["a", "b"][..],
             &["a", "b", ""],
             &["a", "b", "c", "d"],
             &["a", "b", "\u{10ffff}"],
         ] {
-            assert!(prefix.contains_json(&key(inside).to_json()), "{inside:?}");
+            assert!(prefix.contains_json(key(inside).as_json()), "{inside:?}");
         }
         for outside in [
             &["a"][..],
@@ -136,7 +185,7 @@ mod tests {
             &["a", ""],
             &["a,b"],
         ] {
-            assert!(!prefix.contains_json(&key(outside).to_json()), "{outside:?}");
+            assert!(!prefix.contains_json(key(outside).as_json()), "{outside:?}");
         }
     }
 

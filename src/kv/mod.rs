@@ -14,7 +14,7 @@ mod ttl;
 pub use command::{Command, Reply, Write};
 pub use error::{Error, Outcome, Result};
 pub use json::JsonText;
-pub use key::{Key, Prefix};
+pub use key::{Key, KeyBuilder, Prefix};
 pub use page::{Page, PageLimits, Pages};
 pub use store::{Job, Outbox, Reader, Store, Task, Ticket};
 pub use ttl::{Lifetime, Millis, Ttl, now};

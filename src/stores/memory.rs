@@ -146,7 +146,7 @@ impl MemoryStore {
     fn put(&self, mut entries: MutexGuard<'_, Entries>, key: &Key, write: Write) {
         let earliest = |entries: &Entries| entries.by_deadline.first().map(|(deadline, _)| *deadline);
         let before = earliest(&entries);
-        entries.put(key.to_json().into(), write);
+        entries.put(key.as_json().into(), write);
         let after = earliest(&entries);
         if after.is_none() || after == before {
             return;
@@ -165,7 +165,7 @@ impl MemoryStore {
 
     fn cas(&self, key: &Key, expected: Option<&JsonText>, write: Write) -> Outcome {
         let entries = self.0.lock();
-        let matches = match (entries.live(&key.to_json()), expected) {
+        let matches = match (entries.live(key.as_json()), expected) {
             (None, None) => true,
             (Some(stored), Some(expected)) => expected.means(stored.as_str(), key)?,
             _ => false,
@@ -196,7 +196,10 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn answer(&self, command: Command) -> std::result::Result<Outcome, Command> {
         Ok(match command {
-            Command::Get(key) => Ok(Reply::Value(self.0.lock().live(&key.to_json()).cloned())),
+            Command::Get(key) => {
+                let value = self.0.lock().live(key.as_json()).cloned();
+                Ok(Reply::Value(key, value))
+            }
             Command::Put(key, write) => {
                 self.put(self.0.lock(), &key, write);
                 Ok(Reply::Done)

@@ -5,4 +5,4 @@ mod sqlite;
 mod worker;
 
 pub use memory::MemoryStore;
-pub use sqlite::{Durability, SqliteOptions, SqliteStore, sqlite_path};
+pub use sqlite::{Durability, SqliteOptions, SqliteStore};

@@ -31,7 +31,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-pub use url::sqlite_path;
 use writer::Writer;
 
 /// What a resolved write has survived.
@@ -176,27 +175,29 @@ impl SqliteStore {
     /// A point read on this thread. `None` where the writer has to do it: the
     /// store is not open yet, a write of this key is under way, or the engine
     /// answered anything but a row.
-    fn read(&self, key: &Key) -> Option<Outcome> {
-        let text = key.to_json();
-        if self.shared.pending.concerns(&text) {
+    fn read(&self, key: &Key) -> Option<Found> {
+        if self.shared.pending.concerns(key.as_json()) {
             return None;
         }
         let mut snapshot = self.shared.snapshot.try_lock().ok()?;
         let snapshot = snapshot.as_mut()?;
         let was_held = snapshot.is_held();
-        let found = snapshot.get(&self.shared.sql, &text).ok()?;
+        let found = snapshot.get(key.as_json()).ok()?;
         if !was_held && snapshot.is_held() {
             self.shared.held.notify_one();
         }
-        Some(value_reply(found, key))
+        Some(found)
     }
 }
 
 impl Store for SqliteStore {
     fn answer(&self, command: Command) -> std::result::Result<Outcome, Command> {
-        match &command {
-            Command::Get(key) => self.read(key).ok_or(command),
-            _ => Err(command),
+        let Command::Get(key) = command else {
+            return Err(command);
+        };
+        match self.read(&key) {
+            Some(found) => Ok(value_reply(found, key)),
+            None => Err(Command::Get(key)),
         }
     }
 
@@ -239,10 +240,10 @@ fn as_text(stored: ValueRef<'_>) -> Option<&str> {
     }
 }
 
-fn value_reply(found: Found, key: &Key) -> Outcome {
+fn value_reply(found: Found, key: Key) -> Outcome {
     match found {
-        Found::Nothing => Ok(Reply::Value(None)),
-        Found::Text(text) => Ok(Reply::Value(Some(JsonText::new(text)))),
+        Found::Nothing => Ok(Reply::Value(key, None)),
+        Found::Text(text) => Ok(Reply::Value(key, Some(JsonText::new(text)))),
         Found::NotText => Err(Error::Corrupt(format!("the value of {key} is not text"))),
     }
 }

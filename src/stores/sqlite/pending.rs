@@ -45,7 +45,7 @@ impl PendingWrites {
     }
 
     pub fn concerns(&self, key: &str) -> bool {
-        self.slot(key).load(Ordering::Acquire) > 0 || self.broad.load(Ordering::Acquire) > 0
+        self.any() && (self.slot(key).load(Ordering::Acquire) > 0 || self.broad.load(Ordering::Acquire) > 0)
     }
 
     pub fn any(&self) -> bool {
@@ -61,7 +61,7 @@ impl PendingWrites {
     fn counters(&self, command: &Command) -> Option<(&AtomicU32, &AtomicU32)> {
         match command {
             Command::Get(_) => None,
-            Command::Put(key, _) | Command::Cas(key, ..) => Some((self.slot(&key.to_json()), &self.total)),
+            Command::Put(key, _) | Command::Cas(key, ..) => Some((self.slot(key.as_json()), &self.total)),
             Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => {
                 Some((&self.broad, &self.total))
             }

@@ -10,7 +10,8 @@ use super::database::Database;
 use super::statements::Statements;
 use super::wal::{Header, WalIndex};
 use crate::kv::now;
-use rusqlite::{Result, params};
+use rusqlite::{Result, Statement, params};
+use self_cell::self_cell;
 use std::time::{Duration, Instant};
 
 /// Reads that come closer together than this are a burst.
@@ -21,9 +22,30 @@ pub struct Snapshot {
     wal: Option<WalIndex>,
     /// The log's header that the open transaction corresponds to.
     held: Option<Header>,
-    last_read: Instant,
-    database: Database,
+    /// When a read last found no transaction, or one was let go.
+    last: Instant,
+    prepared: Prepared,
 }
+
+struct Prepare<'db> {
+    get: Statement<'db>,
+    begin: Statement<'db>,
+    commit: Statement<'db>,
+}
+
+self_cell!(
+    /// A connection with the statements that it runs all the time.
+    struct Prepared {
+        owner: Database,
+        #[not_covariant]
+        dependent: Prepare,
+    }
+);
+
+// SAFETY: a connection and its statements may move between threads as long as
+// one at a time uses them. They move together in here, and `&mut self` is
+// needed to use them.
+unsafe impl Send for Snapshot {}
 
 pub enum Found {
     Nothing,
@@ -32,41 +54,47 @@ pub enum Found {
 }
 
 impl Snapshot {
-    pub fn new(database: Database) -> Self {
+    pub fn new(database: Database, sql: &Statements) -> Result<Self> {
         let wal = WalIndex::of(&database);
-        Self {
+        let prepared = Prepared::try_new(database, |database| -> Result<_> {
+            Ok(Prepare {
+                get: database.prepare(&sql.get)?,
+                begin: database.prepare("BEGIN")?,
+                commit: database.prepare("COMMIT")?,
+            })
+        })?;
+        Ok(Self {
             wal,
             held: None,
-            last_read: Instant::now(),
-            database,
-        }
+            last: Instant::now(),
+            prepared,
+        })
     }
 
     pub fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
-    pub fn get(&mut self, sql: &Statements, key: &str) -> Result<Found> {
-        let read = Instant::now();
-        let burst = read.duration_since(self.last_read) < BURST;
-        self.last_read = read;
-
-        let header = self.wal.as_ref().filter(|_| burst).map(WalIndex::header);
+    pub fn get(&mut self, key: &str) -> Result<Found> {
         if self.held.is_some() {
-            if self.held == header {
-                return self.select(sql, key);
+            if self.held == self.header() {
+                return self.select(key);
             }
             self.release()?;
         }
-        let Some(header) = header else {
-            return self.select(sql, key);
-        };
-        self.database.execute_batch("BEGIN")?;
-        let found = self.select(sql, key);
+        let read = Instant::now();
+        let burst = read.duration_since(self.last) < BURST;
+        self.last = read;
+        let header = if burst { self.header() } else { None };
+        if header.is_none() {
+            return self.select(key);
+        }
+        self.run(|prepared| prepared.begin.raw_execute())?;
+        let found = self.select(key);
         // The transaction began at the first row read. It corresponds to the
         // header only if that did not change around it.
-        if found.is_ok() && self.wal.as_ref().map(WalIndex::header) == Some(header) {
-            self.held = Some(header);
+        if found.is_ok() && self.header() == header {
+            self.held = header;
         } else {
             self.release()?;
         }
@@ -76,28 +104,28 @@ impl Snapshot {
     /// Ends a held transaction: while it is open, the log cannot start over.
     pub fn release(&mut self) -> Result<()> {
         self.held = None;
-        self.database.execute_batch("COMMIT")
+        self.last = Instant::now();
+        self.run(|prepared| prepared.commit.raw_execute()).map(|_| ())
     }
 
-    /// Ends a held transaction that was not read from for so long. Whether one
-    /// is still held.
-    pub fn release_if_idle(&mut self, idle: Duration) -> bool {
-        if self.is_held() && self.last_read.elapsed() >= idle {
-            // A read transaction has nothing to commit that could fail.
-            let _ = self.release();
-        }
-        self.is_held()
+    fn header(&self) -> Option<Header> {
+        self.wal.as_ref().map(WalIndex::header)
     }
 
-    fn select(&self, sql: &Statements, key: &str) -> Result<Found> {
-        let mut statement = self.database.prepare_cached(&sql.get)?;
-        let mut rows = statement.query(params![key, now()])?;
-        Ok(match rows.next()? {
-            None => Found::Nothing,
-            Some(row) => match as_text(row.get_ref(0)?) {
-                Some(text) => Found::Text(text.to_owned()),
-                None => Found::NotText,
-            },
+    fn select(&mut self, key: &str) -> Result<Found> {
+        self.run(|prepared| {
+            let mut rows = prepared.get.query(params![key, now()])?;
+            Ok(match rows.next()? {
+                None => Found::Nothing,
+                Some(row) => match as_text(row.get_ref(0)?) {
+                    Some(text) => Found::Text(text.to_owned()),
+                    None => Found::NotText,
+                },
+            })
         })
+    }
+
+    fn run<T>(&mut self, body: impl FnOnce(&mut Prepare<'_>) -> T) -> T {
+        self.prepared.with_dependent_mut(|_, prepared| body(prepared))
     }
 }

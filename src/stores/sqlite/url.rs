@@ -1,14 +1,22 @@
 //! `sqlite:` URLs.
 
+use super::{SqliteOptions, SqliteStore};
 use crate::kv::{Error, Result};
 use percent_encoding::percent_decode_str;
 
-/// The path in what follows `sqlite:` in a URL.
-///
-/// # Errors
-///
-/// [`Error::InvalidOption`] for hosts, queries and fragments.
-pub fn sqlite_path(rest: &str) -> Result<String> {
+impl SqliteStore {
+    /// The store that a URL names, given what follows `sqlite:` in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for hosts, queries and fragments, and for what
+    /// [`SqliteStore::at`] refuses.
+    pub fn at_url(rest: &str, options: SqliteOptions) -> Result<Self> {
+        Self::at(&path_of(rest)?, options)
+    }
+}
+
+fn path_of(rest: &str) -> Result<String> {
     if rest.contains(['?', '#']) {
         return Err(Error::InvalidOption(
             "options go into the second argument, not into the URL; write %3F and %23 for ? and # in a path".into(),
@@ -31,16 +39,19 @@ pub fn sqlite_path(rest: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::sqlite_path;
+    use super::*;
 
     #[test]
     fn paths_are_relative_absolute_or_in_memory() {
-        assert_eq!(sqlite_path("fedify.db").unwrap(), "fedify.db");
-        assert_eq!(sqlite_path("/var/fedify.db").unwrap(), "/var/fedify.db");
-        assert_eq!(sqlite_path("///var/my%20app%3F.db").unwrap(), "/var/my app?.db");
-        assert_eq!(sqlite_path(":memory:").unwrap(), ":memory:");
-        for bad in ["//host/fedify.db", "a?b", "a#b", "%ff"] {
-            assert!(sqlite_path(bad).is_err(), "{bad}");
+        let place =
+            |rest| SqliteStore::at_url(rest, SqliteOptions::default()).map(|store| store.shared.place.to_string());
+        let here = |path: &str| std::path::absolute(path).unwrap().display().to_string();
+        assert_eq!(place("fedify.db").unwrap(), here("fedify.db"));
+        assert_eq!(place("/var/fedify.db").unwrap(), here("/var/fedify.db"));
+        assert_eq!(place("///var/my%20app%3F.db").unwrap(), here("/var/my app?.db"));
+        assert_eq!(place(":memory:").unwrap(), ":memory:");
+        for bad in ["", "//host/fedify.db", "a?b", "a#b", "%ff"] {
+            assert!(place(bad).is_err(), "{bad}");
         }
     }
 }

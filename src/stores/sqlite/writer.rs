@@ -31,13 +31,17 @@ const SLICE: u32 = 256;
 const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
 const SWEEP_AT_LEAST: Duration = Duration::from_secs(60);
 
-/// A snapshot that is not read from for so long is let go.
-const SNAPSHOT_IDLE: Duration = Duration::from_millis(10);
+/// A held snapshot is let go after so long, and taken anew if reads go on.
+const HOLD: Duration = Duration::from_millis(10);
 
 /// Frames in the log from which its content is moved into the database, beside
 /// the writes; and from which writes wait until that is done.
 const CHECKPOINT_FRAMES: u32 = 1000;
 const MOST_FRAMES: u32 = 4000;
+
+/// When writes pause for so long, the rest of the log is moved too: reads that
+/// need not look into the log are faster.
+const PAUSE: Duration = Duration::from_millis(200);
 
 type Done = Vec<(Ticket, Outcome)>;
 
@@ -49,6 +53,7 @@ pub struct Writer {
     open: Option<Open>,
     sweep_at: Option<Instant>,
     release_at: Option<Instant>,
+    checkpoint_at: Option<Instant>,
     checkpointing: Arc<AtomicBool>,
     closed: bool,
 }
@@ -88,6 +93,7 @@ impl Writer {
             open: None,
             sweep_at: None,
             release_at: None,
+            checkpoint_at: None,
             checkpointing: Arc::default(),
             closed: false,
         }
@@ -100,7 +106,7 @@ impl Writer {
                 match self.wait().await {
                     Wake::Message(Some(message)) => self.take(message),
                     Wake::Message(None) => break,
-                    Wake::Held => self.release_at = Some(Instant::now() + SNAPSHOT_IDLE),
+                    Wake::Held => self.release_at = Some(Instant::now() + HOLD),
                     Wake::Due => {}
                 }
             }
@@ -110,12 +116,16 @@ impl Writer {
             self.work();
             self.sweep_if_due();
             self.release_if_due();
+            self.checkpoint_if_due();
         }
         self.close();
     }
 
     async fn wait(&mut self) -> Wake {
-        let due = [self.sweep_at, self.release_at].into_iter().flatten().min();
+        let due = [self.sweep_at, self.release_at, self.checkpoint_at]
+            .into_iter()
+            .flatten()
+            .min();
         let far = Instant::now() + Duration::from_secs(3600);
         tokio::select! {
             biased;
@@ -159,7 +169,7 @@ impl Writer {
         let clearing = self.clearing.as_ref();
         let fits = |job: &Job| match &job.command {
             Command::Get(key) | Command::Put(key, _) | Command::Cas(key, ..) => {
-                clearing.is_none_or(|clearing| !clearing.prefix.contains_json(&key.to_json()))
+                clearing.is_none_or(|clearing| !clearing.prefix.contains_json(key.as_json()))
             }
             _ => false,
         };
@@ -248,7 +258,7 @@ impl Writer {
         deadline: &mut Option<Millis>,
     ) -> Result<Outcome, Failure> {
         let result = match command {
-            Command::Get(key) => self.find(database, key).map(|found| value_reply(found, key)),
+            Command::Get(key) => self.find(database, key).map(|found| value_reply(found, key.clone())),
             Command::Put(key, write) => self.put(database, key, write, deadline).map(|()| Ok(Reply::Done)),
             Command::Cas(key, expected, write) => self.cas(database, key, expected.as_ref(), write, deadline),
             Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => {
@@ -264,7 +274,7 @@ impl Writer {
 
     fn find(&self, database: &Database, key: &Key) -> rusqlite::Result<Found> {
         let mut statement = database.prepare_cached(&self.shared.sql.get)?;
-        let mut rows = statement.query(params![key.to_json(), now()])?;
+        let mut rows = statement.query(params![key.as_json(), now()])?;
         Ok(match rows.next()? {
             None => Found::Nothing,
             Some(row) => as_text(row.get_ref(0)?).map_or(Found::NotText, |text| Found::Text(text.to_owned())),
@@ -281,13 +291,13 @@ impl Writer {
         match write {
             Write::Delete => database
                 .prepare_cached(&self.shared.sql.delete)?
-                .execute(params![key.to_json()])?,
+                .execute(params![key.as_json()])?,
             Write::Store { value, ttl } => {
                 let now = now();
                 let expires = ttl.map(|ttl| ttl.deadline(now));
                 *deadline = [*deadline, expires].into_iter().flatten().min();
                 database.prepare_cached(&self.shared.sql.put)?.execute(params![
-                    key.to_json(),
+                    key.as_json(),
                     value.as_str(),
                     now,
                     expires
@@ -308,7 +318,7 @@ impl Writer {
         let matches = match (self.find(database, key)?, expected) {
             (Found::Nothing, None) => Ok(true),
             (Found::Text(stored), Some(expected)) => expected.means(&stored, key),
-            (Found::NotText, Some(_)) => value_reply(Found::NotText, key).map(|_| false),
+            (Found::NotText, Some(_)) => value_reply(Found::NotText, key.clone()).map(|_| false),
             _ => Ok(false),
         };
         if matches == Ok(true) {
@@ -429,7 +439,8 @@ impl Writer {
             let _: Option<i64> = reading
                 .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
                 .ok();
-            *lock(&shared.snapshot) = Some(Snapshot::new(reading));
+            let snapshot = Snapshot::new(reading, &shared.sql).map_err(|error| database::error(&error))?;
+            *lock(&shared.snapshot) = Some(snapshot);
             shared.open.store(true, Ordering::Release);
         }
         Ok(())
@@ -472,6 +483,7 @@ impl Writer {
             std::thread::sleep(Duration::from_millis(1));
         }
         self.sweep_at = None;
+        self.checkpoint_at = None;
         self.open = None;
         self.closed = true;
     }
@@ -480,10 +492,14 @@ impl Writer {
         if self.release_at.is_none_or(|at| at > Instant::now()) {
             return;
         }
-        let held = lock(&self.shared.snapshot)
+        self.release_at = None;
+        if let Some(snapshot) = lock(&self.shared.snapshot)
             .as_mut()
-            .is_some_and(|it| it.release_if_idle(SNAPSHOT_IDLE));
-        self.release_at = held.then(|| Instant::now() + SNAPSHOT_IDLE);
+            .filter(|snapshot| snapshot.is_held())
+        {
+            // A read transaction has nothing to commit that could fail.
+            let _ = snapshot.release();
+        }
     }
 
     /// Sees to it that a sweep follows a deadline.
@@ -554,18 +570,32 @@ impl Writer {
                 .database
                 .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
             let _ = open.database.busy_timeout(self.shared.options.busy_timeout);
-        } else if frames.saturating_sub(backfilled) >= CHECKPOINT_FRAMES
-            && !self.checkpointing.swap(true, Ordering::AcqRel)
-        {
-            let shared = Arc::clone(&self.shared);
-            let checkpointing = Arc::clone(&self.checkpointing);
-            super::worker::spawn("sqlite-checkpoint", move || async move {
-                if let Ok(database) = Database::open_for_checkpoints(&shared.place) {
-                    let _ = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-                }
-                checkpointing.store(false, Ordering::Release);
-            });
+        } else if frames.saturating_sub(backfilled) >= CHECKPOINT_FRAMES {
+            self.checkpoint();
         }
+        self.checkpoint_at = (frames > backfilled).then(|| Instant::now() + PAUSE);
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if self.checkpoint_at.is_some_and(|at| at <= Instant::now()) {
+            self.checkpoint_at = None;
+            self.checkpoint();
+        }
+    }
+
+    /// Moves what is in the log into the database, on a thread of its own.
+    fn checkpoint(&self) {
+        if self.checkpointing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let checkpointing = Arc::clone(&self.checkpointing);
+        super::worker::spawn("sqlite-checkpoint", move || async move {
+            if let Ok(database) = Database::open_for_checkpoints(&shared.place) {
+                let _ = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            }
+            checkpointing.store(false, Ordering::Release);
+        });
     }
 }
 

@@ -1,0 +1,8 @@
+// Our stores beside the ones a user would pick instead, in one run. The two
+// sides of a row take turns, and a row shows the ratio of their medians: that
+// holds on a machine whose speed drifts.
+import { memory } from "./memory.mts";
+import { sqlite } from "./sqlite.mts";
+
+await sqlite();
+await memory();

@@ -1,0 +1,121 @@
+import type { KvStore } from "@fedify/fedify";
+
+/** What a row measures: does `operations` operations, one round of them. */
+export interface Case {
+  readonly name: string;
+  readonly operations: number;
+  run(store: KvStore, round: number): Promise<void>;
+}
+
+const ROUNDS = 7;
+
+/** Runs a case on both stores in turn and prints its row. */
+export async function compare(
+  { name, operations, run }: Case,
+  ours: KvStore,
+  peer: KvStore,
+): Promise<void> {
+  const times = { ours: [] as number[], peer: [] as number[] };
+  // The first round warms up.
+  for (let round = 0; round <= ROUNDS; round++) {
+    for (const side of ["peer", "ours"] as const) {
+      const store = side === "ours" ? ours : peer;
+      const start = performance.now();
+      await run(store, round);
+      const time = ((performance.now() - start) * 1000) / operations;
+      if (round > 0) times[side].push(time);
+    }
+  }
+  const [a, b] = [median(times.ours), median(times.peer)];
+  const columns = [
+    name.padEnd(44),
+    `${a.toFixed(1)} µs`.padStart(12),
+    `${b.toFixed(1)} µs`.padStart(12),
+    `${(b / a).toFixed(1)}×`.padStart(9),
+  ];
+  console.log(columns.join(""));
+}
+
+export function heading(title: string): void {
+  console.log(`\n${title}`);
+  const columns = ["per operation", "fedify-kv", "peer", "ratio"];
+  const [first, ...rest] = columns as [string, ...string[]];
+  console.log(
+    first.padEnd(44) + rest.map((column, i) => column.padStart(i < 2 ? 12 : 9)).join(""),
+  );
+}
+
+function median(numbers: number[]): number {
+  const sorted = numbers.toSorted((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? NaN;
+}
+
+/** A cached document of 490 bytes, as Fedify keeps them. */
+export const DOCUMENT = {
+  "@context": ["https://www.w3.org/ns/activitystreams", "https://w3id.org/security/v1"],
+  id: "https://example.com/users/alice",
+  type: "Person",
+  preferredUsername: "alice",
+  inbox: "https://example.com/users/alice/inbox",
+  outbox: "https://example.com/users/alice/outbox",
+  followers: "https://example.com/users/alice/followers",
+  summary: "x".repeat(140),
+};
+
+/** One at a time. */
+export function sequential(
+  name: string,
+  operations: number,
+  operation: (store: KvStore, index: number) => Promise<unknown>,
+): Case {
+  return {
+    name,
+    operations,
+    async run(store, round) {
+      for (let i = 0; i < operations; i++) {
+        await operation(store, round * operations + i);
+      }
+    },
+  };
+}
+
+/** So many at a time. */
+export function concurrent(
+  name: string,
+  width: number,
+  batches: number,
+  operation: (store: KvStore, index: number) => Promise<unknown>,
+): Case {
+  const operations = width * batches;
+  return {
+    name,
+    operations,
+    async run(store, round) {
+      for (let batch = 0; batch < batches; batch++) {
+        const first = round * operations + batch * width;
+        await Promise.all(Array.from({ length: width }, (_, i) => operation(store, first + i)));
+      }
+    },
+  };
+}
+
+/** A whole list, `times` times; an operation is one list or one entry. */
+export function listing(
+  name: string,
+  prefix: readonly [string, ...string[]],
+  entries: number,
+  per: "list" | "entry",
+  times: number,
+): Case {
+  return {
+    name,
+    operations: per === "list" ? times : times * entries,
+    async run(store) {
+      for (let i = 0; i < times; i++) {
+        let count = 0;
+        for await (const _ of store.list(prefix)) count++;
+        if (count !== entries) throw new Error(`${name}: ${count} entries`);
+      }
+    },
+  };
+}

@@ -1,0 +1,75 @@
+import { SqliteKvStore as FedifySqliteKvStore } from "@fedify/sqlite";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { SqliteKvStore } from "../index.js";
+import { compare, concurrent, DOCUMENT, heading, listing, sequential } from "./measure.mts";
+
+const ENTRIES = 100_000;
+
+export async function sqlite(): Promise<void> {
+  const folder = await mkdtemp(join(tmpdir(), "fedify-kv-bench-"));
+  try {
+    const database = new DatabaseSync(join(folder, "peer.db"));
+    await measure(
+      "SQLite, beside @fedify/sqlite on node:sqlite as documented",
+      new SqliteKvStore(join(folder, "ours.db")),
+      new FedifySqliteKvStore(database),
+      database,
+    );
+    database.close();
+
+    const wal = new DatabaseSync(join(folder, "peer-wal.db"));
+    wal.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
+    await measure(
+      'SQLite, durability "normal", beside @fedify/sqlite in WAL mode, synchronous = NORMAL',
+      new SqliteKvStore(join(folder, "ours-normal.db"), { durability: "normal" }),
+      new FedifySqliteKvStore(wal),
+      wal,
+    );
+    wal.close();
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+async function measure(
+  title: string,
+  ours: SqliteKvStore,
+  peer: FedifySqliteKvStore,
+  database: DatabaseSync,
+): Promise<void> {
+  // Filled in bulk on both sides: 2,000 prefixes of 50 entries.
+  const entries = Array.from({ length: ENTRIES }, (_, i) => key(i));
+  await Promise.all(entries.map((key) => ours.set(key, DOCUMENT)));
+  peer.initialize();
+  database.exec("BEGIN");
+  const insert = database.prepare("INSERT INTO fedify_kv VALUES (?, ?, 0, NULL)");
+  for (const key of entries) {
+    insert.run(JSON.stringify(key), JSON.stringify(DOCUMENT));
+  }
+  database.exec("COMMIT");
+
+  heading(title);
+  const get = (store: { get(key: Key): Promise<unknown> }, i: number) =>
+    store.get(key((i * 7919) % ENTRIES));
+  const set = (store: { set(key: Key, value: unknown): Promise<void> }, i: number) =>
+    store.set(key((i * 7919) % ENTRIES), DOCUMENT);
+  const cases = [
+    sequential("get, one at a time", 2000, get),
+    concurrent("get, 64 in flight", 64, 30, get),
+    sequential("set, one at a time", 200, set),
+    concurrent("set, 64 in flight", 64, 5, set),
+    listing("list of 50 among 100,000, the list", ["traces", "7"], 50, "list", 5),
+    listing("list of all 100,000, an entry", ["traces"], ENTRIES, "entry", 1),
+  ];
+  for (const each of cases) await compare(each, ours, peer);
+  await ours.close();
+}
+
+type Key = readonly [string, string, string];
+
+function key(i: number): Key {
+  return ["traces", String(i % (ENTRIES / 50)), String(i)];
+}
