@@ -41,7 +41,8 @@ export function heading(title: string): void {
   const columns = ["per operation", "fedify-kv", "peer", "ratio"];
   const [first, ...rest] = columns as [string, ...string[]];
   console.log(
-    first.padEnd(44) + rest.map((column, i) => column.padStart(i < 2 ? 12 : 9)).join(""),
+    first.padEnd(44) +
+      rest.map((column, i) => column.padStart(i < 2 ? 12 : 9)).join(""),
   );
 }
 
@@ -52,7 +53,10 @@ function median(numbers: number[]): number {
 
 /** A cached document of 490 bytes, as Fedify keeps them. */
 export const DOCUMENT = {
-  "@context": ["https://www.w3.org/ns/activitystreams", "https://w3id.org/security/v1"],
+  "@context": [
+    "https://www.w3.org/ns/activitystreams",
+    "https://w3id.org/security/v1",
+  ],
   id: "https://example.com/users/alice",
   type: "Person",
   preferredUsername: "alice",
@@ -93,7 +97,9 @@ export function concurrent(
     async run(store, round) {
       for (let batch = 0; batch < batches; batch++) {
         const first = round * operations + batch * width;
-        await Promise.all(Array.from({ length: width }, (_, i) => operation(store, first + i)));
+        await Promise.all(
+          Array.from({ length: width }, (_, i) => operation(store, first + i)),
+        );
       }
     },
   };

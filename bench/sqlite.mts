@@ -4,7 +4,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { SqliteKvStore } from "../index.js";
-import { compare, concurrent, DOCUMENT, heading, listing, sequential } from "./measure.mts";
+import {
+  compare,
+  concurrent,
+  DOCUMENT,
+  heading,
+  listing,
+  sequential,
+} from "./measure.mts";
 
 const ENTRIES = 100_000;
 
@@ -24,7 +31,9 @@ export async function sqlite(): Promise<void> {
     wal.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
     await measure(
       'SQLite, durability "normal", beside @fedify/sqlite in WAL mode, synchronous = NORMAL',
-      new SqliteKvStore(join(folder, "ours-normal.db"), { durability: "normal" }),
+      new SqliteKvStore(join(folder, "ours-normal.db"), {
+        durability: "normal",
+      }),
       new FedifySqliteKvStore(wal),
       wal,
     );
@@ -45,7 +54,9 @@ async function measure(
   await Promise.all(entries.map((key) => ours.set(key, DOCUMENT)));
   peer.initialize();
   database.exec("BEGIN");
-  const insert = database.prepare("INSERT INTO fedify_kv VALUES (?, ?, 0, NULL)");
+  const insert = database.prepare(
+    "INSERT INTO fedify_kv VALUES (?, ?, 0, NULL)",
+  );
   for (const key of entries) {
     insert.run(JSON.stringify(key), JSON.stringify(DOCUMENT));
   }
@@ -54,14 +65,37 @@ async function measure(
   heading(title);
   const get = (store: { get(key: Key): Promise<unknown> }, i: number) =>
     store.get(key((i * 7919) % ENTRIES));
-  const set = (store: { set(key: Key, value: unknown): Promise<void> }, i: number) =>
-    store.set(key((i * 7919) % ENTRIES), DOCUMENT);
+  const set = (
+    store: { set(key: Key, value: unknown): Promise<void> },
+    i: number,
+  ) => store.set(key((i * 7919) % ENTRIES), DOCUMENT);
+  const mark = (i: number): Key => [
+    "_fedify",
+    "activityIdempotence",
+    String(i % 100),
+  ];
+  for (let i = 0; i < 100; i++) {
+    await ours.set(mark(i), true);
+    await peer.set(mark(i), true);
+  }
   const cases = [
-    sequential("get, one at a time", 2000, get),
-    concurrent("get, 64 in flight", 64, 30, get),
-    sequential("set, one at a time", 200, set),
-    concurrent("set, 64 in flight", 64, 5, set),
-    listing("list of 50 among 100,000, the list", ["traces", "7"], 50, "list", 5),
+    sequential("get a mark (true), one at a time", 5000, (store, i) =>
+      store.get(mark(i)),
+    ),
+    concurrent("get a mark, 64 in flight", 64, 80, (store, i) =>
+      store.get(mark(i)),
+    ),
+    sequential("get a document (490 B), one at a time", 2000, get),
+    concurrent("get a document, 64 in flight", 64, 30, get),
+    sequential("set a document, one at a time", 200, set),
+    concurrent("set a document, 64 in flight", 64, 5, set),
+    listing(
+      "list of 50 among 100,000, the list",
+      ["traces", "7"],
+      50,
+      "list",
+      5,
+    ),
     listing("list of all 100,000, an entry", ["traces"], ENTRIES, "entry", 1),
   ];
   for (const each of cases) await compare(each, ours, peer);
@@ -71,5 +105,6 @@ async function measure(
 type Key = readonly [string, string, string];
 
 function key(i: number): Key {
-  return ["traces", String(i % (ENTRIES / 50)), String(i)];
+  // The spans of a trace are written one after another.
+  return ["traces", String(Math.floor(i / 50)), String(i)];
 }

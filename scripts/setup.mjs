@@ -46,7 +46,15 @@ const installed =
   existsSync(packages) &&
   readFileSync(packages, "utf8") === lock;
 if (!installed) {
-  run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+  // Not `npm ci`: it refuses a lock file without the binaries for other
+  // platforms, which npm leaves out where a registry doesn't have them.
+  run("npm", [
+    "install",
+    "--no-save",
+    "--no-audit",
+    "--no-fund",
+    "--loglevel=error",
+  ]);
   mkdirSync(stamps, { recursive: true });
   writeFileSync(packages, lock);
 }

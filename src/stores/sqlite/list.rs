@@ -12,6 +12,9 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+/// The first page is short: the consumer works on it while the next is read.
+const FIRST_PAGE: u32 = 16;
+
 /// Opened by the first page, closed by the writer.
 #[derive(Default)]
 pub struct ListConnection {
@@ -81,16 +84,20 @@ impl SqlitePages {
 
     fn read(&mut self, database: &Database) -> rusqlite::Result<Page> {
         let sql = &self.shared.sql;
+        let mut limits = self.limits;
         let (text, from) = match &self.after {
-            None => (&sql.first_page, &self.first),
+            None => {
+                limits.entries = limits.entries.min(FIRST_PAGE);
+                (&sql.first_page, &self.first)
+            }
             Some(after) => (&sql.next_page, after),
         };
         let mut page = Page::default();
         let mut statement = database.prepare_cached(text)?;
-        let mut rows = statement.query(params![from, self.last, now(), self.limits.entries])?;
+        let mut rows = statement.query(params![from, self.last, now(), limits.entries])?;
         let mut read = 0;
         let mut last_key = None;
-        while !page.is_full(self.limits)
+        while !page.is_full(limits)
             && let Some(row) = rows.next()?
         {
             let key = row.get_ref(0)?;
@@ -98,7 +105,7 @@ impl SqlitePages {
             last_key = Some(key.try_into().unwrap_or(Value::Null));
             read += 1;
         }
-        let full = page.is_full(self.limits);
+        let full = page.is_full(limits);
         drop(rows);
         drop(statement);
         if read > 0 {

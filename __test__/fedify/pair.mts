@@ -1,0 +1,105 @@
+// Alice and Bob: the demo's server twice, each on a store of its own, and all
+// of it gone when the test is. Test files take their rows from here.
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import * as fedify1 from "fedify-1.10";
+import * as otel1 from "fedify-1.10/otel";
+import * as vocab1 from "fedify-1.10/vocab";
+import { type Fedify, installedFedify } from "../../examples/demo/fedify.mts";
+import { type Server, startServer } from "../../examples/demo/server.mts";
+import { MemoryKvStore, SqliteKvStore } from "../../index.js";
+
+export type Store = MemoryKvStore | SqliteKvStore;
+
+export interface StoreRow {
+  readonly store: string;
+  /** A store under `name`; the same directory and name mean the same data. */
+  open(directory: string, name: string): Store;
+  /** Whether the data outlives the store object. */
+  readonly durable: boolean;
+}
+
+export const stores: readonly StoreRow[] = [
+  {
+    store: "SqliteKvStore",
+    open: (directory, name) => new SqliteKvStore(join(directory, `${name}.db`)),
+    durable: true,
+  },
+  {
+    store: "MemoryKvStore",
+    open: () => new MemoryKvStore(),
+    durable: false,
+  },
+];
+
+export interface FedifyRow {
+  readonly version: string;
+  readonly fedify: Fedify;
+}
+
+// The classes of the two versions differ by name only to TypeScript: what the
+// server uses of them has the same shape.
+const oldFedify = { ...fedify1, ...otel1, vocab: vocab1 } as unknown as Fedify;
+
+export const versions: readonly FedifyRow[] = [
+  { version: "2.3.6", fedify: installedFedify },
+  { version: "1.10.12", fedify: oldFedify },
+];
+
+/** Each store with each version of Fedify. */
+export const rows = stores.flatMap((store) =>
+  versions.map((version) => ({ ...store, ...version })),
+);
+
+export interface Pair extends AsyncDisposable {
+  readonly alice: Server;
+  readonly bob: Server;
+  readonly aliceKv: Store;
+  readonly bobKv: Store;
+  readonly directory: string;
+}
+
+export async function startPair({
+  fedify,
+  open,
+}: StoreRow & FedifyRow): Promise<Pair> {
+  await using stack = new AsyncDisposableStack();
+  const directory = await temporaryDirectory(stack);
+  const aliceKv = stack.use(open(directory, "alice"));
+  const bobKv = stack.use(open(directory, "bob"));
+  const alice = stack.use(
+    await startServer({ fedify, kv: aliceKv, name: "alice" }),
+  );
+  const bob = stack.use(await startServer({ fedify, kv: bobKv, name: "bob" }));
+  const started = stack.move();
+  return {
+    alice,
+    bob,
+    aliceKv,
+    bobKv,
+    directory,
+    [Symbol.asyncDispose]: () => started.disposeAsync(),
+  };
+}
+
+/** A new directory that goes with `stack`. */
+export async function temporaryDirectory(
+  stack: AsyncDisposableStack,
+): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), "fedify-kv-test-"));
+  stack.defer(() => rm(directory, { recursive: true }));
+  return directory;
+}
+
+/** All keys under `prefix`, less the prefix. */
+export async function keysUnder(
+  kv: Store,
+  prefix: readonly [string, ...string[]],
+): Promise<string[][]> {
+  const keys = [];
+  for await (const { key } of kv.list(prefix)) {
+    keys.push(key.slice(prefix.length));
+  }
+  return keys;
+}

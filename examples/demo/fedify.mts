@@ -1,0 +1,17 @@
+// The parts of Fedify that a server here is made of, as one value: the same
+// server then runs on whichever version of Fedify it is handed.
+import * as fedify from "@fedify/fedify";
+import { FedifySpanExporter } from "@fedify/fedify/otel";
+import * as vocab from "@fedify/fedify/vocab";
+
+export interface Fedify {
+  readonly createFederation: typeof fedify.createFederation;
+  readonly exportJwk: typeof fedify.exportJwk;
+  readonly FedifySpanExporter: typeof FedifySpanExporter;
+  readonly importJwk: typeof fedify.importJwk;
+  readonly InProcessMessageQueue: typeof fedify.InProcessMessageQueue;
+  readonly signRequest: typeof fedify.signRequest;
+  readonly vocab: typeof vocab;
+}
+
+export const installedFedify: Fedify = { ...fedify, FedifySpanExporter, vocab };
