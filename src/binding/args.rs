@@ -9,7 +9,6 @@ use jiff::civil::DateTime;
 use jiff::{Span, Timestamp};
 use napi::ValueType;
 use napi::bindgen_prelude::{FromNapiValue, TypeName, ValidateNapiValue, sys};
-use std::ffi::CStr;
 use std::time::Duration;
 
 /// The largest page that a caller may ask for. A page is held in memory as
@@ -57,9 +56,7 @@ fn parts(js: Js, value: Value) -> Result<KeyBuilder> {
     }
     let mut parts = KeyBuilder::default();
     for index in 0..js.length(value) {
-        let part = js
-            .element(value, index)
-            .map_err(|thrown| Error::InvalidKey(js.words(thrown)))?;
+        let part = js.element(value, index).unwrap_or(js.undefined());
         js.with_text(part, |part| parts.push(part)).map_err(|why| {
             Error::InvalidKey(match why {
                 NotText::NotString => format!("part {index} is not a string"),
@@ -93,9 +90,7 @@ impl Parse for Json {
         if js.is_undefined(value) {
             return Ok(Self(None));
         }
-        let text = js
-            .stringify(value)
-            .map_err(|thrown| Error::InvalidValue(js.words(thrown)))?;
+        let text = js.stringify(value).map_err(|thrown| Error::InvalidValue(thrown.0))?;
         match js.to_text(text) {
             Ok(text) => Ok(Self(Some(JsonText::new(text)))),
             Err(_) => Err(Error::InvalidValue("JSON has no form for it".into())),
@@ -114,9 +109,7 @@ impl Parse for SetOptions {
         if !js.is_object(value) {
             return Err(Error::InvalidOption("the options are not an object".into()));
         }
-        let ttl = js
-            .get(value, c"ttl")
-            .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+        let ttl = js.get(value, "ttl").map_err(|thrown| Error::InvalidTtl(thrown.0))?;
         if js.is_undefined(ttl) {
             return Ok(Self(Lifetime::Unlimited));
         }
@@ -125,9 +118,7 @@ impl Parse for SetOptions {
                 "it is neither a Temporal.Duration nor an object like { hours: 1 }".into(),
             ));
         }
-        let total = js
-            .get(ttl, c"total")
-            .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+        let total = js.get(ttl, "total").map_err(|thrown| Error::InvalidTtl(thrown.0))?;
         let millis = if js.is_function(total) {
             temporal_millis(js, ttl, total)
         } else {
@@ -141,13 +132,13 @@ impl Parse for SetOptions {
 fn temporal_millis(js: Js, ttl: Value, total: Value) -> Result<f64> {
     // Only months and the like need a date, and parsing one costs the
     // JavaScript implementations more than all the rest.
-    let is_zero = |name: &CStr| js.get(ttl, name).ok().and_then(|field| js.to_number(field)) == Some(0.0);
-    let plain = is_zero(c"years") && is_zero(c"months") && is_zero(c"weeks");
+    let is_zero = |name: &str| js.get(ttl, name).ok().and_then(|field| js.to_number(field)) == Some(0.0);
+    let plain = is_zero("years") && is_zero("months") && is_zero("weeks");
     let today = (!plain).then(|| Timestamp::now().strftime("%Y-%m-%d").to_string());
     let options = js.total_options(today.as_deref());
     let millis = js
         .call(ttl, total, &[options])
-        .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+        .map_err(|thrown| Error::InvalidTtl(thrown.0))?;
     js.to_number(millis)
         .filter(|millis| !millis.is_nan())
         .ok_or_else(|| Error::InvalidTtl("its total() gave no number".into()))
@@ -156,31 +147,26 @@ fn temporal_millis(js: Js, ttl: Value, total: Value) -> Result<f64> {
 /// The length of `{ days: 1, hours: 12 }`: what Temporal.Duration.from takes,
 /// and fractions of all but years and months.
 fn duration_millis(js: Js, ttl: Value) -> Result<f64> {
-    let field = |name: &CStr| -> Result<Option<f64>> {
-        let value = js
-            .get(ttl, name)
-            .map_err(|thrown| Error::InvalidTtl(js.words(thrown)))?;
+    let field = |name: &str| -> Result<Option<f64>> {
+        let value = js.get(ttl, name).map_err(|thrown| Error::InvalidTtl(thrown.0))?;
         if js.is_undefined(value) {
             return Ok(None);
         }
         match js.to_number(value) {
             Some(number) if number.is_finite() => Ok(Some(number)),
-            _ => Err(Error::InvalidTtl(format!(
-                "{} is not a finite number",
-                name.to_string_lossy()
-            ))),
+            _ => Err(Error::InvalidTtl(format!("{name} is not a finite number"))),
         }
     };
-    let calendar = [field(c"years")?, field(c"months")?];
+    let calendar = [field("years")?, field("months")?];
     let exact = [
-        (field(c"weeks")?, 604_800_000.0),
-        (field(c"days")?, 86_400_000.0),
-        (field(c"hours")?, 3_600_000.0),
-        (field(c"minutes")?, 60_000.0),
-        (field(c"seconds")?, 1_000.0),
-        (field(c"milliseconds")?, 1.0),
-        (field(c"microseconds")?, 1e-3),
-        (field(c"nanoseconds")?, 1e-6),
+        (field("weeks")?, 604_800_000.0),
+        (field("days")?, 86_400_000.0),
+        (field("hours")?, 3_600_000.0),
+        (field("minutes")?, 60_000.0),
+        (field("seconds")?, 1_000.0),
+        (field("milliseconds")?, 1.0),
+        (field("microseconds")?, 1e-3),
+        (field("nanoseconds")?, 1e-6),
     ];
     let given: Vec<f64> = calendar
         .into_iter()
@@ -232,19 +218,16 @@ impl Parse for Request {
         if !js.is_object(value) {
             return Err(Error::InvalidKey("the prefix is not an array of strings".into()));
         }
-        let option = |name| {
-            js.get(value, name)
-                .map_err(|thrown| Error::InvalidOption(js.words(thrown)))
-        };
-        let prefix = option(c"prefix")?;
+        let option = |name| js.get(value, name).map_err(|thrown| Error::InvalidOption(thrown.0));
+        let prefix = option("prefix")?;
         if !js.is_nullish(prefix) {
             request.prefix = parts(js, prefix)?.prefix();
         }
-        let page_size = option(c"pageSize")?;
+        let page_size = option("pageSize")?;
         if !js.is_undefined(page_size) {
             request.limits.entries = page_entries(js, page_size)?;
         }
-        let signal = option(c"signal")?;
+        let signal = option("signal")?;
         if !js.is_nullish(signal) {
             request.signal = Some(abort_signal(js, signal)?);
         }
@@ -270,10 +253,10 @@ fn page_entries(js: Js, value: Value) -> Result<u32> {
 fn abort_signal(js: Js, value: Value) -> Result<Ref> {
     let listens = js.is_object(value)
         && js
-            .get(value, c"addEventListener")
+            .get(value, "addEventListener")
             .is_ok_and(|method| js.is_function(method))
         && js
-            .get(value, c"removeEventListener")
+            .get(value, "removeEventListener")
             .is_ok_and(|method| js.is_function(method));
     if !listens {
         return Err(Error::InvalidOption("signal is not an AbortSignal".into()));
@@ -302,30 +285,28 @@ impl Parse for SqliteOptions {
             return Err(Error::InvalidOption("the options are not an object".into()));
         }
         let option = |name| {
-            let value = js
-                .get(value, name)
-                .map_err(|thrown| Error::InvalidOption(js.words(thrown)))?;
+            let value = js.get(value, name).map_err(|thrown| Error::InvalidOption(thrown.0))?;
             Ok((!js.is_undefined(value)).then_some(value))
         };
-        if let Some(name) = option(c"tableName")? {
+        if let Some(name) = option("tableName")? {
             let name = js
                 .to_text(name)
                 .map_err(|_| Error::InvalidOption("tableName must be a string".into()))?;
             options = options.table(name)?;
         }
-        if let Some(initialized) = option(c"initialized")? {
+        if let Some(initialized) = option("initialized")? {
             options.initialized = js
                 .to_bool(initialized)
                 .ok_or_else(|| Error::InvalidOption("initialized must be a boolean".into()))?;
         }
-        if let Some(durability) = option(c"durability")? {
+        if let Some(durability) = option("durability")? {
             options.durability = match js.to_text(durability).as_deref() {
                 Ok("full") => Durability::Full,
                 Ok("normal") => Durability::Normal,
                 _ => return Err(Error::InvalidOption(r#"durability must be "full" or "normal""#.into())),
             };
         }
-        if let Some(timeout) = option(c"busyTimeout")? {
+        if let Some(timeout) = option("busyTimeout")? {
             options.busy_timeout = js
                 .to_number(timeout)
                 .filter(|millis| (0.0..=2_147_483_647.0).contains(millis))

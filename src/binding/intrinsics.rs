@@ -1,52 +1,150 @@
-//! JavaScript's own functions that the binding calls, looked up once for each
-//! environment, so that nobody who replaces them later changes stored data.
+//! JavaScript that the binding calls, compiled once for each environment.
+//!
+//! Whatever may throw is called from JavaScript that catches. Node-API shows
+//! the end of a worker thread as an exception too, and that one must be left
+//! alone: who clears it keeps the thread running for ever.
 
-use super::js::{Js, Ref, Result, Value};
+use super::js::{Js, Ref, Stopped, Value};
 use super::text::Text;
 use napi::sys;
 use std::ffi::c_void;
 use std::ptr;
 
+/// An attempt returns its result, or an object with the error in a list of one.
+/// The originals are taken here, so that nobody who replaces them later changes
+/// stored data.
+const SCRIPT: &str = "(() => {
+  const { parse, stringify } = JSON;
+  const { apply, get } = Reflect;
+  const attempt = (run) => (...args) => {
+    try {
+      return [run(...args)];
+    } catch (error) {
+      return { error };
+    }
+  };
+  return [
+    (value) => {
+      try {
+        return stringify(value);
+      } catch (error) {
+        return { error };
+      }
+    },
+    (text) => {
+      try {
+        return parse(text);
+      } catch {
+        return undefined;
+      }
+    },
+    attempt(get),
+    attempt(apply),
+    attempt((error) => String(error?.message ?? error)),
+    setImmediate,
+  ];
+})()";
+
 struct Intrinsics {
-    json: Ref,
-    parse: Ref,
     stringify: Ref,
+    parse: Ref,
+    get: Ref,
+    apply: Ref,
+    message: Ref,
     set_immediate: Ref,
+}
+
+/// What JavaScript code threw, in words.
+#[derive(Debug)]
+pub struct Thrown(pub String);
+
+pub type Result<T> = std::result::Result<T, Thrown>;
+
+/// Nothing can be said any more, and nobody hears it.
+impl From<Stopped> for Thrown {
+    fn from(_: Stopped) -> Self {
+        Self(String::new())
+    }
 }
 
 impl Js {
     /// `JSON.stringify(value)`: text, or `undefined` for what it doesn't keep.
     pub fn stringify(self, value: Value) -> Result<Value> {
-        let intrinsics = self.intrinsics()?;
-        self.call(self.kept(&intrinsics.json), self.kept(&intrinsics.stringify), &[value])
+        let result = self.run(|it| &it.stringify, &[value])?;
+        if self.is_object(result) {
+            return Err(self.thrown(result));
+        }
+        Ok(result)
     }
 
-    /// `JSON.parse(text)`
-    pub fn parse(self, text: &Text) -> Result<Value> {
-        let intrinsics = self.intrinsics()?;
-        let text = self.text(text)?;
-        self.call(self.kept(&intrinsics.json), self.kept(&intrinsics.parse), &[text])
+    /// `JSON.parse(text)`; `None` for what is not JSON.
+    pub fn parse(self, text: &Text) -> Option<Value> {
+        let text = self.text(text).ok()?;
+        let value = self.run(|it| &it.parse, &[text]).ok()?;
+        (!self.is_undefined(value)).then_some(value)
+    }
+
+    /// A property, which may be a getter that throws.
+    pub fn get(self, object: Value, name: &str) -> Result<Value> {
+        let name = self.string(name);
+        let result = self.run(|it| &it.get, &[object, name])?;
+        self.attempted(result)
+    }
+
+    pub fn call(self, this: Value, function: Value, arguments: &[Value]) -> Result<Value> {
+        let arguments = self.array(arguments)?;
+        let result = self.run(|it| &it.apply, &[function, this, arguments])?;
+        self.attempted(result)
+    }
+
+    pub fn call_method(self, object: Value, name: &str, arguments: &[Value]) -> Result<Value> {
+        let method = self.get(object, name)?;
+        self.call(object, method, arguments)
     }
 
     /// Runs `body` in a later turn of the event loop, after pending I/O.
     pub fn set_immediate<F: Fn(Js) + 'static>(self, body: F) -> Result<()> {
-        let intrinsics = self.intrinsics()?;
         let function = self.function(body);
-        self.call(self.undefined(), self.kept(&intrinsics.set_immediate), &[function])
-            .map(|_| ())
+        self.run(|it| &it.set_immediate, &[function])?;
+        Ok(())
     }
 
-    fn intrinsics(self) -> Result<&'static Intrinsics> {
+    fn attempted(self, result: Value) -> Result<Value> {
+        if self.is_array(result) {
+            Ok(self.element(result, 0)?)
+        } else {
+            Err(self.thrown(result))
+        }
+    }
+
+    fn thrown(self, result: Value) -> Thrown {
+        let words = || {
+            let error = self.property(result, c"error").ok()?;
+            let message = self.run(|it| &it.message, &[error]).ok()?;
+            self.to_text(self.element(message, 0).ok()?).ok()
+        };
+        Thrown(words().unwrap_or_default())
+    }
+
+    fn run(self, function: impl Fn(&Intrinsics) -> &Ref, arguments: &[Value]) -> std::result::Result<Value, Stopped> {
+        let function = self.kept(function(self.intrinsics()?));
+        self.call_safe(function, arguments)
+    }
+
+    fn intrinsics(self) -> std::result::Result<&'static Intrinsics, Stopped> {
         let mut data = ptr::null_mut();
         // SAFETY: the environment is live, and the result is a local.
         unsafe { sys::napi_get_instance_data(self.env(), &raw mut data) };
         if data.is_null() {
-            let json = self.global(c"JSON")?;
+            let functions = self.evaluate(SCRIPT)?;
+            let function = |index| self.element(functions, index).map(|function| self.keep(function));
             let intrinsics = Box::new(Intrinsics {
-                json: self.keep(json),
-                parse: self.keep(self.get(json, c"parse")?),
-                stringify: self.keep(self.get(json, c"stringify")?),
-                set_immediate: self.keep(self.global(c"setImmediate")?),
+                stringify: function(0)?,
+                parse: function(1)?,
+                get: function(2)?,
+                apply: function(3)?,
+                message: function(4)?,
+                set_immediate: function(5)?,
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;

@@ -13,11 +13,12 @@ use std::ptr;
 /// A JavaScript value; good until the callback that it was made in returns.
 pub type Value = sys::napi_value;
 
-/// What JavaScript code threw.
+/// A call failed. Nothing called from here throws errors of its own, so the
+/// thread is being terminated, or the value was of another type than asked for.
 #[derive(Clone, Copy, Debug)]
-pub struct Thrown(pub Value);
+pub struct Stopped;
 
-pub type Result<T> = std::result::Result<T, Thrown>;
+pub type Result<T> = std::result::Result<T, Stopped>;
 
 /// The environment, during a callback on its thread.
 #[derive(Clone, Copy)]
@@ -50,7 +51,7 @@ macro_rules! node {
         let mut result = $initial;
         // SAFETY: see the macro.
         let status = unsafe { sys::$function($js.0 $(, $argument)*, &raw mut result) };
-        if status == sys::Status::napi_ok { Ok(result) } else { Err($js.take_exception()) }
+        if status == sys::Status::napi_ok { Ok(result) } else { Err(Stopped) }
     }};
 }
 
@@ -67,14 +68,6 @@ impl Js {
         self.0
     }
 
-    /// The exception that made a call fail; `undefined` where none did.
-    fn take_exception(self) -> Thrown {
-        let mut exception = ptr::null_mut();
-        // SAFETY: the environment is live, and the result is a local.
-        unsafe { sys::napi_get_and_clear_last_exception(self.0, &raw mut exception) };
-        Thrown(exception)
-    }
-
     pub fn undefined(self) -> Value {
         node!(napi_get_undefined(self) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
     }
@@ -88,7 +81,7 @@ impl Js {
         node!(napi_create_double(self, value as f64) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
     }
 
-    /// Fails only for what is longer than the engine's strings can be.
+    /// Fails for what is longer than the engine's strings can be.
     pub fn text(self, text: &Text) -> Result<Value> {
         match text {
             Text::Latin1(bytes) => {
@@ -100,13 +93,13 @@ impl Js {
         }
     }
 
-    fn str(self, text: &str) -> Value {
+    pub fn string(self, text: &str) -> Value {
         self.text(&Text::from(text)).unwrap_or_else(|_| self.undefined())
     }
 
     pub fn error(self, error: &Error) -> Value {
-        let code = self.str(error.code());
-        let message = self.str(&error.to_string());
+        let code = self.string(error.code());
+        let message = self.string(&error.to_string());
         let made = match error {
             Error::InvalidKey(_) | Error::InvalidValue(_) | Error::InvalidOption(_) => {
                 node!(napi_create_type_error(self, code, message) -> ptr::null_mut())
@@ -170,14 +163,24 @@ impl Js {
         node!(napi_get_element(self, array, index) -> ptr::null_mut())
     }
 
-    /// A property, which may be a getter that throws.
-    pub fn get(self, object: Value, name: &CStr) -> Result<Value> {
+    /// A property of an object of ours.
+    pub fn property(self, object: Value, name: &CStr) -> Result<Value> {
         node!(napi_get_named_property(self, object, name.as_ptr()) -> ptr::null_mut())
     }
 
-    pub fn global(self, name: &CStr) -> Result<Value> {
-        let global = node!(napi_get_global(self) -> ptr::null_mut())?;
-        self.get(global, name)
+    pub fn array(self, elements: &[Value]) -> Result<Value> {
+        let array = node!(napi_create_array(self) -> ptr::null_mut())?;
+        for (index, element) in (0..).zip(elements) {
+            // SAFETY: the environment is live and both values belong to it.
+            unsafe { sys::napi_set_element(self.0, array, index, *element) };
+        }
+        Ok(array)
+    }
+
+    /// Runs a script of ours; its value.
+    pub fn evaluate(self, script: &str) -> Result<Value> {
+        let script = self.string(script);
+        node!(napi_run_script(self, script) -> ptr::null_mut())
     }
 
     pub fn to_number(self, value: Value) -> Option<f64> {
@@ -226,13 +229,10 @@ impl Js {
         utf8(&long[..length], &mut vec![0; 3 * length]).map(body)
     }
 
-    pub fn call(self, this: Value, function: Value, arguments: &[Value]) -> Result<Value> {
+    /// Calls a function that doesn't throw.
+    pub fn call_safe(self, function: Value, arguments: &[Value]) -> Result<Value> {
+        let this = self.undefined();
         node!(napi_call_function(self, this, function, arguments.len(), arguments.as_ptr()) -> ptr::null_mut())
-    }
-
-    pub fn call_method(self, object: Value, name: &CStr, arguments: &[Value]) -> Result<Value> {
-        let method = self.get(object, name)?;
-        self.call(object, method, arguments)
     }
 
     /// `{ unit: "millisecond", relativeTo }`, what a duration's `total` takes.
@@ -240,38 +240,27 @@ impl Js {
         let Ok(options) = node!(napi_create_object(self) -> ptr::null_mut()) else {
             return self.undefined();
         };
-        self.set(options, c"unit", self.str("millisecond"));
+        self.set(options, c"unit", self.string("millisecond"));
         if let Some(date) = relative_to {
-            self.set(options, c"relativeTo", self.str(date));
+            self.set(options, c"relativeTo", self.string(date));
         }
         options
-    }
-
-    /// What was thrown, in words.
-    pub fn words(self, thrown: Thrown) -> String {
-        let message = if self.is_object(thrown.0) {
-            self.get(thrown.0, c"message")
-        } else {
-            Ok(thrown.0)
-        };
-        message
-            .and_then(|message| node!(napi_coerce_to_string(self, message) -> ptr::null_mut()))
-            .ok()
-            .and_then(|message| self.to_text(message).ok())
-            .unwrap_or_default()
     }
 
     pub fn promise(self) -> (Deferred, Value) {
         let mut promise = ptr::null_mut();
         let mut deferred = ptr::null_mut();
-        // SAFETY: the environment is live, and both results are locals.
-        let status = unsafe { sys::napi_create_promise(self.0, &raw mut deferred, &raw mut promise) };
-        assert_eq!(status, sys::Status::napi_ok, "a live environment can make a promise");
+        // SAFETY: the environment is live, and both results are locals. They
+        // stay null where the thread is being terminated: nobody waits there.
+        unsafe { sys::napi_create_promise(self.0, &raw mut deferred, &raw mut promise) };
         (Deferred(deferred), promise)
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a deferred is used once")]
     pub fn settle(self, deferred: Deferred, result: std::result::Result<Value, Value>) {
+        if deferred.0.is_null() {
+            return;
+        }
         // SAFETY: the environment is live; a deferred is consumed here, so it
         // is used once.
         unsafe {

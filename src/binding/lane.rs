@@ -137,7 +137,7 @@ pub fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
     match outcome {
         Ok(Reply::Value(key, Some(value))) => js
             .parse(&Text::from(value.into_string()))
-            .map_err(|_| js.error(&Error::Corrupt(format!("the value of {key} is not JSON")))),
+            .ok_or_else(|| js.error(&Error::Corrupt(format!("the value of {key} is not JSON")))),
         Ok(Reply::Value(_, None) | Reply::Done) => Ok(js.undefined()),
         Ok(Reply::Swapped(swapped)) => Ok(js.boolean(swapped)),
         Ok(Reply::Count(count)) => Ok(js.count(count)),

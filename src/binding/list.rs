@@ -56,8 +56,11 @@ pub struct Request {
 
 enum Source {
     Unstarted(Arc<dyn Store>, Prefix, PageLimits),
-    /// Pages come from a reader thread.
-    Channel(Receiver<Message>),
+    /// Pages come from a reader thread, which lives as long as the store.
+    Channel {
+        receiver: Receiver<Message>,
+        _store: Arc<dyn Store>,
+    },
     /// Pages come without waiting.
     Inline(Box<dyn Pages>),
     Failed(Failure),
@@ -135,6 +138,7 @@ impl List {
 
     /// `return()`: ends the list. Calls still waiting find it ended.
     pub fn end(self: &Rc<Self>, js: Js) {
+        self.state.borrow_mut().over = true;
         self.stop(js, Source::End);
     }
 
@@ -159,6 +163,7 @@ impl List {
         let page = state.page.take();
         drop(state);
         drop((old, page));
+        self.unlisten(js);
         self.serve(js);
     }
 
@@ -200,14 +205,14 @@ impl List {
                     let Source::Failed(failure) = failed else { continue };
                     return Some(Err(match failure {
                         Failure::Error(error) => js.error(&error),
-                        Failure::Reason(holder) => js.get(js.kept(&holder), c"value").unwrap_or_else(|thrown| thrown.0),
+                        Failure::Reason(holder) => js.property(js.kept(&holder), c"value").unwrap_or(js.undefined()),
                     }));
                 }
                 Source::Unstarted(..) => {
                     drop(state);
                     self.start();
                 }
-                Source::Channel(_) | Source::Inline(_) => {
+                Source::Channel { .. } | Source::Inline(_) => {
                     drop(state);
                     let message = self.receive(js)?;
                     self.accept(js, message);
@@ -225,7 +230,7 @@ impl List {
         if page.next == page.length {
             state.page = None;
         }
-        Some(step.map_err(|thrown| thrown.0))
+        Some(step.map_err(|_| js.undefined()))
     }
 
     fn start(self: &Rc<Self>) {
@@ -239,14 +244,17 @@ impl List {
             None => Source::Inline(pages),
             Some(reader) => {
                 let (sender, receiver) = channel(AHEAD);
-                let (wanted, mailbox, id) = (Arc::clone(&self.wanted), Arc::clone(&self.mailbox), self.id);
-                let sent = move || {
-                    if wanted.swap(false, Ordering::SeqCst) {
-                        mailbox.post_page(id);
-                    }
+                let (wanted, mailbox) = (Arc::clone(&self.wanted), Arc::clone(&self.mailbox));
+                let notice = Notice {
+                    wanted,
+                    mailbox,
+                    list: self.id,
                 };
-                reader.spawn(Box::pin(pull(pages, sender, sent)));
-                Source::Channel(receiver)
+                reader.spawn(Box::pin(pull(pages, sender, notice)));
+                Source::Channel {
+                    receiver,
+                    _store: store,
+                }
             }
         };
         state.turn = Instant::now();
@@ -259,7 +267,7 @@ impl List {
         let turn_over = state.turn.elapsed() >= TURN;
         match &mut state.source {
             // An empty channel gives the event loop its turn anyway.
-            Source::Channel(receiver) if !turn_over || receiver.is_empty() => {
+            Source::Channel { receiver, .. } if !turn_over || receiver.is_empty() => {
                 self.wanted.store(true, Ordering::SeqCst);
                 match receiver.try_recv() {
                     Ok(message) => {
@@ -306,7 +314,7 @@ impl List {
             state.source = Source::End;
         }
         match steps {
-            Some(Ok((array, length))) if length == entries => {
+            Some(Some((array, length))) if length == entries => {
                 state.page = Some(Steps { array, next: 0, length });
             }
             Some(_) => {
@@ -344,7 +352,7 @@ impl List {
         };
         let signal = js.kept(signal);
         drop(state);
-        if js.get(signal, c"aborted").ok().and_then(|aborted| js.to_bool(aborted)) == Some(true) {
+        if js.get(signal, "aborted").ok().and_then(|aborted| js.to_bool(aborted)) == Some(true) {
             self.abort(js, signal);
             return;
         }
@@ -362,8 +370,8 @@ impl List {
                 }
             }
         });
-        let event = js.text(&Text::from("abort")).unwrap_or_else(|_| js.undefined());
-        if js.call_method(signal, c"addEventListener", &[event, listener]).is_ok() {
+        let event = js.string("abort");
+        if js.call_method(signal, "addEventListener", &[event, listener]).is_ok() {
             state = self.state.borrow_mut();
             if let Some(signal) = &mut state.signal {
                 signal.listener = Some(js.keep(listener));
@@ -379,13 +387,13 @@ impl List {
             listener: Some(listener),
         }) = signal
         {
-            let event = js.text(&Text::from("abort")).unwrap_or_else(|_| js.undefined());
-            let _ = js.call_method(js.kept(&signal), c"removeEventListener", &[event, js.kept(&listener)]);
+            let event = js.string("abort");
+            let _ = js.call_method(js.kept(&signal), "removeEventListener", &[event, js.kept(&listener)]);
         }
     }
 
     fn abort(self: &Rc<Self>, js: Js, signal: Value) {
-        let reason = js.get(signal, c"reason").unwrap_or_else(|thrown| thrown.0);
+        let reason = js.get(signal, "reason").unwrap_or_else(|_| js.undefined());
         // A reference needs an object, and a reason may be a plain string.
         let holder = js.keep(js.step(reason, true));
         self.fail(js, Failure::Reason(holder));
@@ -398,8 +406,31 @@ impl Drop for List {
     }
 }
 
+/// How a task says that there is news, be it that the task is gone.
+struct Notice {
+    wanted: Arc<AtomicBool>,
+    mailbox: Arc<Mailbox>,
+    list: usize,
+}
+
+impl Notice {
+    fn give(&self) {
+        if self.wanted.swap(false, Ordering::SeqCst) {
+            self.mailbox.post_page(self.list);
+        }
+    }
+}
+
+impl Drop for Notice {
+    fn drop(&mut self) {
+        self.give();
+    }
+}
+
 /// The task: pulls pages until the last one, an error, or nobody listens.
-async fn pull(mut pages: Box<dyn Pages>, sender: Sender<Message>, sent: impl Fn() + Send) {
+async fn pull(mut pages: Box<dyn Pages>, sender: Sender<Message>, notice: Notice) {
+    // Dropped before the notice, which tells what is gone.
+    let sender = sender;
     loop {
         let page = tokio::select! {
             biased;
@@ -411,7 +442,7 @@ async fn pull(mut pages: Box<dyn Pages>, sender: Sender<Message>, sent: impl Fn(
         if sender.send(message).await.is_err() {
             return;
         }
-        sent();
+        notice.give();
         if last {
             return;
         }

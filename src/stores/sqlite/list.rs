@@ -65,7 +65,7 @@ impl SqlitePages {
         match self.read(database) {
             Ok(page) => Ok(page),
             // Another process dropped it: there is nothing more to list.
-            Err(error) if database::is_missing_table(&error) && !shared.options.initialized => {
+            Err(error) if database::is_missing_table(&error) && shared.creates.load(Ordering::Acquire) => {
                 Ok(Page::default().end())
             }
             Err(error) => Err(database::error(&error)),

@@ -102,6 +102,9 @@ struct Shared {
     /// Told when the snapshot is held open, so that somebody ends it.
     held: Notify,
     list: Mutex<ListConnection>,
+    /// Whether a missing table may be created. After `drop` it may be, whatever
+    /// the options say.
+    creates: AtomicBool,
     pending: PendingWrites,
 }
 
@@ -144,13 +147,14 @@ impl SqliteStore {
         let sql = Statements::new(&options.table);
         let shared = Shared {
             place,
-            options,
             sql,
             snapshot: Mutex::default(),
             open: AtomicBool::new(false),
             held: Notify::new(),
             list: Mutex::default(),
+            creates: AtomicBool::new(!options.initialized),
             pending: PendingWrites::default(),
+            options,
         };
         Self {
             shared: Arc::new(shared),

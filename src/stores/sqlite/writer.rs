@@ -197,13 +197,8 @@ impl Writer {
             return all(&error);
         }
         let mut result = self.attempt(jobs);
-        if matches!(&result, Err(Failure::NoTable(_))) && !self.shared.options.initialized {
-            // Another process has dropped it.
-            self.close_snapshot();
-            if let Some(open) = &mut self.open {
-                open.table = false;
-            }
-            if let Err(error) = guard(|| self.ready()) {
+        if matches!(&result, Err(Failure::NoTable(_))) && self.creates() {
+            if let Err(error) = guard(|| self.renew_table()) {
                 return all(&error);
             }
             result = self.attempt(jobs);
@@ -360,7 +355,7 @@ impl Writer {
         let Some(mut clearing) = self.clearing.take() else {
             return;
         };
-        let outcome = match guard(|| self.ready().and_then(|()| self.clear_some(&mut clearing))) {
+        let outcome = match guard(|| self.clear_some(&mut clearing)) {
             Ok(true) => {
                 self.clearing = Some(clearing);
                 self.checkpoint_if_long();
@@ -374,26 +369,48 @@ impl Writer {
     }
 
     /// Deletes a slice; whether there may be more.
-    fn clear_some(&self, clearing: &mut Clearing) -> Result<bool> {
-        let database = &self.open.as_ref().ok_or(Error::Closed)?.database;
-        let run = |clearing: &mut Clearing| {
-            let mut statement = database.prepare_cached(&self.shared.sql.clear)?;
-            let mut rows = statement.query(params![clearing.after, clearing.last, SLICE, now()])?;
-            let mut deleted = 0;
-            // RETURNING gives the rows in no particular order.
-            let mut last = None;
-            while let Some(row) = rows.next()? {
-                let key: String = row.get(0)?;
-                last = last.max(Some(key));
-                clearing.count += u64::from(row.get::<_, bool>(1)?);
-                deleted += 1;
-            }
-            if let Some(key) = last {
-                clearing.after = Value::Text(key);
-            }
-            Ok(deleted == SLICE)
+    fn clear_some(&mut self, clearing: &mut Clearing) -> Result<bool> {
+        self.ready()?;
+        let mut result = self.delete_slice(clearing);
+        if result.as_ref().is_err_and(database::is_missing_table) && self.creates() {
+            self.renew_table()?;
+            result = self.delete_slice(clearing);
+        }
+        result.map_err(|error| database::error(&error))
+    }
+
+    fn delete_slice(&self, clearing: &mut Clearing) -> rusqlite::Result<bool> {
+        let Some(Open { database, .. }) = &self.open else {
+            return Ok(false);
         };
-        run(clearing).map_err(|error| database::error(&error))
+        let mut statement = database.prepare_cached(&self.shared.sql.clear)?;
+        let mut rows = statement.query(params![clearing.after, clearing.last, SLICE, now()])?;
+        let mut deleted = 0;
+        // RETURNING gives the rows in no particular order.
+        let mut last = None;
+        while let Some(row) = rows.next()? {
+            let key: String = row.get(0)?;
+            last = last.max(Some(key));
+            clearing.count += u64::from(row.get::<_, bool>(1)?);
+            deleted += 1;
+        }
+        if let Some(key) = last {
+            clearing.after = Value::Text(key);
+        }
+        Ok(deleted == SLICE)
+    }
+
+    fn creates(&self) -> bool {
+        self.shared.creates.load(Ordering::Acquire)
+    }
+
+    /// Another process has dropped the table.
+    fn renew_table(&mut self) -> Result<()> {
+        self.close_snapshot();
+        if let Some(open) = &mut self.open {
+            open.table = false;
+        }
+        self.ready()
     }
 
     /// Opens the database and makes sure of the table, where that is still to
@@ -410,7 +427,7 @@ impl Writer {
         }
         let open = self.open.as_mut().expect("just opened");
         if !open.table {
-            if !shared.options.initialized {
+            if shared.creates.load(Ordering::Acquire) {
                 let create = || {
                     open.database.execute_batch("BEGIN IMMEDIATE")?;
                     open.database.execute_batch(&shared.sql.create_table)?;
@@ -462,7 +479,9 @@ impl Writer {
         self.sweep_at = None;
         open.database
             .execute_batch(&self.shared.sql.drop_table)
-            .map_err(|error| database::error(&error))
+            .map_err(|error| database::error(&error))?;
+        self.shared.creates.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn close_snapshot(&mut self) {
