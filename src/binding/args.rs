@@ -56,7 +56,7 @@ fn parts(js: Js, value: Value) -> Result<KeyBuilder> {
     }
     let mut parts = KeyBuilder::default();
     for index in 0..js.length(value) {
-        let part = js.element(value, index).unwrap_or(js.undefined());
+        let part = js.element_given(value, index);
         js.with_text(part, |part| parts.push(part)).map_err(|why| {
             Error::InvalidKey(match why {
                 NotText::NotString => format!("part {index} is not a string"),

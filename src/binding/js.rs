@@ -163,6 +163,17 @@ impl Js {
         node!(napi_get_element(self, array, index) -> ptr::null_mut())
     }
 
+    /// An element of an array that a caller gave. `undefined` where reading it
+    /// throws, which only a getter or a proxy does.
+    pub fn element_given(self, array: Value, index: u32) -> Value {
+        self.element(array, index).unwrap_or_else(|Stopped| {
+            let mut exception = ptr::null_mut();
+            // SAFETY: the environment is live, and the result is a local.
+            unsafe { sys::napi_get_and_clear_last_exception(self.0, &raw mut exception) };
+            self.undefined()
+        })
+    }
+
     /// A property of an object of ours.
     pub fn property(self, object: Value, name: &CStr) -> Result<Value> {
         node!(napi_get_named_property(self, object, name.as_ptr()) -> ptr::null_mut())

@@ -6,3 +6,6 @@ mod worker;
 
 pub use memory::MemoryStore;
 pub use sqlite::{Durability, SqliteOptions, SqliteStore};
+
+#[cfg(test)]
+mod tests;

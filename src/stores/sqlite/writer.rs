@@ -184,9 +184,13 @@ impl Writer {
         for job in &jobs {
             self.shared.pending.remove(&job.command);
         }
-        // All jobs of a store come from one outbox.
-        if let Some(outbox) = outboxes.first() {
-            outbox.deliver(outcomes);
+        let mut rest = outcomes.into_iter().zip(outboxes).peekable();
+        while let Some((first, outbox)) = rest.next() {
+            let mut batch = vec![first];
+            while let Some((next, _)) = rest.next_if(|(_, other)| Arc::ptr_eq(other, &outbox)) {
+                batch.push(next);
+            }
+            outbox.deliver(batch);
         }
         self.checkpoint_if_long();
     }

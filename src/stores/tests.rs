@@ -1,0 +1,299 @@
+//! What the stores promise each other and the binding, without JavaScript. The
+//! suite in `__test__/contract` says what users may expect.
+
+use super::{Durability, MemoryStore, SqliteOptions, SqliteStore};
+use crate::kv::{
+    Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply, Store,
+    Ticket, Ttl, Write,
+};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// Outcomes as they come, for whoever waits for them.
+#[derive(Default)]
+struct Inbox {
+    outcomes: Mutex<Vec<(Ticket, Outcome)>>,
+    batches: AtomicUsize,
+    more: Condvar,
+}
+
+impl Outbox for Inbox {
+    fn deliver(&self, outcomes: Vec<(Ticket, Outcome)>) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.outcomes.lock().unwrap().extend(outcomes);
+        self.more.notify_all();
+    }
+}
+
+impl Inbox {
+    fn wait_for(&self, count: usize) -> Vec<(Ticket, Outcome)> {
+        let outcomes = self.outcomes.lock().unwrap();
+        let wait = self
+            .more
+            .wait_timeout_while(outcomes, Duration::from_secs(60), |it| it.len() < count);
+        let (mut outcomes, timeout) = wait.unwrap();
+        assert!(!timeout.timed_out(), "{} of {count} outcomes", outcomes.len());
+        std::mem::take(&mut *outcomes)
+    }
+}
+
+fn run(store: &impl Store, command: Command) -> Outcome {
+    match store.answer(command) {
+        Ok(outcome) => outcome,
+        Err(command) => {
+            let inbox = Arc::new(Inbox::default());
+            store.submit(Job { ticket: 7, command }, &(inbox.clone() as Arc<dyn Outbox>));
+            let (ticket, outcome) = inbox.wait_for(1).remove(0);
+            assert_eq!(ticket, 7);
+            outcome
+        }
+    }
+}
+
+fn built(parts: &[&str]) -> KeyBuilder {
+    let mut builder = KeyBuilder::default();
+    for part in parts {
+        builder.push(part);
+    }
+    builder
+}
+
+fn key(parts: &[&str]) -> Key {
+    built(parts).key().unwrap()
+}
+
+fn prefix(parts: &[&str]) -> Prefix {
+    built(parts).prefix()
+}
+
+fn json(text: &str) -> JsonText {
+    JsonText::new(text.into())
+}
+
+fn put(parts: &[&str], text: &str) -> Command {
+    Command::Put(key(parts), Write::new(json(text), Lifetime::Unlimited))
+}
+
+fn put_for(parts: &[&str], text: &str, millis: f64) -> Command {
+    let lifetime = Ttl::from_millis(millis).map_or(Lifetime::Over, Lifetime::For);
+    Command::Put(key(parts), Write::new(json(text), lifetime))
+}
+
+fn get(store: &impl Store, parts: &[&str]) -> Option<String> {
+    match run(store, Command::Get(key(parts))).unwrap() {
+        Reply::Value(of, value) => {
+            assert_eq!(of, key(parts));
+            value.map(JsonText::into_string)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// All steps of a list, page by page.
+fn list(store: &impl Store, parts: &[&str], entries: u32) -> Vec<String> {
+    let mut pages = store.pages(
+        prefix(parts),
+        PageLimits {
+            entries,
+            ..PageLimits::default()
+        },
+    );
+    let mut steps = Vec::new();
+    loop {
+        let page = futures::executor::block_on(pages.next_page()).unwrap();
+        assert!(page.entries() <= entries);
+        let last = page.is_last();
+        let text = page.into_steps();
+        if !text.is_empty() {
+            let parsed: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+            steps.extend(parsed.iter().map(|step| step["value"].to_string()));
+        }
+        if last {
+            return steps;
+        }
+    }
+}
+
+/// A file that is deleted with this.
+struct File(PathBuf);
+
+impl File {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "fedify-kv-{}-{}.db",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn open(&self) -> SqliteStore {
+        let options = SqliteOptions {
+            durability: Durability::Normal,
+            ..SqliteOptions::default()
+        };
+        SqliteStore::at(self.0.to_str().unwrap(), options).unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let mut path = self.0.clone().into_os_string();
+            path.push(suffix);
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn promises(store: &impl Store) {
+    assert_eq!(get(store, &["a"]), None);
+    assert_eq!(run(store, put(&["a"], "1")), Ok(Reply::Done));
+    assert_eq!(get(store, &["a"]), Some("1".into()));
+
+    let swap = |expected: Option<&str>, text: &str| {
+        let write = Write::new(json(text), Lifetime::Unlimited);
+        run(store, Command::Cas(key(&["a"]), expected.map(json), write))
+    };
+    assert_eq!(swap(None, "2"), Ok(Reply::Swapped(false)));
+    assert_eq!(swap(Some("1.0"), r#"{"x":1,"y":2}"#), Ok(Reply::Swapped(true)));
+    assert_eq!(swap(Some(r#"{"y":2,"x":1}"#), "3"), Ok(Reply::Swapped(true)));
+
+    for i in 0..600 {
+        run(store, put(&["p", &i.to_string()], "0")).unwrap();
+    }
+    run(store, put(&["p"], "0")).unwrap();
+    run(store, put(&["pp"], "0")).unwrap();
+    run(store, put_for(&["p", "gone"], "0", 0.0)).unwrap();
+    let all = list(store, &["p"], 1000);
+    assert_eq!(all.len(), 601);
+    assert_eq!(list(store, &["p"], 7), all);
+    assert_eq!(list(store, &[], 64).len(), 603);
+    assert_eq!(run(store, Command::Clear(prefix(&["p"]))), Ok(Reply::Count(601)));
+    assert_eq!(list(store, &[], 64).len(), 2);
+
+    run(store, put_for(&["short"], "1", 20.0)).unwrap();
+    let start = Instant::now();
+    while get(store, &["short"]).is_some() {
+        assert!(start.elapsed() < Duration::from_secs(5));
+    }
+    assert!(start.elapsed() > Duration::from_millis(10));
+
+    run(store, Command::Drop).unwrap();
+    assert_eq!(list(store, &[], 64), Vec::<String>::new());
+    assert_eq!(run(store, Command::Close), Ok(Reply::Done));
+}
+
+#[test]
+fn memory_keeps_its_promises() {
+    promises(&MemoryStore::default());
+}
+
+#[test]
+fn sqlite_keeps_its_promises() {
+    promises(&File::new().open());
+    promises(&SqliteStore::at(":memory:", SqliteOptions::default()).unwrap());
+}
+
+#[test]
+fn what_waits_is_committed_together() {
+    let file = File::new();
+    let store = file.open();
+    run(&store, Command::Initialize).unwrap();
+    let inbox = Arc::new(Inbox::default());
+    for ticket in 0..5000 {
+        let command = put(&["k", &ticket.to_string()], "1");
+        store.submit(Job { ticket, command }, &(inbox.clone() as Arc<dyn Outbox>));
+    }
+    let outcomes = inbox.wait_for(5000);
+    assert!(
+        outcomes
+            .iter()
+            .enumerate()
+            .all(|(i, (ticket, outcome))| i == *ticket && *outcome == Ok(Reply::Done))
+    );
+    let batches = inbox.batches.load(Ordering::Relaxed);
+    assert!(batches < 500, "{batches} transactions");
+}
+
+#[test]
+fn a_get_in_a_burst_sees_what_another_store_has_written() {
+    let file = File::new();
+    let (reader, writer) = (file.open(), file.open());
+    for i in 0..300 {
+        run(&writer, put(&["k"], &i.to_string())).unwrap();
+        // From the second read on, the transaction is held open.
+        for _ in 0..3 {
+            assert_eq!(get(&reader, &["k"]), Some(i.to_string()));
+        }
+    }
+}
+
+#[test]
+fn a_get_does_not_overtake_a_put() {
+    let file = File::new();
+    let store = file.open();
+    let inbox = Arc::new(Inbox::default());
+    for i in 0..200 {
+        store.submit(
+            Job {
+                ticket: i,
+                command: put(&["k"], &i.to_string()),
+            },
+            &(inbox.clone() as Arc<dyn Outbox>),
+        );
+        assert_eq!(get(&store, &["k"]), Some(i.to_string()));
+    }
+}
+
+#[test]
+fn a_clear_and_a_put_keep_their_order() {
+    let file = File::new();
+    let store = file.open();
+    let inbox = Arc::new(Inbox::default());
+    let outbox = inbox.clone() as Arc<dyn Outbox>;
+    let submit = |ticket, command| store.submit(Job { ticket, command }, &outbox);
+    for i in 0..2000 {
+        submit(i, put(&["p", &i.to_string()], "0"));
+    }
+    submit(2000, Command::Clear(prefix(&["p"])));
+    submit(2001, put(&["p", "1999"], "1"));
+    submit(2002, put(&["other"], "1"));
+    let mut outcomes = inbox.wait_for(2003);
+    outcomes.sort_by_key(|(ticket, _)| *ticket);
+    assert_eq!(outcomes[2000].1, Ok(Reply::Count(2000)));
+    assert_eq!(list(&store, &["p"], 64).len(), 1);
+}
+
+#[test]
+fn a_closed_store_lets_go_of_its_file() {
+    let file = File::new();
+    let store = file.open();
+    run(&store, put(&["k"], "1")).unwrap();
+    assert_eq!(list(&store, &[], 64).len(), 1);
+    run(&store, Command::Close).unwrap();
+    let log = format!("{}-wal", file.0.display());
+    assert!(!std::path::Path::new(&log).exists());
+    let mut pages = store.pages(Prefix::ALL, PageLimits::default());
+    assert_eq!(
+        futures::executor::block_on(pages.next_page()).unwrap_err(),
+        Error::Closed
+    );
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_that_somebody_else_here_has_open_is_refused() {
+    let file = File::new();
+    std::fs::write(&file.0, "").unwrap();
+    let other = std::fs::File::open(&file.0).unwrap();
+    let store = file.open();
+    assert!(matches!(run(&store, put(&["k"], "1")), Err(Error::Connection(_))));
+    drop(other);
+    assert_eq!(run(&store, put(&["k"], "1")), Ok(Reply::Done));
+    // Another store of ours is no stranger.
+    assert_eq!(get(&file.open(), &["k"]), Some("1".into()));
+}
