@@ -3,11 +3,11 @@
 
 use crate::kv::{Reader, Task};
 use std::future::Future;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Runs a future on a new thread. The name shows in debuggers and `top -H`.
-pub fn spawn<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Send + 'static) {
+pub fn spawn<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Send + 'static) -> JoinHandle<()> {
     thread::Builder::new()
         .name(format!("fedify-kv-{name}"))
         .spawn(move || {
@@ -17,7 +17,7 @@ pub fn spawn<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Sen
                 .expect("a runtime without I/O asks nothing of the system")
                 .block_on(start());
         })
-        .expect("the system can start a thread");
+        .expect("the system can start a thread")
 }
 
 /// A thread that list tasks share, taking turns at each page.

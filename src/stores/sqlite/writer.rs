@@ -5,7 +5,7 @@ use super::database::{self, Database};
 use super::list::ListConnection;
 use super::snapshot::{Found, Snapshot};
 use super::wal::WalIndex;
-use super::{Message, Shared, as_text, lock, value_reply};
+use super::{Message, Shared, as_text, lock, value_reply, worker};
 use crate::kv::{
     Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write, now,
 };
@@ -14,7 +14,8 @@ use rusqlite::{OptionalExtension, params};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
@@ -54,7 +55,7 @@ pub struct Writer {
     sweep_at: Option<Instant>,
     release_at: Option<Instant>,
     checkpoint_at: Option<Instant>,
-    checkpointing: Arc<AtomicBool>,
+    checkpointing: Option<JoinHandle<()>>,
     closed: bool,
 }
 
@@ -94,7 +95,7 @@ impl Writer {
             sweep_at: None,
             release_at: None,
             checkpoint_at: None,
-            checkpointing: Arc::default(),
+            checkpointing: None,
             closed: false,
         }
     }
@@ -421,15 +422,7 @@ impl Writer {
     /// be done.
     fn ready(&mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
-        if self.open.is_none() {
-            let database = Database::open_for_writing(&shared.place, &shared.options)?;
-            self.open = Some(Open {
-                wal: None,
-                database,
-                table: false,
-            });
-        }
-        let open = self.open.as_mut().expect("just opened");
+        let open = self.opened()?;
         if !open.table {
             if shared.creates.load(Ordering::Acquire) {
                 let create = || {
@@ -467,24 +460,28 @@ impl Writer {
         Ok(())
     }
 
-    fn drop_table(&mut self) -> Result<()> {
-        self.close_snapshot();
+    fn opened(&mut self) -> Result<&mut Open> {
         if self.open.is_none() {
-            let shared = &self.shared;
-            let database = Database::open_for_writing(&shared.place, &shared.options)?;
+            let database = Database::open_for_writing(&self.shared.place, &self.shared.options)?;
             self.open = Some(Open {
                 wal: None,
                 database,
                 table: false,
             });
         }
-        let open = self.open.as_mut().expect("just opened");
-        open.table = false;
+        Ok(self.open.as_mut().expect("just opened"))
+    }
+
+    fn drop_table(&mut self) -> Result<()> {
+        self.close_snapshot();
         self.sweep_at = None;
+        let shared = Arc::clone(&self.shared);
+        let open = self.opened()?;
+        open.table = false;
         open.database
-            .execute_batch(&self.shared.sql.drop_table)
+            .execute_batch(&shared.sql.drop_table)
             .map_err(|error| database::error(&error))?;
-        self.shared.creates.store(true, Ordering::Release);
+        shared.creates.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -502,8 +499,9 @@ impl Writer {
             database: None,
             closed: true,
         };
-        while self.checkpointing.load(Ordering::Acquire) {
-            std::thread::sleep(Duration::from_millis(1));
+        if let Some(thread) = self.checkpointing.take() {
+            // What it didn't do, closing the last connection does.
+            let _ = thread.join();
         }
         self.sweep_at = None;
         self.checkpoint_at = None;
@@ -607,18 +605,16 @@ impl Writer {
     }
 
     /// Moves what is in the log into the database, on a thread of its own.
-    fn checkpoint(&self) {
-        if self.checkpointing.swap(true, Ordering::AcqRel) {
+    fn checkpoint(&mut self) {
+        if self.checkpointing.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let checkpointing = Arc::clone(&self.checkpointing);
-        super::worker::spawn("sqlite-checkpoint", move || async move {
+        self.checkpointing = Some(worker::spawn("sqlite-checkpoint", move || async move {
             if let Ok(database) = Database::open_for_checkpoints(&shared.place) {
                 let _ = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
             }
-            checkpointing.store(false, Ordering::Release);
-        });
+        }));
     }
 }
 

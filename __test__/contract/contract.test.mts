@@ -1,0 +1,7 @@
+// The one suite, run against every store.
+import { rows } from "./rows.mts";
+import { describeContract } from "./suite.mts";
+
+for (const row of rows) {
+  describeContract(row);
+}

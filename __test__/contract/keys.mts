@@ -1,0 +1,172 @@
+// Keys: non-empty arrays of strings, all of them different from each other.
+import { expect } from "vitest";
+import { collect, inTextOrder, keysOf } from "../support/collect.mts";
+import { hostileKeys, hostileParts } from "../support/hostile.mts";
+import { expectRejection, reasonOf } from "../support/rejection.mts";
+import type { ContractTest, Store } from "./fixture.mts";
+
+/** What is not a key, by what is wrong with it. */
+const badKeys: Record<string, unknown> = {
+  "no array": undefined,
+  null: null,
+  "a string": "a",
+  "a number": 1,
+  "an object": {},
+  "an array-like": { length: 1, 0: "a" },
+  "an iterable": new Set(["a"]),
+  "no parts": [],
+  "a number as a part": ["a", 1],
+  "null as a part": [null],
+  "undefined as a part": ["a", undefined],
+  "a hole": Array(1),
+  "an array as a part": [["a"]],
+  "a boxed string as a part": [Object("a")],
+  "a symbol as a part": [Symbol("a")],
+  "an object with toString": [{ toString: () => "a" }],
+  "a lone high surrogate": ["\ud800"],
+  "a lone low surrogate": ["a", "\udc00"],
+  "a string cut within a character": ["😀".slice(0, 1)],
+};
+
+/** Every operation that takes a key, and the key it must leave alone. */
+const operations: Record<string, (store: Store, key: never) => unknown> = {
+  get: (store, key) => store.get(key),
+  set: (store, key) => store.set(key, 1),
+  "set undefined": (store, key) => store.set(key, undefined),
+  delete: (store, key) => store.delete(key),
+  cas: (store, key) => store.cas(key, undefined, 1),
+  clear: (store, key) => store.clear(key),
+};
+
+export function describeKeys(test: ContractTest): void {
+  for (const [name, operate] of Object.entries(operations)) {
+    test(`${name} refuses what is not a key`, async ({ store }) => {
+      await store.set(["a"], "kept");
+      for (const bad of Object.values(badKeys)) {
+        await expectRejection(
+          () => operate(store, bad as never),
+          "ERR_KV_INVALID_KEY",
+        );
+      }
+      expect(await collect(store.list())).toEqual([
+        { key: ["a"], value: "kept" },
+      ]);
+    });
+  }
+
+  test("an array that throws when read is a rejection", async ({ store }) => {
+    const key = ["a"];
+    Object.defineProperty(key, 0, {
+      get() {
+        throw new Error("not today");
+      },
+    });
+    for (const operate of Object.values(operations)) {
+      await reasonOf(() => operate(store, key as never));
+    }
+    expect(await keysOf(store.list())).toEqual([]);
+  });
+
+  test("a key is copied by the call", async ({ store }) => {
+    const key: [string] = ["before"];
+    const done = store.set(key, 1);
+    key[0] = "after";
+    await done;
+    expect(await keysOf(store.list())).toEqual([["before"]]);
+  });
+
+  test("frozen and subclassed arrays are keys", async ({ store }) => {
+    await store.set(Object.freeze(["frozen", "key"] as const), 1);
+    class Parts extends Array<string> {}
+    const key = Parts.of("sub", "class") as unknown as [string];
+    await store.set(key, 2);
+    expect(await store.get(["frozen", "key"])).toBe(1);
+    expect(await store.get(["sub", "class"])).toBe(2);
+  });
+
+  test("no two keys are the same entry", async ({ store }) => {
+    const keys = hostileKeys.map((key, i) => ({ key, value: i }));
+    const distinct = new Map(
+      keys.map((entry) => [JSON.stringify(entry.key), entry]),
+    );
+    await Promise.all(keys.map(({ key, value }) => store.set(key, value)));
+    for (const { key, value } of distinct.values()) {
+      expect(await store.get(key), JSON.stringify(key)).toBe(value);
+    }
+    expect(inTextOrder(await collect(store.list()))).toEqual(
+      inTextOrder(distinct.values()),
+    );
+  });
+
+  test("a delete takes one key only", async ({ store }) => {
+    const keys = new Map(hostileKeys.map((key) => [JSON.stringify(key), key]));
+    await Promise.all(hostileKeys.map((key) => store.set(key, 1)));
+    for (const [text, key] of keys) {
+      await store.delete(key);
+      expect(await store.get(key), text).toBeUndefined();
+      keys.delete(text);
+    }
+    expect(await keysOf(store.list())).toEqual([]);
+    await Promise.all(hostileKeys.map((key) => store.set(key, 1)));
+    await store.delete(["a"]);
+    expect(await keysOf(store.list())).toHaveLength(
+      new Set(hostileKeys.map((key) => JSON.stringify(key))).size - 1,
+    );
+  });
+
+  test("every part works as a prefix of its children", async ({ store }) => {
+    for (const part of hostileParts) {
+      await store.set([part, "x"], part);
+      await store.set([`${part}x`, "x"], "not this");
+      await store.set([`x${part}`, "x"], "nor this");
+    }
+    for (const part of hostileParts) {
+      const own = await collect(store.list([part]));
+      expect(
+        own.map(({ key }) => key),
+        JSON.stringify(part),
+      ).toEqual([[part, "x"]]);
+    }
+  });
+
+  test("a key is found under each of its prefixes", async ({ store }) => {
+    const parts = ["", ":", "%", '"', "\\", "\n", "日本", "😀", "_", "end"];
+    const key = parts as unknown as [string, ...string[]];
+    await store.set(key, "deep");
+    for (let length = 0; length <= parts.length; length += 1) {
+      const prefix = parts.slice(0, length) as unknown as [string];
+      expect(await collect(store.list(prefix))).toEqual([
+        { key, value: "deep" },
+      ]);
+    }
+    expect(await collect(store.list([...key, ""]))).toEqual([]);
+  });
+
+  test("NUL is a character like any other", async ({ store }) => {
+    await store.set(["a"], "without");
+    await store.set(["a\0"], "at the end");
+    await store.set(["a\0b", "c"], "in the middle");
+    expect(await store.get(["a"])).toBe("without");
+    expect(await store.get(["a\0"])).toBe("at the end");
+    expect(await keysOf(store.list(["a\0b"]))).toEqual([["a\0b", "c"]]);
+  });
+
+  test("parts of 1 KB and keys of 100 parts", async ({ store, unless }) => {
+    unless("long keys");
+    const long: [string, ...string[]][] = [
+      ["x".repeat(1_024)],
+      [`${"x".repeat(1_023)}y`],
+      ["漢".repeat(1_024), "é".repeat(1_024)],
+      ["prefix", ...Array.from({ length: 99 }, (_, i) => `part ${i}`)],
+      ["%_:".repeat(342), '\\"\n'.repeat(342)],
+    ];
+    for (const [i, key] of long.entries()) {
+      await store.set(key, i);
+    }
+    for (const [i, key] of long.entries()) {
+      expect(await store.get(key)).toBe(i);
+      expect(await collect(store.list(key))).toEqual([{ key, value: i }]);
+    }
+    expect(await keysOf(store.list())).toHaveLength(long.length);
+  });
+}

@@ -1,0 +1,197 @@
+// An abort signal ends a list at once, with the signal's reason.
+import { getEventListeners } from "node:events";
+import { expect } from "vitest";
+import { collect } from "../support/collect.mts";
+import { expectRejection, reasonOf } from "../support/rejection.mts";
+import type { ContractTest, Store } from "./fixture.mts";
+
+const end = { value: undefined, done: true };
+
+async function fill(store: Store, count: number): Promise<void> {
+  await Promise.all(
+    Array.from({ length: count }, (_, i) =>
+      store.set(["k", String(i + 1_000)], i),
+    ),
+  );
+}
+
+export function describeSignal(test: ContractTest): void {
+  test("one that was aborted before", async ({ store }) => {
+    await fill(store, 3);
+    const reason = new Error("mine");
+    const list = store.list({ signal: AbortSignal.abort(reason) });
+    expect(await reasonOf(() => list.next())).toBe(reason);
+    expect(await list.next()).toEqual(end);
+  });
+
+  test("one that is aborted before the first next()", async ({ store }) => {
+    await fill(store, 3);
+    const controller = new AbortController();
+    const list = store.list({ signal: controller.signal });
+    controller.abort("a string for a reason");
+    expect(await reasonOf(() => list.next())).toBe("a string for a reason");
+    expect(await list.next()).toEqual(end);
+  });
+
+  test("the usual reason is an AbortError", async ({ store }) => {
+    const list = store.list({ signal: AbortSignal.abort() });
+    expect(await reasonOf(() => list.next())).toMatchObject({
+      name: "AbortError",
+    });
+  });
+
+  test("between two entries, buffered or not", async ({ store }) => {
+    await fill(store, 200);
+    for (const taken of [1, 64, 100]) {
+      const controller = new AbortController();
+      const list = store.list({ signal: controller.signal });
+      for (let i = 0; i < taken; i += 1) {
+        await list.next();
+      }
+      const reason = { mine: true };
+      controller.abort(reason);
+      expect(await reasonOf(() => list.next())).toBe(reason);
+      expect(await list.next()).toEqual(end);
+    }
+  });
+
+  test("while next() waits", async ({ store }) => {
+    await fill(store, 200);
+    const controller = new AbortController();
+    const list = store.list({ pageSize: 1, signal: controller.signal });
+    await list.next();
+    const waiting = Array.from({ length: 10 }, () => list.next());
+    const reason = new Error("mine");
+    controller.abort(reason);
+    const settled = await Promise.allSettled([...waiting, list.next()]);
+    // Entries that were on their way may come, then the reason, then the end.
+    const rejected = settled.findIndex(({ status }) => status === "rejected");
+    expect(settled[rejected]).toEqual({ status: "rejected", reason });
+    for (const late of settled.slice(rejected + 1)) {
+      expect(late).toEqual({ status: "fulfilled", value: end });
+    }
+    expect(await list.next()).toEqual(end);
+  });
+
+  test("in the middle of a loop", async ({ store }) => {
+    await fill(store, 200);
+    const controller = new AbortController();
+    const reason = new Error("mine");
+    let seen = 0;
+    const thrown = await reasonOf(async () => {
+      for await (const _ of store.list({ signal: controller.signal })) {
+        seen += 1;
+        if (seen === 10) {
+          controller.abort(reason);
+        }
+      }
+    });
+    expect(thrown).toBe(reason);
+    expect(seen).toBe(10);
+  });
+
+  test("after the end it changes nothing", async ({ store }) => {
+    await fill(store, 3);
+    const controller = new AbortController();
+    const list = store.list({ signal: controller.signal });
+    expect(await collect(list)).toHaveLength(3);
+    controller.abort();
+    expect(await list.next()).toEqual(end);
+  });
+
+  test("ends one list and no other", async ({ store }) => {
+    await fill(store, 100);
+    const controller = new AbortController();
+    const aborted = store.list({ pageSize: 5, signal: controller.signal });
+    const other = store.list({ pageSize: 5 });
+    await Promise.all([aborted.next(), other.next()]);
+    controller.abort();
+    await reasonOf(() => aborted.next());
+    expect(await collect(other)).toHaveLength(99);
+    expect(await store.get(["k", "1000"])).toBe(0);
+  });
+
+  test("one signal ends many lists", async ({ store }) => {
+    await fill(store, 100);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const lists = Array.from({ length: 5 }, () => store.list({ signal }));
+    await Promise.all(lists.map((list) => list.next()));
+    const reason = new Error("mine");
+    controller.abort(reason);
+    for (const list of lists) {
+      expect(await reasonOf(() => list.next())).toBe(reason);
+    }
+  });
+
+  const ways: Record<string, (store: Store, signal: AbortSignal) => unknown> = {
+    "was read to its end": (store, signal) => collect(store.list({ signal })),
+    "was left by break": async (store, signal) => {
+      for await (const _ of store.list({ signal })) {
+        break;
+      }
+    },
+    "was returned before it began": (store, signal) =>
+      store.list({ signal }).return(),
+    "was thrown at": async (store, signal) => {
+      const list = store.list({ signal });
+      await list.next();
+      await reasonOf(() => list.throw(new Error("mine")));
+    },
+    "was refused": (store, signal) =>
+      reasonOf(() => store.list({ signal, pageSize: 0 }).next()),
+  };
+
+  for (const [way, finish] of Object.entries(ways)) {
+    test(`a list that ${way} no longer listens`, async ({ store }) => {
+      await fill(store, 3);
+      const { signal } = new AbortController();
+      await finish(store, signal);
+      expect(getEventListeners(signal, "abort")).toHaveLength(0);
+      expect(signal.onabort).toBeNull();
+    });
+  }
+
+  test("a list that was closed no longer listens", async ({ store }) => {
+    await fill(store, 3);
+    const { signal } = new AbortController();
+    const list = store.list({ signal });
+    await list.next();
+    await store.close();
+    await expectRejection(() => list.next(), "ERR_KV_CLOSED");
+    expect(getEventListeners(signal, "abort")).toHaveLength(0);
+  });
+
+  test("after return() it changes nothing", async ({ store }) => {
+    await fill(store, 3);
+    for (const begun of [false, true]) {
+      const controller = new AbortController();
+      const list = store.list({ signal: controller.signal });
+      if (begun) {
+        await list.next();
+      }
+      await list.return();
+      controller.abort();
+      expect(await list.next()).toEqual(end);
+    }
+  });
+
+  test("the signal's own handler stays", async ({ store }) => {
+    const controller = new AbortController();
+    let heard = 0;
+    controller.signal.onabort = () => {
+      heard += 1;
+    };
+    const list = store.list({ signal: controller.signal });
+    await list.next();
+    controller.abort();
+    expect(heard).toBe(1);
+  });
+
+  test("what is no signal is refused", async ({ store }) => {
+    for (const signal of [{}, "abort", 1, true, () => 1]) {
+      const list = store.list({ signal: signal as never });
+      await expectRejection(() => list.next(), "ERR_KV_INVALID_OPTION");
+    }
+  });
+}

@@ -1,0 +1,111 @@
+// Expired rows are removed in the background, and never in a user's way.
+import { setTimeout } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { type Child, startChild } from "./support/child.mts";
+import { collect } from "./support/collect.mts";
+import {
+  insertRows,
+  officialTable,
+  openStore,
+  sql,
+  temporaryFile,
+} from "./support/sqlite.mts";
+
+/** Another process that counts the rows there are, each time it is told to. */
+function rowCounter(path: string): Child {
+  return startChild(
+    `
+      const { DatabaseSync } = await import("node:sqlite");
+      const database = new DatabaseSync(data, { timeout: 10_000 });
+      const count = database.prepare("SELECT count(*) AS n FROM fedify_kv");
+      while (await told()) report(count.get().n);
+    `,
+    path,
+  );
+}
+
+async function count(counter: Child): Promise<number> {
+  counter.tell("count");
+  return counter.next<number>();
+}
+
+async function rowsGone(counter: Child, left: number): Promise<void> {
+  while ((await count(counter)) > left) {
+    await setTimeout(50);
+  }
+}
+
+test("a backlog is no user's business", async () => {
+  const path = await temporaryFile();
+  const backlog = 200_000;
+  await sql(
+    path,
+    officialTable,
+    "CREATE INDEX idx_fedify_kv_expires ON fedify_kv (expires)",
+    insertRows("old", backlog, '{"a":"some text"}', 2),
+  );
+  const counter = rowCounter(path);
+  expect(await count(counter)).toBe(backlog);
+  const store = openStore(path);
+  await store.set(["new"], 1);
+  // Had the call cleaned up, nothing would be left by now.
+  expect(await count(counter)).toBeGreaterThan(backlog / 4);
+  expect(await store.get(["old", "5"])).toBeUndefined();
+  expect(await collect(store.list())).toEqual([{ key: ["new"], value: 1 }]);
+  // While it is cleaned up, others write and read as ever.
+  for (let i = 0; i < 20; i += 1) {
+    await store.set(["while"], i);
+    expect(await store.get(["while"])).toBe(i);
+  }
+  await rowsGone(counter, 2);
+  expect(await collect(store.list())).toHaveLength(2);
+}, 60_000);
+
+test("an expired row goes by itself", async () => {
+  const path = await temporaryFile();
+  const store = openStore(path);
+  await store.set(["stays"], 1);
+  await store.set(["later"], 1, { ttl: { hours: 1 } });
+  for (let i = 0; i < 10; i += 1) {
+    await store.set(["goes", String(i)], 1, {
+      ttl: { milliseconds: 20 },
+    });
+  }
+  const counter = rowCounter(path);
+  await rowsGone(counter, 2);
+  expect(await collect(store.list())).toHaveLength(2);
+}, 90_000);
+
+test("an expired row that is written again is not swept away", async () => {
+  const store = openStore(await temporaryFile());
+  for (let round = 0; round < 200; round += 1) {
+    await store.set(["k"], round, { ttl: { milliseconds: 1 } });
+    await store.set(["k"], round);
+    expect(await store.get(["k"])).toBe(round);
+  }
+  await setTimeout(100);
+  expect(await store.get(["k"])).toBe(199);
+});
+
+test("a sweep holds up neither close nor exit", async () => {
+  const path = await temporaryFile();
+  await sql(path, officialTable, insertRows("old", 100_000, "1", 2));
+  for (const end of ["await store.close();", ""]) {
+    const child = startChild(
+      `
+        const { SqliteKvStore } = require(addon);
+        const store = new SqliteKvStore(data);
+        await store.set(["k"], 1);
+        report("set");
+        ${end}
+      `,
+      path,
+    );
+    await child.next();
+    const { code, lastMilliseconds } = await child.exit;
+    expect(code).toBe(0);
+    expect(lastMilliseconds).toBeLessThan(2_000);
+  }
+  const counter = rowCounter(path);
+  expect(await count(counter)).toBeGreaterThan(1);
+});

@@ -1,0 +1,118 @@
+// Long lists: what they cost in memory, and what they hold up.
+import { stat } from "node:fs/promises";
+import { expect, test } from "vitest";
+import { ask } from "./support/child.mts";
+import { collect } from "./support/collect.mts";
+import {
+  insertRows,
+  officialTable,
+  openStore,
+  sql,
+  temporaryFile,
+} from "./support/sqlite.mts";
+
+const megabyte = 2 ** 20;
+
+/** A database of 100 MB: 10,000 entries of 10 KB. */
+async function largeFile(): Promise<string> {
+  const path = await temporaryFile();
+  const value = JSON.stringify("x".repeat(10_000));
+  await sql(path, officialTable, insertRows("k", 10_000, value));
+  return path;
+}
+
+test("memory is bounded by a few pages, read fast or slowly", async () => {
+  const path = await largeFile();
+  const grown = await ask<Record<string, number>>(
+    `
+      const { SqliteKvStore } = require(addon);
+      const { readFileSync } = await import("node:fs");
+      // What is mapped from the file is the system's to take back.
+      const used = () => Number(
+        /RssAnon:\\s+(\\d+)/.exec(readFileSync("/proc/self/status", "utf8"))[1],
+      ) * 1024;
+      const store = new SqliteKvStore(data);
+      await store.get(["k", "1"]);
+      gc();
+      const before = used();
+      const paused = store.list({ pageSize: 1024 });
+      await paused.next();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      const atPause = used() - before;
+      let most = 0;
+      let n = 0;
+      for await (const _ of store.list()) {
+        n += 1;
+        if (n % 1_000 === 0) {
+          gc();
+          most = Math.max(most, used() - before);
+        }
+      }
+      await store.close();
+      report({ atPause, most, n });
+    `,
+    path,
+    ["--expose-gc"],
+  );
+  expect(grown.n).toBe(10_000);
+  expect(grown.atPause).toBeLessThan(30 * megabyte);
+  expect(grown.most).toBeLessThan(40 * megabyte);
+});
+
+test("a paused list does not hold back the log", async () => {
+  const path = await temporaryFile();
+  await sql(path, officialTable, insertRows("k", 5_000, '"some text"'));
+  const store = openStore(path, { durability: "normal" });
+  const list = store.list({ pageSize: 1 });
+  await list.next();
+  const value = "x".repeat(10_000);
+  for (let round = 0; round < 60; round += 1) {
+    await Promise.all(
+      Array.from({ length: 100 }, (_, i) => store.set(["l", String(i)], value)),
+    );
+  }
+  expect((await stat(`${path}-wal`)).size).toBeLessThan(40 * megabyte);
+  expect(await collect(list)).toHaveLength(5_099);
+});
+
+test("a long list holds up neither reads nor writes", async () => {
+  const path = await temporaryFile();
+  await sql(path, officialTable, insertRows("k", 100_000, '"some text"'));
+  const store = openStore(path);
+  let listed = 0;
+  const list = (async () => {
+    for await (const _ of store.list()) {
+      listed += 1;
+    }
+  })();
+  await store.set(["new"], 1);
+  expect(await store.get(["new"])).toBe(1);
+  expect(listed).toBeLessThan(100_000);
+  await list;
+  expect(listed).toBeGreaterThanOrEqual(100_000);
+});
+
+test("a prefix costs what it matches, not what there is", async () => {
+  const path = await temporaryFile();
+  await sql(
+    path,
+    officialTable,
+    insertRows("a", 100_000, "1"),
+    insertRows("m", 3, "1"),
+    insertRows("z", 100_000, "1"),
+  );
+  const store = openStore(path);
+  const timed = async (run: () => Promise<unknown>) => {
+    const started = performance.now();
+    await run();
+    return performance.now() - started;
+  };
+  const whole = await timed(() => collect(store.list()));
+  const few = await timed(async () => {
+    for (let i = 0; i < 10; i += 1) {
+      expect(await collect(store.list(["m"]))).toHaveLength(3);
+    }
+  });
+  // Ten short lists, each of which would scan as much as the one long list.
+  expect(few).toBeLessThan(whole);
+});

@@ -1,0 +1,209 @@
+// Several processes on one file, and processes that die.
+import { expect, test } from "vitest";
+import { startChild } from "./support/child.mts";
+import { collect, keysOf } from "./support/collect.mts";
+import { openStore, query, temporaryFile } from "./support/sqlite.mts";
+
+/** Counts up by cas and writes keys of its own, as often as it is told. */
+const counter = `
+  const { SqliteKvStore } = require(addon);
+  const store = new SqliteKvStore(data.path, { busyTimeout: 30_000 });
+  report("ready");
+  await told();
+  let lost = 0;
+  await Promise.all([0, 1, 2].map(async (loop) => {
+    for (let done = 0; done < data.count; ) {
+      const value = await store.get(["counter"]);
+      if (await store.cas(["counter"], value, { n: (value?.n ?? 0) + 1 })) {
+        done += 1;
+        await store.set(["own", data.name, String(loop), String(done)], done);
+      } else {
+        lost += 1;
+      }
+    }
+  }));
+  await store.close();
+  report(lost);
+`;
+
+for (const processes of [2, 4]) {
+  test(`${processes} processes lose no increment`, async () => {
+    const path = await temporaryFile();
+    const count = 120 / processes;
+    const children = Array.from({ length: processes }, (_, i) =>
+      startChild(counter, { path, count, name: String(i) }),
+    );
+    for (const child of children) {
+      expect(await child.next()).toBe("ready");
+    }
+    // None has opened the file yet: they race for that too.
+    children.forEach((child) => child.tell("go"));
+    for (const child of children) {
+      expect(await child.next<number>()).toBeGreaterThanOrEqual(0);
+      expect(await child.exit).toMatchObject({ code: 0, stderr: "" });
+    }
+    const store = openStore(path);
+    expect(await store.get(["counter"])).toEqual({ n: processes * 3 * count });
+    expect(await keysOf(store.list(["own"]))).toHaveLength(
+      processes * 3 * count,
+    );
+  });
+}
+
+test("one of many processes' creates wins", async () => {
+  const path = await temporaryFile();
+  const children = Array.from({ length: 4 }, (_, i) =>
+    startChild(
+      `
+        const { SqliteKvStore } = require(addon);
+        const store = new SqliteKvStore(data.path, { busyTimeout: 30_000 });
+        report("ready");
+        await told();
+        const won = [];
+        for (let lock = 0; lock < 30; lock += 1) {
+          const key = ["lock", String(lock)];
+          if (await store.cas(key, undefined, data.i)) won.push(lock);
+        }
+        report(won);
+        await store.close();
+      `,
+      { path, i },
+    ),
+  );
+  for (const child of children) {
+    await child.next();
+  }
+  children.forEach((child) => child.tell("go"));
+  const won = await Promise.all(
+    children.map((child) => child.next<number[]>()),
+  );
+  expect(won.flat().toSorted((a, b) => a - b)).toEqual(
+    Array.from(Array(30).keys()),
+  );
+});
+
+test("what one process wrote, another lists while it writes", async () => {
+  const path = await temporaryFile();
+  const writer = startChild(
+    `
+      const { SqliteKvStore } = require(addon);
+      const store = new SqliteKvStore(data);
+      for (let i = 0; i < 300; i += 1) {
+        await store.set(["stays", String(i).padStart(3, "0")], i);
+      }
+      report("filled");
+      let told_ = false;
+      const end = told().then(() => { told_ = true; });
+      for (let i = 0; !told_; i += 1) {
+        await store.set(["stays", String(i % 300).padStart(3, "0"), "x"], i);
+        await store.delete(["stays", String((i + 9) % 300).padStart(3, "0"), "x"]);
+        await store.set(["stays", String((i * 7) % 300).padStart(3, "0")], i);
+        if (i % 20 === 0) await new Promise(setImmediate);
+      }
+      await end;
+      await store.close();
+    `,
+    path,
+  );
+  expect(await writer.next()).toBe("filled");
+  const store = openStore(path);
+  for (const pageSize of [1, 5, 64, 300]) {
+    const keys = await keysOf(store.list({ prefix: ["stays"], pageSize }));
+    expect(keys.filter((key) => key.length === 2)).toEqual(
+      Array.from({ length: 300 }, (_, i) => [
+        "stays",
+        String(i).padStart(3, "0"),
+      ]),
+    );
+  }
+  writer.tell("end");
+  expect((await writer.exit).code).toBe(0);
+});
+
+test("a reader that never rests sees what another process writes", async () => {
+  const path = await temporaryFile();
+  const store = openStore(path);
+  await store.set(["k"], 0);
+  const writer = startChild(
+    `
+      const { SqliteKvStore } = require(addon);
+      const store = new SqliteKvStore(data);
+      await store.get(["k"]);
+      report("ready");
+      for (let n; (n = await told()); ) await store.set(["k"], n);
+    `,
+    path,
+  );
+  expect(await writer.next()).toBe("ready");
+  for (let n = 1; n <= 20; n += 1) {
+    writer.tell(n);
+    // Reads that are answered at once leave the event loop no turn.
+    const until = Date.now() + 5_000;
+    while ((await store.get(["k"])) !== n && Date.now() < until);
+    expect(await store.get(["k"])).toBe(n);
+  }
+});
+
+for (const inFlight of [1, 16]) {
+  test(`a killed process loses nothing it had stored, ${inFlight} at once`, async () => {
+    const path = await temporaryFile();
+    const value = "x".repeat(2_000);
+    const writer = startChild(
+      `
+        const { SqliteKvStore } = require(addon);
+        const store = new SqliteKvStore(data.path, { durability: "full" });
+        let next = 0;
+        for (let i = 0; i < data.inFlight; i += 1) {
+          (async () => {
+            for (;;) {
+              const id = next++;
+              await store.set(["k", String(id)], { id, value: data.value });
+              report(id);
+            }
+          })();
+        }
+      `,
+      { path, inFlight, value },
+    );
+    const ids: number[] = [];
+    while (ids.length < 300) {
+      ids.push(await writer.next<number>());
+    }
+    writer.kill();
+    ids.push(...(await writer.rest<number>()));
+    expect((await writer.exit).signal).toBe("SIGKILL");
+    const store = openStore(path);
+    for (const id of ids) {
+      expect(await store.get(["k", String(id)])).toEqual({ id, value });
+    }
+    const entries = await collect(store.list());
+    expect(entries.length).toBeGreaterThanOrEqual(ids.length);
+    expect(entries.length).toBeLessThanOrEqual(ids.length + 2 * inFlight);
+    await store.close();
+    expect(await query(path, "PRAGMA integrity_check")).toEqual([
+      { integrity_check: "ok" },
+    ]);
+  });
+}
+
+test("a killed process leaves no lock behind", async () => {
+  const path = await temporaryFile();
+  const store = openStore(path, { busyTimeout: 2_000 });
+  for (let round = 0; round < 3; round += 1) {
+    const writer = startChild(
+      `
+        const { SqliteKvStore } = require(addon);
+        const store = new SqliteKvStore(data);
+        await store.set(["child"], 1);
+        report("writing");
+        for (;;) await store.set(["child"], "x".repeat(100_000));
+      `,
+      path,
+    );
+    expect(await writer.next()).toBe("writing");
+    writer.kill();
+    await writer.exit;
+    await store.set(["k"], round);
+    expect(await store.get(["k"])).toBe(round);
+  }
+});

@@ -1,0 +1,166 @@
+// Node processes of a test's own, running a script that stands in the test.
+// They talk in lines of JSON, and none outlives its test.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { onTestFinished } from "vitest";
+
+const root = join(import.meta.dirname, "../..");
+
+/** The addon's path, for scripts that load it by hand, as workers do. */
+export const addon = join(root, "index.js");
+
+/** One line of ASCII: other characters may end a line, or be cut in two. */
+function toLine(value: unknown): string {
+  const escaped = JSON.stringify(value).replace(
+    /[\u007f-\uffff]/g,
+    (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+  return `${escaped}\n`;
+}
+
+/**
+ * What every script finds: `data`, which the test gave, `require(addon)`,
+ * `report(value)`, which the test reads, and `told()`, which waits until the
+ * test tells it something.
+ */
+const prelude = `
+  import { createRequire } from "node:module";
+  import { writeSync as report_ } from "node:fs";
+  const [addon, data] = JSON.parse(process.argv[1]);
+  const require = createRequire(addon);
+  const report = (value) => report_(1, line_(value));
+  const line_ = ${toLine};
+  let lines_;
+  const told = async () => {
+    lines_ ??= (await import("node:readline"))
+      .createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+    process.stdin.ref();
+    const line = await lines_.next();
+    process.stdin.unref();
+    if (!line.done) return JSON.parse(line.value);
+  };
+`;
+
+export interface Exit {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stderr: string;
+  /** From the last report, or else the start, to the end. */
+  lastMilliseconds: number;
+}
+
+export class Child {
+  readonly pid: number;
+  readonly exit: Promise<Exit>;
+  readonly #process;
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(script: string, data: unknown, flags: readonly string[]) {
+    let last = performance.now();
+    let stderr = "";
+    const child = spawn(
+      process.execPath,
+      [
+        "--disable-warning=ExperimentalWarning",
+        ...flags,
+        "--input-type=module",
+        "--eval",
+        prelude + script,
+        "--",
+        JSON.stringify([addon, data]),
+      ],
+      { cwd: root },
+    );
+    child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
+    child.stdout.on("data", () => (last = performance.now()));
+    // A child that has died already can't be told anything.
+    child.stdin.on("error", () => {});
+    this.#process = child;
+    this.#lines = createInterface({ input: child.stdout })[
+      Symbol.asyncIterator
+    ]();
+    this.pid = child.pid ?? 0;
+    this.exit = once(child, "close").then(([code, signal]) => ({
+      code,
+      signal,
+      stderr,
+      lastMilliseconds: performance.now() - last,
+    }));
+    onTestFinished(() => {
+      child.kill("SIGKILL");
+    });
+  }
+
+  /** The next value that the script reports; fails when it ends instead. */
+  async next<T = unknown>(): Promise<T> {
+    const line = await this.#lines.next();
+    if (line.done) {
+      throw new Error(`the script ended: ${JSON.stringify(await this.exit)}`);
+    }
+    return JSON.parse(line.value) as T;
+  }
+
+  /** All that the script still reports, once it has ended. */
+  async rest<T = unknown>(): Promise<T[]> {
+    const values: T[] = [];
+    for (;;) {
+      const line = await this.#lines.next();
+      if (line.done) {
+        return values;
+      }
+      values.push(JSON.parse(line.value) as T);
+    }
+  }
+
+  tell(value: unknown): void {
+    this.#process.stdin.write(toLine(value));
+  }
+
+  /** Nothing more will be told. */
+  end(): void {
+    this.#process.stdin.end();
+  }
+
+  kill(): void {
+    this.#process.kill("SIGKILL");
+  }
+}
+
+export function startChild(
+  script: string,
+  data?: unknown,
+  flags: readonly string[] = [],
+): Child {
+  return new Child(script, data ?? null, flags);
+}
+
+export interface Ran extends Exit {
+  reports: unknown[];
+}
+
+/** Runs a script to its end, whichever that is. */
+export async function runChild(
+  script: string,
+  data?: unknown,
+  flags?: readonly string[],
+): Promise<Ran> {
+  const child = startChild(script, data, flags);
+  child.end();
+  const reports = await child.rest();
+  return { reports, ...(await child.exit) };
+}
+
+/** Runs a script that must end well, and returns the one value it reports. */
+export async function ask<T>(
+  script: string,
+  data?: unknown,
+  flags?: readonly string[],
+): Promise<T> {
+  const { reports, ...exit } = await runChild(script, data, flags);
+  if (exit.code !== 0 || reports.length !== 1) {
+    throw new Error(`the script failed: ${JSON.stringify(exit)}`);
+  }
+  return reports[0] as T;
+}

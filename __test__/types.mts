@@ -1,0 +1,187 @@
+// What must compile, and what must not. The compiler is the test.
+import {
+  type KvStore,
+  type KvStoreListEntry,
+  createFederation,
+} from "@fedify/fedify";
+import { Temporal as JsTemporal } from "@js-temporal/polyfill";
+import {
+  type KvStore as OldKvStore,
+  createFederation as createOldFederation,
+} from "fedify-1.10";
+import { Temporal as TemporalPolyfill } from "temporal-polyfill";
+import {
+  type KvErrorCode,
+  type KvKey,
+  type KvListIterator,
+  MemoryKvStore,
+  SqliteKvStore,
+  openKvStore,
+} from "../index.js";
+
+const memory = new MemoryKvStore();
+const sqlite = new SqliteKvStore("fedify.db");
+const opened = openKvStore("sqlite:fedify.db", { durability: "normal" });
+
+/** Whether two types are one. */
+type Same<A, B> =
+  (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2
+    ? true
+    : false;
+
+function is<_ extends true>(): void {}
+
+// Fedify takes every store, in both its lines.
+export const stores: KvStore[] = [memory, sqlite, opened];
+export const oldStores: OldKvStore[] = [memory, sqlite, opened];
+createFederation<void>({ kv: memory });
+createFederation<void>({ kv: sqlite });
+createFederation<void>({ kv: opened });
+createOldFederation<void>({ kv: memory });
+createOldFederation<void>({ kv: sqlite });
+createOldFederation<void>({ kv: opened });
+
+// `cas` and `list` are optional in Fedify's types, not in ours.
+is<Same<ReturnType<typeof sqlite.cas>, Promise<boolean>>>();
+is<Same<ReturnType<typeof sqlite.list>, KvListIterator>>();
+is<Same<ReturnType<typeof memory.clear>, Promise<number>>>();
+
+// All stores have one shape.
+export const asMemory: MemoryKvStore = sqlite;
+export const asSqlite: SqliteKvStore = memory;
+
+interface Actor {
+  name: string;
+}
+
+async function use(kv: MemoryKvStore | SqliteKvStore): Promise<void> {
+  // A value is unknown until its type is said.
+  const unknown = await kv.get(["a"]);
+  is<Same<typeof unknown, unknown>>();
+  const actor = await kv.get<Actor>(["a", "b"]);
+  is<Same<typeof actor, Actor | undefined>>();
+  // @ts-expect-error it may be undefined
+  actor.name satisfies string;
+
+  // Keys are one string or more, readonly or not.
+  const key: KvKey = ["a", "b"];
+  await kv.get(key);
+  await kv.set(["a", "b", "c"] as const, null);
+  const tuple: [string, ...string[]] = ["a"];
+  await kv.delete(tuple);
+  // @ts-expect-error a key is no string
+  await kv.get("a");
+  // @ts-expect-error a key has a part
+  await kv.get([]);
+  // @ts-expect-error a part is a string
+  await kv.get(["a", 1]);
+  // @ts-expect-error an array may be empty
+  await kv.get(["a"] as string[]);
+  // @ts-expect-error everything is not a prefix
+  await kv.clear([]);
+
+  // Any duration is a ttl.
+  await kv.set(key, 1, {});
+  await kv.set(key, 1, { ttl: JsTemporal.Duration.from({ hours: 1 }) });
+  await kv.set(key, 1, { ttl: TemporalPolyfill.Duration.from({ hours: 1 }) });
+  await kv.set(key, 1, { ttl: { hours: 1, minutes: 30 } });
+  await kv.cas(key, undefined, 1, { ttl: { total: () => 1 } });
+  // @ts-expect-error a number has no unit
+  await kv.set(key, 1, { ttl: 1_000 });
+  // @ts-expect-error a string is no duration
+  await kv.set(key, 1, { ttl: "PT1H" });
+  // @ts-expect-error no unit of that name
+  await kv.set(key, 1, { ttl: { hour: 1 } });
+  // @ts-expect-error a value is not optional
+  await kv.set(key);
+  // @ts-expect-error nor is the new one
+  await kv.cas(key, 1);
+
+  // Lists, in both shapes.
+  kv.list();
+  kv.list([]);
+  kv.list(key);
+  kv.list({});
+  kv.list({ prefix: key, pageSize: 10, signal: AbortSignal.timeout(1) });
+  // @ts-expect-error a prefix is no string
+  kv.list("a");
+  // @ts-expect-error a part is a string
+  kv.list([1]);
+  // @ts-expect-error a page has a number of entries
+  kv.list({ pageSize: "10" });
+  // @ts-expect-error no option of that name
+  kv.list({ limit: 10 });
+  for await (const entry of kv.list(["a"])) {
+    is<Same<typeof entry, KvStoreListEntry>>();
+    entry.key satisfies KvKey;
+    // @ts-expect-error a value is unknown
+    entry.value satisfies string;
+  }
+  const entries: KvStoreListEntry[] = await Array.fromAsync(kv.list());
+  entries.length satisfies number;
+  const list = kv.list();
+  list satisfies AsyncIterableIterator<KvStoreListEntry>;
+  list.skipped satisfies number;
+  // @ts-expect-error it is counted, not set
+  list.skipped = 1;
+  const result = await list.next();
+  if (result.done) {
+    result.value satisfies undefined;
+  } else {
+    result.value.key satisfies KvKey;
+  }
+  {
+    await using disposed = kv.list();
+    await disposed.next();
+  }
+
+  is<Same<Awaited<ReturnType<typeof kv.initialize>>, void>>();
+  is<Same<Awaited<ReturnType<typeof kv.drop>>, void>>();
+  is<Same<Awaited<ReturnType<typeof kv.close>>, void>>();
+  await using owned = kv;
+  await owned.close();
+}
+
+export const used = use(opened);
+
+// Options are those there are.
+new SqliteKvStore(":memory:");
+new SqliteKvStore("x", {});
+new SqliteKvStore("x", {
+  tableName: "other",
+  initialized: true,
+  durability: "full",
+  busyTimeout: 1_000,
+});
+// @ts-expect-error a path is not optional
+new SqliteKvStore();
+// @ts-expect-error a path is a string
+new SqliteKvStore(new URL("file:///x"));
+// @ts-expect-error no such durability
+new SqliteKvStore("x", { durability: "off" });
+// @ts-expect-error a number of milliseconds
+new SqliteKvStore("x", { busyTimeout: "1s" });
+// @ts-expect-error no option of that name
+new SqliteKvStore("x", { table: "other" });
+// @ts-expect-error it has no options
+new MemoryKvStore({});
+// @ts-expect-error a URL is not optional
+openKvStore();
+// @ts-expect-error iterators come from list()
+new KvListIterator();
+
+// Every code is in the type, and nothing else is.
+const codes: Record<KvErrorCode, true> = {
+  ERR_KV_INVALID_KEY: true,
+  ERR_KV_INVALID_VALUE: true,
+  ERR_KV_INVALID_TTL: true,
+  ERR_KV_INVALID_OPTION: true,
+  ERR_KV_KEY_TOO_LONG: true,
+  ERR_KV_VALUE_TOO_LARGE: true,
+  ERR_KV_CONNECTION: true,
+  ERR_KV_TIMEOUT: true,
+  ERR_KV_CLOSED: true,
+  ERR_KV_CORRUPT: true,
+  ERR_KV_BACKEND: true,
+};
+export const codeNames = Object.keys(codes);
