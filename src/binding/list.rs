@@ -36,6 +36,8 @@ pub struct List {
 struct State {
     source: Source,
     page: Option<Steps>,
+    /// A first page that was there at once.
+    first: Option<Message>,
     /// `next()` calls without an answer, in their order.
     waiting: VecDeque<Deferred>,
     /// While calls wait, the list must not be collected.
@@ -113,6 +115,7 @@ impl List {
             state: RefCell::new(State {
                 source,
                 page: None,
+                first: None,
                 waiting: VecDeque::new(),
                 kept: None,
                 signal,
@@ -160,9 +163,9 @@ impl List {
     fn stop(self: &Rc<Self>, js: Js, source: Source) {
         let mut state = self.state.borrow_mut();
         let old = std::mem::replace(&mut state.source, source);
-        let page = state.page.take();
+        let pages = (state.page.take(), state.first.take());
         drop(state);
-        drop((old, page));
+        drop((old, pages));
         self.unlisten(js);
         self.serve(js);
     }
@@ -239,7 +242,13 @@ impl List {
         let Source::Unstarted(store, prefix, limits) = source else {
             return;
         };
-        let pages = store.pages(prefix, limits);
+        let mut pages = store.pages(prefix, limits);
+        state.first = pages.first_page_now().map(|page| message_of(Ok(page)));
+        if matches!(&state.first, Some(Message::Page { last: true, .. })) {
+            // Nothing to spawn; what is at hand says that it is the last.
+            state.source = Source::Inline(pages);
+            return;
+        }
         state.source = match store.reader() {
             None => Source::Inline(pages),
             Some(reader) => {
@@ -264,6 +273,9 @@ impl List {
     /// one.
     fn receive(self: &Rc<Self>, js: Js) -> Option<Message> {
         let mut state = self.state.borrow_mut();
+        if let Some(first) = state.first.take() {
+            return Some(first);
+        }
         let turn_over = state.turn.elapsed() >= TURN;
         match &mut state.source {
             // An empty channel gives the event loop its turn anyway.

@@ -86,6 +86,12 @@ impl Page {
 
 /// A list under way: it remembers where it is. Dropping it ends the list.
 pub trait Pages: Send {
+    /// The first page, if it can be had on the calling thread at the cost of a
+    /// few single reads. Called at most once, before anything else.
+    fn first_page_now(&mut self) -> Option<Page> {
+        None
+    }
+
     /// The next page. Not called again after the last one or an error.
     fn next_page(&mut self) -> BoxFuture<'_, Result<Page>>;
 }

@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-/// The first page is short: the consumer works on it while the next is read.
+/// The first page is short: it may be read on the calling thread, and the
+/// consumer works on it while the next is read.
 const FIRST_PAGE: u32 = 16;
 
 /// Opened by the first page, closed by the writer.
@@ -101,21 +102,35 @@ impl SqlitePages {
             && let Some(row) = rows.next()?
         {
             let key = row.get_ref(0)?;
-            page.push_unchecked(as_text(key), as_text(row.get_ref(1)?));
+            // Expired rows count as read: a page costs the same whatever waits
+            // to be swept.
+            if row.get(2)? {
+                page.push_unchecked(as_text(key), as_text(row.get_ref(1)?));
+            }
             last_key = Some(key.try_into().unwrap_or(Value::Null));
             read += 1;
         }
-        let full = page.is_full(limits);
+        let more = read == limits.entries || page.is_full(limits);
         drop(rows);
         drop(statement);
         if read > 0 {
             self.after = last_key;
         }
-        Ok(if full { page } else { page.end() })
+        Ok(if more { page } else { page.end() })
     }
 }
 
 impl Pages for SqlitePages {
+    fn first_page_now(&mut self) -> Option<Page> {
+        let shared = Arc::clone(&self.shared);
+        if !shared.open.load(Ordering::Acquire) || shared.pending.any() {
+            return None;
+        }
+        let mut snapshot = shared.snapshot.try_lock().ok()?;
+        // What fails here is tried again, and told, by the reader thread.
+        snapshot.as_mut()?.read(|database| self.read(database)).ok()
+    }
+
     fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
         Box::pin(self.page())
     }

@@ -76,11 +76,8 @@ impl Snapshot {
     }
 
     pub fn get(&mut self, key: &str) -> Result<Found> {
-        if self.held.is_some() {
-            if self.held == self.header() {
-                return self.select(key);
-            }
-            self.release()?;
+        if self.is_held_and_fresh()? {
+            return self.select(key);
         }
         let read = Instant::now();
         let burst = read.duration_since(self.last) < BURST;
@@ -99,6 +96,21 @@ impl Snapshot {
             self.release()?;
         }
         found
+    }
+
+    /// Lets `body` read the latest state.
+    pub fn read<T>(&mut self, body: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        self.is_held_and_fresh()?;
+        self.prepared.with_dependent(|database, _| body(database))
+    }
+
+    /// Whether a transaction is held. One that somebody has committed after is
+    /// let go.
+    fn is_held_and_fresh(&mut self) -> Result<bool> {
+        if self.is_held() && self.held != self.header() {
+            self.release()?;
+        }
+        Ok(self.is_held())
     }
 
     /// Ends a held transaction: while it is open, the log cannot start over.

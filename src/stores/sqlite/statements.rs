@@ -19,9 +19,8 @@ impl Statements {
     pub fn new(table: &str) -> Self {
         let page = |after| {
             format!(
-                r#"SELECT key, value FROM "{table}"
-                WHERE key {after} ?1 AND key <= ?2 AND (expires IS NULL OR expires > ?3)
-                ORDER BY key LIMIT ?4"#
+                r#"SELECT key, value, expires IS NULL OR expires > ?3 FROM "{table}"
+                WHERE key {after} ?1 AND key <= ?2 ORDER BY key LIMIT ?4"#
             )
         };
         Self {
