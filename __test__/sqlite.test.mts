@@ -415,8 +415,33 @@ describe("openKvStore", () => {
     ).toThrow(expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }));
   });
 
+  test("a path in a URL may be escaped", async () => {
+    const directory = await temporaryDirectory();
+    const names = { "a%20b": "a b", "c%3Fd%23e": "c?d#e", "%E6%BC%A2": "漢" };
+    for (const [escaped, name] of Object.entries(names)) {
+      const store = openKvStore(`sqlite://${directory}/${escaped}.db`);
+      await store.set(["k"], 1);
+      await store.close();
+      expect(existsSync(join(directory, `${name}.db`))).toBe(true);
+    }
+  });
+
   test("refuses what it does not know", () => {
-    for (const url of ["", "fedify.db", "ftp://x", "sqlite", "sqlite:", 1]) {
+    for (const url of [
+      "",
+      "fedify.db",
+      "ftp://x",
+      "sqlite",
+      "sqlite:",
+      "sqlite://host/fedify.db",
+      "sqlite:fedify.db?mode=ro",
+      "sqlite:fedify.db#x",
+      "sqlite:a%00b",
+      "sqlite:a%ffb",
+      "sqlite:file:fedify.db",
+      1,
+      undefined,
+    ]) {
       expect(() => openKvStore(url as string)).toThrow(
         expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
       );

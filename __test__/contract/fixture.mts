@@ -19,8 +19,8 @@ export interface Data {
   store: Store;
   /** Makes a handle of its own on the same data. */
   openAnother?: () => Store;
-  /** Closes all handles and leaves nothing behind. */
-  remove: () => Promise<void>;
+  /** Closes all handles and leaves nothing behind, if nobody else does. */
+  remove?: () => Promise<void>;
 }
 
 /** One store under the contract. */
@@ -39,7 +39,7 @@ export function contractTest(row: Row) {
   return base
     .extend("data", async ({ onTestFinished }) => {
       const data = await row.open();
-      onTestFinished(() => data.remove());
+      onTestFinished(() => data.remove?.());
       return data;
     })
     .extend("store", ({ data }): Store => data.store)

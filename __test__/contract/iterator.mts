@@ -2,17 +2,8 @@
 import { expect } from "vitest";
 import { collect, keysOf } from "../support/collect.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
-import type { ContractTest, Store } from "./fixture.mts";
-
-const end = { value: undefined, done: true };
-
-const numbers = (count: number) => Array.from(Array(count).keys());
-
-async function fill(store: Store, count: number): Promise<void> {
-  await Promise.all(
-    numbers(count).map((i) => store.set(["k", String(i + 1_000)], i)),
-  );
-}
+import { end, fill, numbers } from "./entries.mts";
+import type { ContractTest } from "./fixture.mts";
 
 export function describeIterator(test: ContractTest): void {
   test("it is an iterator and its own iterable", async ({ store }) => {

@@ -2,17 +2,8 @@
 import { expect } from "vitest";
 import { collect, keysOf } from "../support/collect.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
-import type { ContractTest, Store } from "./fixture.mts";
-
-const end = { value: undefined, done: true };
-
-async function fill(store: Store, count: number): Promise<void> {
-  await Promise.all(
-    Array.from({ length: count }, (_, i) =>
-      store.set(["k", String(i + 1_000)], i),
-    ),
-  );
-}
+import { end, fill, keyOf } from "./entries.mts";
+import type { ContractTest } from "./fixture.mts";
 
 export function describeLifecycle(test: ContractTest): void {
   test("initialize is harmless, early, late and often", async ({ store }) => {
@@ -58,7 +49,7 @@ export function describeLifecycle(test: ContractTest): void {
     await fill(store, 200);
     await store.drop();
     expect(await collect(store.list())).toEqual([]);
-    expect(await store.get(["k", "1000"])).toBeUndefined();
+    expect(await store.get(keyOf(0))).toBeUndefined();
     await store.set(["k"], 1);
     expect(await collect(store.list())).toEqual([{ key: ["k"], value: 1 }]);
     await store.drop();
@@ -79,9 +70,9 @@ export function describeLifecycle(test: ContractTest): void {
     another,
   }) => {
     await fill(store, 10);
-    expect(await another.get(["k", "1000"])).toBe(0);
+    expect(await another.get(keyOf(0))).toBe(0);
     await store.drop();
-    expect(await another.get(["k", "1000"])).toBeUndefined();
+    expect(await another.get(keyOf(0))).toBeUndefined();
     expect(await collect(another.list())).toEqual([]);
     await another.set(["k"], 1);
     expect(await store.get(["k"])).toBe(1);
@@ -130,7 +121,7 @@ export function describeLifecycle(test: ContractTest): void {
   }) => {
     await fill(store, 10);
     const closed = store.close();
-    await expectRejection(() => store.get(["k", "1000"]), "ERR_KV_CLOSED");
+    await expectRejection(() => store.get(keyOf(0)), "ERR_KV_CLOSED");
     await expectRejection(() => store.set(["k"], 1), "ERR_KV_CLOSED");
     await closed;
   });
@@ -162,7 +153,7 @@ export function describeLifecycle(test: ContractTest): void {
     await fill(store, 300);
     const lists = Array.from({ length: 5 }, () => store.list({ pageSize: 1 }));
     const settled = Promise.allSettled([
-      ...Array.from({ length: 20 }, () => store.get(["k", "1000"])),
+      ...Array.from({ length: 20 }, () => store.get(keyOf(0))),
       ...lists.flatMap((list) => [list.next(), list.next()]),
       store.set(["k"], 1),
     ]);

@@ -3,17 +3,8 @@ import { setImmediate } from "node:timers/promises";
 import { expect } from "vitest";
 import { collect, inTextOrder, keysOf } from "../support/collect.mts";
 import { expectRejection } from "../support/rejection.mts";
+import { end, fill, keyOf, numbers } from "./entries.mts";
 import type { ContractTest, Store } from "./fixture.mts";
-
-const keyOf = (i: number) => ["k", String(i).padStart(6, "0")] as const;
-
-async function fill(store: Store, count: number): Promise<void> {
-  await Promise.all(
-    Array.from({ length: count }, (_, i) => store.set(keyOf(i), i)),
-  );
-}
-
-const firstNumbers = (count: number) => Array.from(Array(count).keys());
 
 export function describePages(test: ContractTest): void {
   for (const count of [0, 1, 2, 63, 64, 65, 128, 129, 1_000]) {
@@ -22,7 +13,7 @@ export function describePages(test: ContractTest): void {
       await store.set(["j"], "before");
       await store.set(["k!"], "beside");
       await store.set(["l"], "after");
-      const expected = firstNumbers(count);
+      const expected = numbers(count);
       for (const pageSize of [undefined, 1, 2, 7, 63, 64, 65, 1_000, 1_024]) {
         const options = pageSize === undefined ? {} : { pageSize };
         const own = await collect(store.list({ prefix: ["k"], ...options }));
@@ -38,7 +29,7 @@ export function describePages(test: ContractTest): void {
     for (const pageSize of bad) {
       const list = store.list({ pageSize: pageSize as never });
       await expectRejection(() => list.next(), "ERR_KV_INVALID_OPTION");
-      expect(await list.next()).toEqual({ value: undefined, done: true });
+      expect(await list.next()).toEqual(end);
     }
   });
 
@@ -72,7 +63,7 @@ export function describePages(test: ContractTest): void {
       seen.push(value);
       await store.delete(key);
     }
-    expect(seen).toEqual(firstNumbers(500));
+    expect(seen).toEqual(numbers(500));
     expect(await keysOf(store.list())).toEqual([]);
   });
 
@@ -118,7 +109,7 @@ export function describePages(test: ContractTest): void {
   test("entries that expire meanwhile hide nothing", async ({ store }) => {
     await fill(store, 300);
     await Promise.all(
-      firstNumbers(300).map((i) =>
+      numbers(300).map((i) =>
         store.set([...keyOf(i), "brief"], "brief", {
           ttl: { milliseconds: 1 + (i % 20) },
         }),
@@ -130,7 +121,7 @@ export function describePages(test: ContractTest): void {
         stayed.push(value);
       }
     }
-    expect(stayed).toEqual(firstNumbers(300));
+    expect(stayed).toEqual(numbers(300));
   });
 
   test("lists leave the event loop turning", async ({ store }) => {
@@ -156,12 +147,12 @@ export function describePages(test: ContractTest): void {
   test("many lists at once", async ({ store }) => {
     await fill(store, 300);
     const lists = await Promise.all(
-      firstNumbers(40).map((i) =>
+      numbers(40).map((i) =>
         collect(store.list({ prefix: ["k"], pageSize: 1 + i })),
       ),
     );
     for (const entries of lists) {
-      expect(entries.map(({ value }) => value)).toEqual(firstNumbers(300));
+      expect(entries.map(({ value }) => value)).toEqual(numbers(300));
     }
   });
 }
@@ -172,7 +163,7 @@ export function describePages(test: ContractTest): void {
  */
 async function listUnderWrites(store: Store, writer: Store): Promise<void> {
   await fill(store, 400);
-  const expected = inTextOrder(firstNumbers(400).map(keyOf));
+  const expected = inTextOrder(numbers(400).map(keyOf));
   let writing = true;
   let round = 0;
   const write = async () => {

@@ -1,9 +1,6 @@
 // Every store that the package has, as a row of the contract.
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { MemoryKvStore, SqliteKvStore } from "../../index.js";
-import type { Options } from "../support/sqlite.mts";
+import { type Options, openStore, temporaryFile } from "../support/sqlite.mts";
 import type { Data, Row, Store } from "./fixture.mts";
 
 export const rows: readonly Row[] = [
@@ -32,19 +29,7 @@ function alone(store: Store): Data {
 }
 
 async function sqliteFile(options?: Options): Promise<Data> {
-  const directory = await mkdtemp(join(tmpdir(), "fedify-kv-contract-"));
-  const handles: Store[] = [];
-  const openAnother = () => {
-    const handle = new SqliteKvStore(join(directory, "fedify.db"), options);
-    handles.push(handle);
-    return handle;
-  };
-  return {
-    store: openAnother(),
-    openAnother,
-    remove: async () => {
-      await Promise.all(handles.map((handle) => handle.close()));
-      await rm(directory, { recursive: true });
-    },
-  };
+  const path = await temporaryFile();
+  const openAnother = () => openStore(path, options);
+  return { store: openAnother(), openAnother };
 }

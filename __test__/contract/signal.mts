@@ -3,17 +3,8 @@ import { getEventListeners } from "node:events";
 import { expect } from "vitest";
 import { collect } from "../support/collect.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
+import { end, fill, keyOf } from "./entries.mts";
 import type { ContractTest, Store } from "./fixture.mts";
-
-const end = { value: undefined, done: true };
-
-async function fill(store: Store, count: number): Promise<void> {
-  await Promise.all(
-    Array.from({ length: count }, (_, i) =>
-      store.set(["k", String(i + 1_000)], i),
-    ),
-  );
-}
 
 export function describeSignal(test: ContractTest): void {
   test("one that was aborted before", async ({ store }) => {
@@ -108,7 +99,7 @@ export function describeSignal(test: ContractTest): void {
     controller.abort();
     await reasonOf(() => aborted.next());
     expect(await collect(other)).toHaveLength(99);
-    expect(await store.get(["k", "1000"])).toBe(0);
+    expect(await store.get(keyOf(0))).toBe(0);
   });
 
   test("one signal ends many lists", async ({ store }) => {

@@ -44,16 +44,17 @@ pub fn open_kv_store(
 
 fn open(js: Js, url: &str, options: Value) -> Result<Either<MemoryKvStore, SqliteKvStore>> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
-    match scheme {
+    match scheme.to_ascii_lowercase().as_str() {
         "memory" if rest.is_empty() => Ok(Either::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
+        "memory" => Err(Error::InvalidOption("nothing follows memory: in a URL".into())),
         "sqlite" => {
             let store = SqliteStore::at_url(rest, SqliteOptions::parse(js, options)?)?;
             Ok(Either::B(SqliteKvStore(Handle::new(js, store))))
         }
         // The rest may hold a password.
-        _ => Err(Error::InvalidOption(format!(
+        other => Err(Error::InvalidOption(format!(
             "a store's URL starts with memory: or sqlite:, not with {:?}",
-            scheme.chars().take(20).collect::<String>()
+            other.chars().take(20).collect::<String>()
         ))),
     }
 }
