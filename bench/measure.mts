@@ -51,20 +51,25 @@ function median(numbers: number[]): number {
   return sorted[Math.floor(sorted.length / 2)] ?? NaN;
 }
 
-/** A cached document of 490 bytes, as Fedify keeps them. */
-export const DOCUMENT = {
-  "@context": [
-    "https://www.w3.org/ns/activitystreams",
-    "https://w3id.org/security/v1",
-  ],
-  id: "https://example.com/users/alice",
-  type: "Person",
-  preferredUsername: "alice",
-  inbox: "https://example.com/users/alice/inbox",
-  outbox: "https://example.com/users/alice/outbox",
-  followers: "https://example.com/users/alice/followers",
-  summary: "x".repeat(140),
-};
+/**
+ * A cached document of 490 bytes, as Fedify keeps them. Each is another one:
+ * SQLite doesn't write a page that an update leaves as it was.
+ */
+export function document(revision: number): object {
+  return {
+    "@context": [
+      "https://www.w3.org/ns/activitystreams",
+      "https://w3id.org/security/v1",
+    ],
+    id: "https://example.com/users/alice",
+    type: "Person",
+    preferredUsername: "alice",
+    inbox: "https://example.com/users/alice/inbox",
+    outbox: "https://example.com/users/alice/outbox",
+    followers: "https://example.com/users/alice/followers",
+    summary: String(revision).padStart(140, "x"),
+  };
+}
 
 /** One at a time. */
 export function sequential(
@@ -108,7 +113,7 @@ export function concurrent(
 /** A whole list, `times` times; an operation is one list or one entry. */
 export function listing(
   name: string,
-  prefix: readonly [string, ...string[]],
+  prefix: (index: number) => readonly [string, ...string[]],
   entries: number,
   per: "list" | "entry",
   times: number,
@@ -116,10 +121,10 @@ export function listing(
   return {
     name,
     operations: per === "list" ? times : times * entries,
-    async run(store) {
+    async run(store, round) {
       for (let i = 0; i < times; i++) {
         let count = 0;
-        for await (const _ of store.list(prefix)) count++;
+        for await (const _ of store.list(prefix(round * times + i))) count++;
         if (count !== entries) throw new Error(`${name}: ${count} entries`);
       }
     },

@@ -3,7 +3,7 @@ import { MemoryKvStore } from "../index.js";
 import {
   compare,
   concurrent,
-  DOCUMENT,
+  document,
   heading,
   listing,
   sequential,
@@ -15,8 +15,8 @@ export async function memory(): Promise<void> {
   const ours = new MemoryKvStore();
   const peer = new FedifyMemoryKvStore();
   for (let i = 0; i < ENTRIES; i++) {
-    await ours.set(key(i), DOCUMENT);
-    await peer.set(key(i), DOCUMENT);
+    await ours.set(key(i), document(0));
+    await peer.set(key(i), document(0));
   }
   heading(
     "Memory, beside Fedify's MemoryKvStore (which returns the object it was given)",
@@ -26,19 +26,19 @@ export async function memory(): Promise<void> {
       store.get(key((i * 7919) % ENTRIES)),
     ),
     sequential("set, one at a time", 20_000, (store, i) =>
-      store.set(key((i * 7919) % ENTRIES), DOCUMENT),
+      store.set(key((i * 7919) % ENTRIES), document(i)),
     ),
     concurrent("get, 64 in flight", 64, 300, (store, i) =>
       store.get(key((i * 7919) % ENTRIES)),
     ),
+    listing("list of 50 among 100,000, the list", trace, 50, "list", 3),
     listing(
-      "list of 50 among 100,000, the list",
-      ["traces", "7"],
-      50,
-      "list",
-      5,
+      "list of all 100,000, an entry",
+      () => ["traces"],
+      ENTRIES,
+      "entry",
+      1,
     ),
-    listing("list of all 100,000, an entry", ["traces"], ENTRIES, "entry", 1),
   ];
   for (const each of cases) await compare(each, ours, peer);
   await ours.close();
@@ -46,4 +46,9 @@ export async function memory(): Promise<void> {
 
 function key(i: number): readonly [string, string, string] {
   return ["traces", String(Math.floor(i / 50)), String(i)];
+}
+
+/** The prefix of some trace. */
+function trace(i: number): readonly [string, string] {
+  return ["traces", String((i * 17) % (ENTRIES / 50))];
 }

@@ -7,7 +7,7 @@ import { SqliteKvStore } from "../index.js";
 import {
   compare,
   concurrent,
-  DOCUMENT,
+  document,
   heading,
   listing,
   sequential,
@@ -51,14 +51,14 @@ async function measure(
 ): Promise<void> {
   // Filled in bulk on both sides: 2,000 prefixes of 50 entries.
   const entries = Array.from({ length: ENTRIES }, (_, i) => key(i));
-  await Promise.all(entries.map((key) => ours.set(key, DOCUMENT)));
+  await Promise.all(entries.map((key) => ours.set(key, document(0))));
   peer.initialize();
   database.exec("BEGIN");
   const insert = database.prepare(
     "INSERT INTO fedify_kv VALUES (?, ?, 0, NULL)",
   );
   for (const key of entries) {
-    insert.run(JSON.stringify(key), JSON.stringify(DOCUMENT));
+    insert.run(JSON.stringify(key), JSON.stringify(document(0)));
   }
   database.exec("COMMIT");
 
@@ -68,7 +68,7 @@ async function measure(
   const set = (
     store: { set(key: Key, value: unknown): Promise<void> },
     i: number,
-  ) => store.set(key((i * 7919) % ENTRIES), DOCUMENT);
+  ) => store.set(key((i * 7919) % ENTRIES), document(i + 1));
   const mark = (i: number): Key => [
     "_fedify",
     "activityIdempotence",
@@ -88,15 +88,15 @@ async function measure(
     sequential("get a document (490 B), one at a time", 2000, get),
     concurrent("get a document, 64 in flight", 64, 30, get),
     sequential("set a document, one at a time", 200, set),
-    concurrent("set a document, 64 in flight", 64, 5, set),
+    concurrent("set a document, 64 in flight", 64, 10, set),
+    listing("list of 50 among 100,000, the list", trace, 50, "list", 40),
     listing(
-      "list of 50 among 100,000, the list",
-      ["traces", "7"],
-      50,
-      "list",
-      5,
+      "list of all 100,000, an entry",
+      () => ["traces"],
+      ENTRIES,
+      "entry",
+      1,
     ),
-    listing("list of all 100,000, an entry", ["traces"], ENTRIES, "entry", 1),
   ];
   for (const each of cases) await compare(each, ours, peer);
   await ours.close();
@@ -107,4 +107,9 @@ type Key = readonly [string, string, string];
 function key(i: number): Key {
   // The spans of a trace are written one after another.
   return ["traces", String(Math.floor(i / 50)), String(i)];
+}
+
+/** The prefix of some trace. */
+function trace(i: number): readonly [string, string] {
+  return ["traces", String((i * 17) % (ENTRIES / 50))];
 }

@@ -12,10 +12,6 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-/// The first page is short: it may be read on the calling thread, and the
-/// consumer works on it while the next is read.
-const FIRST_PAGE: u32 = 16;
-
 /// Opened by the first page, closed by the writer.
 #[derive(Default)]
 pub struct ListConnection {
@@ -85,12 +81,9 @@ impl SqlitePages {
 
     fn read(&mut self, database: &Database) -> rusqlite::Result<Page> {
         let sql = &self.shared.sql;
-        let mut limits = self.limits;
+        let limits = self.limits;
         let (text, from) = match &self.after {
-            None => {
-                limits.entries = limits.entries.min(FIRST_PAGE);
-                (&sql.first_page, &self.first)
-            }
+            None => (&sql.first_page, &self.first),
             Some(after) => (&sql.next_page, after),
         };
         let mut page = Page::default();
@@ -123,7 +116,10 @@ impl SqlitePages {
 impl Pages for SqlitePages {
     fn first_page_now(&mut self) -> Option<Page> {
         let shared = Arc::clone(&self.shared);
-        if !shared.open.load(Ordering::Acquire) || shared.pending.any() {
+        // A page of the usual size takes no longer to read than to parse, and
+        // much less than to wait for.
+        let usual = self.limits.entries <= PageLimits::default().entries;
+        if !usual || !shared.open.load(Ordering::Acquire) || shared.pending.any() {
             return None;
         }
         let mut snapshot = shared.snapshot.try_lock().ok()?;

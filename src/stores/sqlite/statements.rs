@@ -6,6 +6,7 @@ pub struct Statements {
     pub drop_table: String,
     pub columns: String,
     pub get: String,
+    pub overwrite: String,
     pub put: String,
     pub delete: String,
     pub clear: String,
@@ -36,6 +37,7 @@ impl Statements {
             drop_table: format!(r#"DROP TABLE IF EXISTS "{table}""#),
             columns: format!("SELECT name FROM pragma_table_info('{table}')"),
             get: format!(r#"SELECT value FROM "{table}" WHERE key = ?1 AND (expires IS NULL OR expires > ?2)"#),
+            overwrite: format!(r#"UPDATE "{table}" SET value = ?2 WHERE key = ?1 AND expires IS NULL"#),
             put: format!(
                 r#"INSERT INTO "{table}" (key, value, created, expires) VALUES (?1, ?2, ?3, ?4)
                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires"#
