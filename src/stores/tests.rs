@@ -229,6 +229,9 @@ fn a_get_in_a_burst_sees_what_another_store_has_written() {
         for _ in 0..3 {
             assert_eq!(get(&reader, &["k"]), Some(i.to_string()));
         }
+        let mut pages = reader.pages(prefix(&["k"]), PageLimits::default());
+        let page = pages.first_page_now().expect("nothing is under way");
+        assert!(page.is_last() && page.into_steps().contains(&format!(r#""value":{i}}}"#)));
     }
 }
 
