@@ -18,29 +18,28 @@ export async function freePort(): Promise<number> {
   return typeof address === "object" ? (address?.port ?? 0) : 0;
 }
 
+/** As they stand in redis.conf. */
+type Settings = Readonly<Record<string, string | number>>;
+
 export class RedisServer {
   readonly port: number;
   readonly directory: string;
   readonly socket: string;
-  readonly #arguments: readonly string[];
+  readonly #settings: Settings;
   readonly #clients: Redis[] = [];
   #process: ChildProcess | undefined;
 
-  private constructor(
-    port: number,
-    directory: string,
-    options: readonly string[],
-  ) {
+  private constructor(port: number, directory: string, settings: Settings) {
     this.port = port;
     this.directory = directory;
     this.socket = join(directory, "redis.sock");
-    this.#arguments = options;
+    this.#settings = settings;
   }
 
-  /** Starts a server that keeps nothing, unless the options say otherwise. */
-  static async start(...options: string[]): Promise<RedisServer> {
+  /** Starts a server that keeps nothing, unless the settings say otherwise. */
+  static async start(settings: Settings = {}): Promise<RedisServer> {
     const directory = await mkdtemp(join(tmpdir(), "fedify-kv-redis-"));
-    const server = new RedisServer(await freePort(), directory, options);
+    const server = new RedisServer(await freePort(), directory, settings);
     await server.start();
     return server;
   }
@@ -53,17 +52,24 @@ export class RedisServer {
     return this.#process?.pid ?? 0;
   }
 
+  get isRunning(): boolean {
+    const child = this.#process;
+    return child !== undefined && child.exitCode === null && !child.signalCode;
+  }
+
   /** Starts it, again after `kill`, and waits until it answers. */
   async start(): Promise<void> {
     const child = spawn(
       "redis-server",
-      [
-        ...["--bind", "127.0.0.1", "--port", String(this.port)],
-        ...["--dir", this.directory, "--unixsocket", this.socket],
-        ...["--save", "", "--appendonly", "no", "--loglevel", "notice"],
-        ...["--enable-debug-command", "yes"],
-        ...this.#arguments,
-      ],
+      Object.entries({
+        bind: "127.0.0.1",
+        port: this.port,
+        dir: this.directory,
+        unixsocket: this.socket,
+        save: "",
+        appendonly: "no",
+        ...this.#settings,
+      }).flatMap(([name, value]) => [`--${name}`, String(value)]),
       { stdio: ["ignore", "pipe", "inherit"] },
     );
     this.#process = child;
@@ -83,7 +89,7 @@ export class RedisServer {
   /** Ends it as a crash does. */
   async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     const child = this.#process;
-    if (child !== undefined && child.exitCode === null && !child.signalCode) {
+    if (child !== undefined && this.isRunning) {
       child.kill(signal);
       await once(child, "exit");
     }

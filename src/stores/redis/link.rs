@@ -3,7 +3,6 @@
 
 use super::op::Op;
 use super::server::{Connection, Server};
-use crate::kv::Error;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -23,8 +22,6 @@ pub struct Link {
     /// Whether that waits for a new map of the cluster too.
     pub wants_map: bool,
     pub not_before: Option<Instant>,
-    /// Why there was no connection last time.
-    pub error: Option<Error>,
 }
 
 impl Link {
@@ -40,7 +37,6 @@ impl Link {
             stalled: false,
             wants_map: false,
             not_before: None,
-            error: None,
         }
     }
 

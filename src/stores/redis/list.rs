@@ -1,11 +1,12 @@
-//! Lists: names first, then their values a page at a time.
+//! Lists: names first, then their values, one request ahead of the consumer.
 //!
 //! Names come from the index, or else from a scan, which must be over before
 //! the first page: the server keeps no order. Values are never held beyond what
-//! one request brings.
+//! two requests bring.
 
+use super::index::Cursor;
 use super::many::Kind;
-use super::{Hub, Message, index::Cursor};
+use super::{Hub, Message};
 use crate::kv::{Error, Key, Page, PageLimits, Pages, Prefix, Result};
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
@@ -13,42 +14,50 @@ use std::sync::Arc;
 use std::vec::IntoIter;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-/// The first request is short: the consumer works on it during the next, and it
-/// tells how large values are.
-const FIRST: usize = 16;
+/// The first request tells how large values are.
+const FIRST: usize = 64;
 
 /// A request brings several pages, for as long as values are small.
 const PAGES: usize = 4;
 
 pub struct RedisPages {
-    hub: Arc<Hub>,
     worker: UnboundedSender<Message>,
-    prefix: Prefix,
     limits: PageLimits,
-    names: Names,
+    hub: Arc<Hub>,
+    prefix: Prefix,
+    state: State,
     /// Read and not in a page yet.
-    ready: VecDeque<(Vec<u8>, Vec<u8>)>,
-    /// What the next request asks for.
-    next: usize,
+    ready: VecDeque<Entry>,
 }
 
-enum Names {
-    Unknown,
-    Scanned(IntoIter<Vec<u8>>),
-    Indexed(Cursor),
+type Entry = (Vec<u8>, Vec<u8>);
+
+enum State {
+    Unstarted,
+    Reading(Reading),
+    Over,
+}
+
+/// A request on its way. Dropping it ends it.
+struct Reading(JoinHandle<Result<(Vec<Entry>, Option<Reader>)>>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl RedisPages {
     pub fn new(hub: Arc<Hub>, worker: UnboundedSender<Message>, prefix: Prefix, limits: PageLimits) -> Self {
         Self {
-            hub,
             worker,
-            prefix,
             limits,
-            names: Names::Unknown,
+            hub,
+            prefix,
+            state: State::Unstarted,
             ready: VecDeque::new(),
-            next: FIRST.min(limits.entries as usize),
         }
     }
 
@@ -62,39 +71,26 @@ impl RedisPages {
                     return Ok(page);
                 }
             }
-            if self.is_over() {
-                return Ok(page.end());
-            }
             // A short page now is better than a full one later.
-            if page.entries() > 0 {
+            if page.entries() > 0 && !matches!(self.state, State::Over) {
                 return Ok(page);
             }
-            let names = self.next_names().await?;
-            self.read(names).await?;
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        match &self.names {
-            Names::Unknown => false,
-            Names::Scanned(names) => names.len() == 0,
-            Names::Indexed(cursor) => cursor.is_over(),
-        }
-    }
-
-    async fn next_names(&mut self) -> Result<Vec<Vec<u8>>> {
-        if matches!(self.names, Names::Unknown) {
-            self.writes_before_this().await?;
-            self.names = if self.hub.settings.index {
-                Names::Indexed(Cursor::new(&self.hub, &self.prefix))
-            } else {
-                Names::Scanned(self.hub.scan(&self.prefix, Kind::Entries).await?.into_iter())
-            };
-        }
-        match &mut self.names {
-            Names::Unknown => Ok(Vec::new()),
-            Names::Scanned(names) => Ok(names.take(self.next).collect()),
-            Names::Indexed(cursor) => self.hub.next_names(&self.prefix, cursor, self.next).await,
+            match &mut self.state {
+                State::Over => return Ok(page.end()),
+                State::Unstarted => {
+                    self.writes_before_this().await?;
+                    let reader = Reader::new(&self.hub, &self.prefix, self.limits).await?;
+                    self.state = reader.start();
+                }
+                State::Reading(Reading(task)) => {
+                    let result = task
+                        .await
+                        .unwrap_or_else(|_| Err(Error::Backend("internal error in a list".into())));
+                    let (entries, reader) = result?;
+                    self.ready.extend(entries);
+                    self.state = reader.map_or(State::Over, Reader::start);
+                }
+            }
         }
     }
 
@@ -104,38 +100,84 @@ impl RedisPages {
         let _ = self.worker.send(Message::Ready(sender));
         done.await.map_err(|_| Error::Closed)
     }
+}
 
-    async fn read(&mut self, names: Vec<Vec<u8>>) -> Result<()> {
+impl Pages for RedisPages {
+    fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(self.page())
+    }
+}
+
+/// Reads on from where it is.
+struct Reader {
+    hub: Arc<Hub>,
+    prefix: Prefix,
+    limits: PageLimits,
+    names: Names,
+    /// How many entries the next request asks for.
+    next: usize,
+}
+
+enum Names {
+    Scanned(IntoIter<Vec<u8>>),
+    Indexed(Cursor),
+}
+
+impl Reader {
+    async fn new(hub: &Arc<Hub>, prefix: &Prefix, limits: PageLimits) -> Result<Self> {
+        let names = if hub.settings.index {
+            Names::Indexed(Cursor::new(hub, prefix))
+        } else {
+            Names::Scanned(hub.scan(prefix, Kind::Entries).await?.into_iter())
+        };
+        Ok(Self {
+            hub: Arc::clone(hub),
+            prefix: prefix.clone(),
+            limits,
+            names,
+            next: FIRST.min(limits.entries as usize),
+        })
+    }
+
+    fn start(self) -> State {
+        State::Reading(Reading(tokio::spawn(self.read())))
+    }
+
+    /// The next entries, and the way to more.
+    async fn read(mut self) -> Result<(Vec<Entry>, Option<Self>)> {
+        let names = match &mut self.names {
+            Names::Scanned(names) => names.take(self.next).collect(),
+            Names::Indexed(cursor) => self.hub.next_names(&self.prefix, cursor, self.next).await?,
+        };
+        let over = match &self.names {
+            Names::Scanned(names) => names.len() == 0,
+            Names::Indexed(cursor) => cursor.is_over(),
+        };
         if names.is_empty() {
-            return Ok(());
+            return Ok((Vec::new(), None));
         }
-        let values = self.hub.values(&names).await?;
-        let mut bytes = 0;
-        let mut gone = Vec::new();
         let asked = names.len();
+        let values = self.hub.values(&names).await?;
+        let mut gone = Vec::new();
+        let mut entries = Vec::with_capacity(asked);
+        let mut bytes = 0;
         for (name, value) in names.into_iter().zip(values) {
             match value {
                 Some(value) => {
                     bytes += name.len() + value.len();
-                    self.ready.push_back((name, value));
+                    entries.push((name, value));
                 }
                 None => gone.push(name),
             }
         }
         let most = PAGES * self.limits.entries as usize;
-        let average = (bytes / asked.max(1)).max(1);
+        let average = (bytes / asked).max(1);
         self.next = (PAGES * self.limits.bytes / average).clamp(1, most);
         if self.hub.settings.index && !gone.is_empty() {
             let hub = Arc::clone(&self.hub);
             // Nobody waits for it, and the next list tries again.
             tokio::spawn(async move { hub.prune(&gone).await });
         }
-        Ok(())
-    }
-}
-
-impl Pages for RedisPages {
-    fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
-        Box::pin(self.page())
+        Ok((entries, (!over).then_some(self)))
     }
 }

@@ -8,8 +8,8 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Pipeline, Value, cmd, pipe};
 use rustls::pki_types::ServerName;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -34,6 +34,8 @@ pub struct Server {
     /// Held while connecting: all who need the connection wait for one attempt.
     slot: Mutex<Slot>,
     reached: AtomicBool,
+    /// Why there is no connection, while there is none.
+    refusal: std::sync::Mutex<Option<Error>>,
 }
 
 #[derive(Default)]
@@ -75,6 +77,7 @@ impl Server {
             settings,
             slot: Mutex::default(),
             reached: AtomicBool::new(false),
+            refusal: std::sync::Mutex::default(),
         }
     }
 
@@ -82,6 +85,17 @@ impl Server {
     /// server that may not be there at all.
     pub fn was_reached(&self) -> bool {
         self.reached.load(Ordering::Relaxed)
+    }
+
+    fn refusal(&self) -> MutexGuard<'_, Option<Error>> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an operation is told that has waited too long for a connection.
+    pub fn why_not(&self) -> Error {
+        self.refusal()
+            .clone()
+            .unwrap_or_else(|| Error::Timeout(format!("{} takes too long", self.place)))
     }
 
     /// The connection, or else one attempt at a new one, not too soon after
@@ -110,6 +124,7 @@ impl Server {
         match opened {
             Ok((connection, last)) => {
                 self.reached.store(true, Ordering::Relaxed);
+                *self.refusal() = None;
                 *slot = Slot {
                     connection: Some(connection.clone()),
                     last,
@@ -120,6 +135,7 @@ impl Server {
             Err(refusal) => {
                 slot.not_before = Some(Instant::now() + pause(slot.failures));
                 slot.failures += 1;
+                *self.refusal() = Some(refusal.error.clone());
                 Err(refusal)
             }
         }
@@ -185,13 +201,12 @@ impl Server {
 
     /// A connection, trying until patience ends.
     pub async fn reach(&self, patience: Instant) -> Result<Connection> {
-        let mut last = None;
         loop {
             match timeout_at(patience, self.connect()).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(refusal)) if refusal.lasting || !self.was_reached() => return Err(refusal.error),
-                Ok(Err(refusal)) => last = Some(refusal.error),
-                Err(_) => return Err(last.unwrap_or_else(|| Error::Timeout(format!("{} is silent", self.place)))),
+                Ok(Err(_)) => {}
+                Err(_) => return Err(self.why_not()),
             }
         }
     }

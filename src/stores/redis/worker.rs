@@ -379,7 +379,6 @@ impl Worker {
                 match result {
                     Ok(connection) => {
                         link.connection = Some(connection);
-                        link.error = None;
                     }
                     Err(refusal) => self.on_refusal(index, &refusal),
                 }
@@ -436,7 +435,6 @@ impl Worker {
             Err(Lost::Connection(why)) => {
                 let link = &mut self.links[index];
                 link.stalled = true;
-                link.error = Some(Error::Connection(why.clone()));
                 for op in ops {
                     if op.may_repeat() {
                         self.links[index].again(op);
@@ -515,7 +513,6 @@ impl Worker {
 
     fn on_refusal(&mut self, index: usize, refusal: &Refusal) {
         let link = &mut self.links[index];
-        link.error = Some(refusal.error.clone());
         let cluster = self.hub.topology.is_cluster();
         // Nobody waits for a server that may not be there at all.
         if refusal.lasting || (!cluster && !link.server.was_reached()) {
@@ -611,10 +608,7 @@ impl Worker {
             if link.due().is_none_or(|due| due > now) {
                 continue;
             }
-            let error = link
-                .error
-                .clone()
-                .unwrap_or_else(|| Error::Timeout(format!("{} takes too long", link.server.place)));
+            let error = link.server.why_not();
             let late = |op: &Op| op.patience <= now;
             expired.extend(link.redo.extract_if(.., |op| late(op)).map(|op| (op, error.clone())));
             while link.queue.front().is_some_and(late) {
