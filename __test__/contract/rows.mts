@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { MemoryKvStore, SqliteKvStore } from "../../index.js";
 import type { Options } from "../support/sqlite.mts";
 import type { Data, Row, Store } from "./fixture.mts";
+import { redisRows } from "./redis.mts";
 
 export const rows: readonly Row[] = [
   {
@@ -25,6 +26,7 @@ export const rows: readonly Row[] = [
     open: async () => alone(new SqliteKvStore(":memory:")),
     except: { "second handle": "each :memory: database is its own data" },
   },
+  ...redisRows,
 ];
 
 function alone(store: Store): Data {
