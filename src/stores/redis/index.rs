@@ -2,12 +2,13 @@
 //! script that writes an entry keeps in the same step.
 
 use super::Hub;
-use super::failure::unexpected;
-use super::many::{Kind, SLICE};
+use super::failure::{Verdict, unexpected, verdict};
+use super::many::{Kind, PAUSE, SLICE};
 use super::script::{AGREE, CLEAR, Script};
 use crate::kv::{Prefix, Result};
-use redis::{Cmd, Value, pipe};
+use redis::{Cmd, Pipeline, Value, pipe};
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::time::{Instant, sleep};
 
 /// Where a walk over the index is.
 pub struct Cursor {
@@ -57,7 +58,7 @@ impl Hub {
                 request.add_command(range(&self.wire.index(), &bound, &bound, 1));
             }
             request.add_command(range(&self.wire.index(), &cursor.from, &cursor.to, most));
-            let replies = self.only().await?.ask(&request).await?;
+            let replies = self.ask_index(&request, true).await?;
             cursor.own = None;
             let mut found = 0;
             for reply in replies {
@@ -112,6 +113,32 @@ impl Hub {
         Ok(progress.load(Ordering::Relaxed))
     }
 
+    /// Sends a request to the server that has the index, wherever that is now.
+    async fn ask_index(&self, request: &Pipeline, repeatable: bool) -> Result<Vec<Value>> {
+        let patience = Instant::now() + self.settings.command_timeout;
+        loop {
+            let server = self.only().await?;
+            let replies = if repeatable {
+                server.ask(request).await?
+            } else {
+                server.tell(request).await?
+            };
+            let elsewhere = |reply: &Value| match reply {
+                Value::ServerError(error) => !matches!(
+                    verdict(error, None),
+                    Verdict::Final(_) | Verdict::NoScript | Verdict::Demoted(_)
+                ),
+                _ => false,
+            };
+            // What is refused like this has not been carried out.
+            if !replies.iter().any(elsewhere) || Instant::now() >= patience {
+                return Ok(replies);
+            }
+            sleep(PAUSE).await;
+            self.topology.refresh().await?;
+        }
+    }
+
     /// Runs a script on the index and some entries.
     async fn run(&self, script: &Script, names: &[Vec<u8>]) -> Result<u64> {
         if names.is_empty() {
@@ -127,7 +154,7 @@ impl Hub {
             }
             let mut request = pipe();
             request.add_command(call);
-            reply = self.only().await?.tell(&request).await?.pop().unwrap_or_default();
+            reply = self.ask_index(&request, false).await?.pop().unwrap_or_default();
             match &reply {
                 Value::ServerError(error) if error.code() == "NOSCRIPT" => {}
                 _ => break,

@@ -20,7 +20,7 @@ const SCAN: usize = 2000;
 const RESTARTS: u32 = 5;
 
 /// Between two tries at a cluster that is changing.
-const PAUSE: Duration = Duration::from_millis(50);
+pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// Entries deleted by one command, so that others have their turn.
 pub const SLICE: usize = 256;

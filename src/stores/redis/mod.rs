@@ -12,6 +12,7 @@ mod list;
 mod many;
 mod op;
 mod order;
+mod pending;
 mod script;
 mod server;
 mod slots;
@@ -23,9 +24,10 @@ mod worker;
 
 use super::worker::spawn_with_io;
 use crate::kv::{
-    Command, Error, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Result, Store, Task, Ticket, Write,
+    Command, Error, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store, Task, Ticket, Write,
 };
 use list::RedisPages;
+use pending::Pending;
 use rustls::ClientConfig;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -121,8 +123,8 @@ struct Shared {
 
 /// What the worker is sent.
 enum Message {
-    Job(Job, Arc<dyn Outbox>, usize),
-    Reindex(Ticket, Arc<dyn Outbox>, Arc<AtomicU64>),
+    Job(Pending, Command, usize),
+    Reindex(Pending, Arc<AtomicU64>),
     /// Answered once all earlier jobs are done.
     Ready(oneshot::Sender<()>),
     Task(Task),
@@ -182,7 +184,7 @@ impl RedisStore {
         let progress = Arc::clone(&self.0.reindexed);
         let _ = self
             .worker()
-            .send(Message::Reindex(ticket, Arc::clone(outbox), progress));
+            .send(Message::Reindex(Pending::new(ticket, outbox), progress));
     }
 
     /// How many entries the last `reindex` has dealt with so far.
@@ -198,9 +200,9 @@ impl RedisStore {
                 let (sender, messages) = unbounded_channel();
                 let hub = Arc::clone(&self.0.hub);
                 // The last promise resolves when all sockets are closed.
-                let finish = |last: Option<(Ticket, Arc<dyn Outbox>)>| {
-                    if let Some((ticket, outbox)) = last {
-                        outbox.deliver(vec![(ticket, Ok(crate::kv::Reply::Done))]);
+                let finish = |last: Option<Pending>| {
+                    if let Some(pending) = last {
+                        pending.deliver(Ok(Reply::Done));
                     }
                 };
                 spawn_with_io("redis", move || Worker::new(hub, messages).run(), finish);
@@ -253,7 +255,8 @@ impl Store for RedisStore {
         match self.admit(&job.command) {
             // The worker runs for as long as this store holds its sender.
             Ok(weight) => {
-                let _ = self.worker().send(Message::Job(job, Arc::clone(outbox), weight));
+                let pending = Pending::new(job.ticket, outbox);
+                let _ = self.worker().send(Message::Job(pending, job.command, weight));
             }
             Err(error) => outbox.deliver(vec![(job.ticket, Err(error))]),
         }

@@ -2,9 +2,10 @@
 
 use super::Hub;
 use super::failure::unexpected;
+use super::pending::Pending;
 use super::script::WRITE;
 use super::server::Server;
-use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ticket, Ttl, Write};
+use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
 use redis::{Cmd, Value};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ pub struct Op {
     pub number: u64,
     /// The lists that wait for it have this number or more.
     pub generation: u64,
-    pub ticket: Ticket,
+    pub pending: Pending,
     pub key: Key,
     pub name: Vec<u8>,
     pub slot: u16,

@@ -11,9 +11,10 @@ use super::link::Link;
 use super::many::Kind;
 use super::op::{Action, Next, Op};
 use super::order::{Generations, Held};
+use super::pending::Pending;
 use super::slots::{SLOTS, slot};
 use super::{Hub, Message};
-use crate::kv::{Command, Error, Job, Outbox, Outcome, Prefix, Reply, Result, Ticket};
+use crate::kv::{Command, Error, Outbox, Outcome, Prefix, Reply, Result, Ticket};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -61,7 +62,7 @@ pub struct Worker {
     number: u64,
     outbox: Option<Arc<dyn Outbox>>,
     done: Vec<(Ticket, Outcome)>,
-    closed: Option<Ticket>,
+    closed: Option<Pending>,
 }
 
 /// What waits for something that concerns many entries.
@@ -71,7 +72,7 @@ enum Work {
 }
 
 struct Broad {
-    ticket: Ticket,
+    pending: Pending,
     task: BroadTask,
     generation: u64,
     weight: Option<usize>,
@@ -131,7 +132,7 @@ impl Worker {
 
     /// Until the store is closed or gone, and what was queued before is done.
     /// Returns what to tell once all is released.
-    pub async fn run(mut self) -> Option<(Ticket, Arc<dyn Outbox>)> {
+    pub async fn run(mut self) -> Option<Pending> {
         let mut batch = Vec::new();
         let mut gone = false;
         self.adopt_map();
@@ -155,19 +156,15 @@ impl Worker {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
         }
-        self.closed.zip(self.outbox)
+        self.closed
     }
 
     fn take(&mut self, message: Message) {
         match message {
             Message::Task(task) => drop(tokio::spawn(task)),
             Message::Ready(answer) => self.generations.answer_after(answer),
-            Message::Reindex(ticket, outbox, progress) => {
-                self.outbox.get_or_insert(outbox);
-                self.take_broad(ticket, BroadTask::Reindex(progress), None);
-            }
-            Message::Job(Job { ticket, command }, outbox, weight) => {
-                self.outbox.get_or_insert(outbox);
+            Message::Reindex(pending, progress) => self.take_broad(pending, BroadTask::Reindex(progress), None),
+            Message::Job(pending, command, weight) => {
                 let (key, action) = match command {
                     Command::Get(key) => (key, Action::Get),
                     Command::Put(key, write) => (key, Action::Put(write)),
@@ -179,17 +176,20 @@ impl Worker {
                             write,
                         },
                     ),
-                    Command::Clear(prefix) => return self.take_broad(ticket, BroadTask::Clear(prefix), Some(weight)),
-                    Command::Initialize => return self.take_broad(ticket, BroadTask::Initialize, Some(weight)),
-                    Command::Drop => return self.take_broad(ticket, BroadTask::Drop, Some(weight)),
-                    Command::Close => return self.take_broad(ticket, BroadTask::Close, Some(weight)),
+                    Command::Clear(prefix) => return self.take_broad(pending, BroadTask::Clear(prefix), Some(weight)),
+                    Command::Initialize => return self.take_broad(pending, BroadTask::Initialize, Some(weight)),
+                    Command::Drop => return self.take_broad(pending, BroadTask::Drop, Some(weight)),
+                    Command::Close => return self.take_broad(pending, BroadTask::Close, Some(weight)),
                 };
+                if self.outbox.is_none() {
+                    self.outbox = pending.outbox().cloned();
+                }
                 let name = self.hub.wire.name(&key);
                 self.number += 1;
                 let op = Op {
                     number: self.number,
                     generation: self.generations.begin(),
-                    ticket,
+                    pending,
                     slot: if self.hub.topology.is_cluster() { slot(&name) } else { 0 },
                     key,
                     name,
@@ -213,11 +213,12 @@ impl Worker {
         }
     }
 
-    fn take_broad(&mut self, ticket: Ticket, task: BroadTask, weight: Option<usize>) {
+    fn take_broad(&mut self, pending: Pending, task: BroadTask, weight: Option<usize>) {
         let generation = self.generations.begin();
         self.broad += 1;
+        self.outbox = pending.outbox().cloned().or(self.outbox.take());
         self.backlog.push_back(Work::Broad(Broad {
-            ticket,
+            pending,
             task,
             generation,
             weight,
@@ -288,7 +289,7 @@ impl Worker {
         let hub = Arc::clone(&self.hub);
         let (concerns, task): (_, BoxFuture<'static, Outcome>) = match &broad.task {
             BroadTask::Close => {
-                self.closed = Some(broad.ticket);
+                self.closed = Some(broad.pending);
                 return;
             }
             BroadTask::Initialize => (
@@ -394,12 +395,12 @@ impl Worker {
                 }
             }
             Event::Broad(outcome) => {
-                if let Some(Running { broad, .. }) = self.running.take() {
+                if let Some(Running { mut broad, .. }) = self.running.take() {
                     self.generations.end(broad.generation);
                     if let Some(weight) = broad.weight {
                         self.hub.load.remove(weight);
                     }
-                    self.done.push((broad.ticket, outcome));
+                    self.done.extend(broad.pending.take().map(|ticket| (ticket, outcome)));
                 }
             }
         }
@@ -420,13 +421,13 @@ impl Worker {
                 }
             }
             Err(Lost::Timeout(why)) => {
-                for op in ops {
+                for mut op in ops {
                     let words = if matches!(op.action, Action::Get) {
                         why.clone()
                     } else {
                         format!("{why}; whether it was written is unknown")
                     };
-                    self.finish(&op, Err(Error::Timeout(words)));
+                    self.finish(&mut op, Err(Error::Timeout(words)));
                 }
                 if cluster {
                     self.ask_for_map();
@@ -435,12 +436,12 @@ impl Worker {
             Err(Lost::Connection(why)) => {
                 let link = &mut self.links[index];
                 link.stalled = true;
-                for op in ops {
+                for mut op in ops {
                     if op.may_repeat() {
                         self.links[index].again(op);
                     } else {
                         let words = format!("{why}; whether it was swapped is unknown");
-                        self.finish(&op, Err(Error::Connection(words)));
+                        self.finish(&mut op, Err(Error::Connection(words)));
                     }
                 }
                 if cluster {
@@ -458,7 +459,7 @@ impl Worker {
         }
         let Value::ServerError(error) = reply else {
             match op.read(reply, self.hub.settings.index) {
-                Next::Finish(outcome) => self.finish(&op, outcome),
+                Next::Finish(outcome) => self.finish(&mut op, outcome),
                 // Its entry is held: nothing can overtake it.
                 Next::Again => self.route(op),
             }
@@ -467,8 +468,8 @@ impl Worker {
         let cluster = self.hub.topology.is_cluster();
         let impatient = op.patience <= Instant::now();
         match verdict(&error, Some(&op.key)) {
-            Verdict::Final(error) => self.finish(&op, Err(error)),
-            _ if impatient => self.finish(&op, Err(super::failure::unexpected(&Value::ServerError(error)))),
+            Verdict::Final(error) => self.finish(&mut op, Err(error)),
+            _ if impatient => self.finish(&mut op, Err(super::failure::unexpected(&Value::ServerError(error)))),
             Verdict::NoScript => {
                 op.whole = true;
                 self.links[index].again(op);
@@ -502,11 +503,11 @@ impl Worker {
                     connection.give_up();
                 }
                 link.stalled = true;
-                self.finish(&op, Err(error));
+                self.finish(&mut op, Err(error));
             }
             Verdict::Moved | Verdict::Ask(_) => {
                 let words = format!("this server is part of a cluster: use several URLs, or redis+cluster: ({error})");
-                self.finish(&op, Err(Error::Backend(words)));
+                self.finish(&mut op, Err(Error::Backend(words)));
             }
         }
     }
@@ -516,8 +517,8 @@ impl Worker {
         let cluster = self.hub.topology.is_cluster();
         // Nobody waits for a server that may not be there at all.
         if refusal.lasting || (!cluster && !link.server.was_reached()) {
-            for op in link.take_all() {
-                self.finish(&op, Err(refusal.error.clone()));
+            for mut op in link.take_all() {
+                self.finish(&mut op, Err(refusal.error.clone()));
             }
         } else if cluster {
             link.stalled = true;
@@ -585,8 +586,8 @@ impl Worker {
 
     fn on_no_map(&mut self, error: &Error) {
         if self.links.is_empty() {
-            for op in std::mem::take(&mut self.unrouted) {
-                self.finish(&op, Err(error.clone()));
+            for mut op in std::mem::take(&mut self.unrouted) {
+                self.finish(&mut op, Err(error.clone()));
             }
         } else if !self.unrouted.is_empty() {
             self.ask_for_map();
@@ -619,8 +620,8 @@ impl Worker {
             let error = Error::Timeout("nobody has this slot of the cluster".into());
             expired.extend(self.unrouted.pop_front().map(|op| (op, error)));
         }
-        for (op, error) in expired {
-            self.finish(&op, Err(error));
+        for (mut op, error) in expired {
+            self.finish(&mut op, Err(error));
         }
     }
 
@@ -629,14 +630,14 @@ impl Worker {
         links.chain(self.unrouted.front().map(|op| op.patience)).min()
     }
 
-    fn finish(&mut self, op: &Op, outcome: Outcome) {
+    fn finish(&mut self, op: &mut Op, outcome: Outcome) {
         self.outstanding -= 1;
         self.generations.end(op.generation);
         self.hub.load.remove(op.weight);
         for next in self.held.release(op) {
             self.route(next);
         }
-        self.done.push((op.ticket, outcome));
+        self.done.extend(op.pending.take().map(|ticket| (ticket, outcome)));
     }
 
     fn deliver(&mut self) {
