@@ -93,6 +93,76 @@ export interface SqliteKvStoreOptions {
   busyTimeout?: number;
 }
 
+/** The options of {@link RedisKvStore}. */
+export interface RedisKvStoreOptions {
+  /**
+   * What all keys in Redis start with. `drop()` deletes every key that does,
+   * whatever it holds. Characters that are special in Redis patterns are
+   * ordinary here.
+   *
+   * @default "fedify::"
+   */
+  keyPrefix?: string | Uint8Array;
+  /**
+   * Whether to keep an index of the keys, a sorted set that each write updates
+   * in the same step. With it, `list` and `clear` read only what matches,
+   * instead of scanning the whole database; a write costs about twice as much.
+   *
+   * All that write to the data must keep the index: entries from others (from
+   * `@fedify/redis`, say) are found by `get` and `cas` but not by `list` and
+   * `clear`, until `reindex()` is called. Entries that others delete vanish
+   * from lists at once.
+   *
+   * In a cluster it needs a `keyPrefix` with a hash tag, like `"{fedify}::"`,
+   * which puts all entries on one server.
+   *
+   * @default false
+   */
+  index?: boolean;
+  /**
+   * How many milliseconds an attempt to connect may take. When a server that
+   * was never reached refuses, operations reject with `ERR_KV_CONNECTION` at
+   * once; when the connection is lost later, they wait for `commandTimeout`.
+   *
+   * @default 5000
+   */
+  connectTimeout?: number;
+  /**
+   * How many milliseconds an operation waits for a connection, and then for its
+   * answer, before it rejects with `ERR_KV_TIMEOUT` (or `ERR_KV_CONNECTION`
+   * where it is known why there is none). What was written then is unknown.
+   *
+   * @default 5000
+   */
+  commandTimeout?: number;
+  /**
+   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
+   * those that would make what waits larger than 256 MiB.
+   *
+   * @default 100000
+   */
+  queueLimit?: number;
+  /** For `rediss:` URLs. */
+  tls?: {
+    /**
+     * Certificates in PEM to trust.
+     *
+     * @default Those that the system trusts.
+     */
+    ca?: string | Uint8Array;
+    /** A certificate chain in PEM to show to the server. */
+    cert?: string | Uint8Array;
+    /** The private key of `cert`, in PEM. */
+    key?: string | Uint8Array;
+    /**
+     * Whether to refuse servers that can't prove who they are.
+     *
+     * @default true
+     */
+    rejectUnauthorized?: boolean;
+  };
+}
+
 /** The `code` of the errors that stores throw and reject with. */
 export type KvErrorCode =
   | "ERR_KV_INVALID_KEY"
@@ -165,6 +235,160 @@ export declare class KvListIterator {
  */
 export declare class MemoryKvStore {
   constructor()
+  /**
+   * Gets the value of a key.
+   *
+   * @param key One or more strings.
+   * @returns The value, or `undefined` if there is none or it has
+   *          expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
+   *         stored is not JSON.
+   */
+  get<T = unknown>(key: KvKey): Promise<T | undefined>
+  /**
+   * Sets the value of a key, and its time to live: without `ttl` the
+   * entry lives until it is deleted, whatever it had before.
+   *
+   * @param key One or more strings.
+   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   *              `undefined` does nothing.
+   * @param options The time to live.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
+   *         BigInts, cycles, functions and symbols;
+   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   */
+  set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
+  /**
+   * Deletes the entry of a key, if there is one.
+   *
+   * @param key One or more strings.
+   */
+  delete(key: KvKey): Promise<void>
+  /**
+   * Compares and swaps: sets the value only if the present one is
+   * what you expect, with no other writer in between, in whatever
+   * process it is.
+   *
+   * Values are compared deeply as JSON; the order of an object's
+   * keys doesn't count.
+   *
+   * @param key One or more strings.
+   * @param expectedValue The value you expect; `undefined` for none,
+   *                      missing or expired.
+   * @param newValue The new value; `undefined` deletes the entry.
+   * @param options The time to live.
+   * @returns Whether it was swapped. A lost race is `false`.
+   *
+   * @example
+   * ```ts
+   * const first = await store.cas(["seen", id], undefined, true);
+   * ```
+   */
+  cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
+  /**
+   * Lists the entries whose keys start with a prefix: the prefix
+   * itself, and all that extend it by whole parts.
+   *
+   * An entry that is there all the while is listed exactly once,
+   * whatever is written or deleted meanwhile. The order is that of
+   * the store's encoded keys, the same each time. Deleting while
+   * listing is safe.
+   *
+   * @param prefix A prefix; missing or `[]` for all entries. Or
+   *               options.
+   * @throws Nothing. The first `next()` rejects with
+   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   *
+   * @example
+   * ```ts
+   * for await (const { key, value } of store.list(["traces"])) {
+   *   console.log(key, value);
+   * }
+   * ```
+   */
+  list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
+  /**
+   * Deletes a prefix and all under it.
+   *
+   * Entries go in slices, so that other writes don't wait for all
+   * of them; one that is written meanwhile may stay.
+   *
+   * @param prefix One or more strings. `[]` is refused; `drop()`
+   *               deletes everything.
+   * @returns How many entries were deleted.
+   *
+   * @example
+   * ```ts
+   * await store.clear(["_fedify", "remoteDocument"]);
+   * ```
+   */
+  clear(prefix: KvKey): Promise<number>
+  /**
+   * Connects and creates what the store needs, which otherwise the
+   * first operation does.
+   */
+  initialize(): Promise<void>
+  /** Leaves nothing of the store. The next operation starts afresh. */
+  drop(): Promise<void>
+  /**
+   * Finishes the writes that were called before, and releases all
+   * files and connections. Lists under way reject with
+   * `ERR_KV_CLOSED`, and so does everything called later, except
+   * `close()` itself.
+   */
+  close(): Promise<void>
+  /** Closes the store at the end of an `await using` block. */
+  [globalThis.Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * Keeps entries in Redis or Valkey (6.0 or later), on one server or in a
+ * cluster, where other processes may use them at the same time,
+ * `@fedify/redis` among them: the format is the same.
+ *
+ * Operations that wait go out together, over one connection to each server.
+ * A connection that is lost is made again: what may safely be repeated is, and
+ * a `cas` whose outcome nobody knows rejects. Values may be as large as Redis
+ * takes them (512 MB).
+ *
+ * Redis keeps its keys in no order, so by default `list` and `clear` scan the
+ * whole database, which takes a second for some million keys, and `list` holds
+ * the keys that match (never their values). With `index: true` they don't; see
+ * {@link RedisKvStoreOptions.index}.
+ *
+ * @example
+ * ```ts
+ * import { createFederation } from "@fedify/fedify";
+ * import { RedisKvStore } from "fedify-kv";
+ *
+ * const kv = new RedisKvStore("redis://localhost");
+ * const federation = createFederation<void>({ kv });
+ * ```
+ */
+export declare class RedisKvStore {
+  /**
+   * @param url The server's URL, such as `redis://user:password@host:6379/0`,
+   *            `rediss://host` (encrypted) or `unix:///run/redis.sock?db=0`.
+   *            Several URLs, or one like `redis+cluster://host`, name nodes
+   *            of a cluster, the rest of which is found. Nothing is
+   *            connected before the first operation.
+   * @param options What to do differently.
+   * @throws `ERR_KV_INVALID_OPTION`
+   */
+  constructor(url: string | readonly string[], options?: RedisKvStoreOptions)
+  /**
+   * Makes the index agree with what is stored, for data from before
+   * `index: true` and from writers without it. Others may write meanwhile.
+   *
+   * @returns How many entries there are.
+   * @throws `ERR_KV_INVALID_OPTION` if the store has no index.
+   */
+  reindex(): Promise<number>
+  /**
+   * How many entries the present call of `reindex`, or the last one, has
+   * dealt with.
+   */
+  get reindexed(): number
   /**
    * Gets the value of a key.
    *
@@ -414,6 +638,8 @@ export declare class SqliteKvStore {
  * - `sqlite:fedify.db`, `sqlite:///var/lib/app/fedify.db`,
  *   `sqlite::memory:` — {@link SqliteKvStore}. In the path, `%20` stands for a
  *   space, `%3F` for a question mark and so on.
+ * - `redis://host:6379/0`, `rediss:` (encrypted), `redis+cluster:`,
+ *   `rediss+cluster:`, `redis+unix:///run/redis.sock` — {@link RedisKvStore}
  *
  * @param url The URL.
  * @param options The options of that store's constructor.
@@ -424,4 +650,4 @@ export declare class SqliteKvStore {
  * const kv = openKvStore(process.env.KV_URL ?? "sqlite:fedify.db");
  * ```
  */
-export declare function openKvStore(url: string, options?: SqliteKvStoreOptions): MemoryKvStore | SqliteKvStore
+export declare function openKvStore(url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions): MemoryKvStore | SqliteKvStore | RedisKvStore

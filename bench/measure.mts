@@ -14,10 +14,11 @@ export async function compare(
   { name, operations, run }: Case,
   ours: KvStore,
   peer: KvStore,
+  rounds = ROUNDS,
 ): Promise<void> {
   const times = { ours: [] as number[], peer: [] as number[] };
   // The first round warms up.
-  for (let round = 0; round <= ROUNDS; round++) {
+  for (let round = 0; round <= rounds; round++) {
     for (const side of ["peer", "ours"] as const) {
       const store = side === "ours" ? ours : peer;
       const start = performance.now();
@@ -27,11 +28,34 @@ export async function compare(
     }
   }
   const [a, b] = [median(times.ours), median(times.peer)];
+  row(name, a, b);
+}
+
+/** What a case costs this thread, not counting what it waits. */
+export async function cpu(
+  { name, operations, run }: Case,
+  ours: KvStore,
+  peer: KvStore,
+): Promise<void> {
+  const times = { ours: [] as number[], peer: [] as number[] };
+  for (let round = 0; round <= ROUNDS; round++) {
+    for (const side of ["peer", "ours"] as const) {
+      const before = process.threadCpuUsage();
+      await run(side === "ours" ? ours : peer, round);
+      const { user, system } = process.threadCpuUsage(before);
+      if (round > 0) times[side].push((user + system) / operations);
+    }
+  }
+  const [a, b] = [median(times.ours), median(times.peer)];
+  row(`${name}, JavaScript thread's CPU`, a, b);
+}
+
+function row(name: string, ours: number, peer: number): void {
   const columns = [
-    name.padEnd(44),
-    `${a.toFixed(1)} µs`.padStart(12),
-    `${b.toFixed(1)} µs`.padStart(12),
-    `${(b / a).toFixed(1)}×`.padStart(9),
+    name.padEnd(48),
+    `${ours.toFixed(1)} µs`.padStart(12),
+    `${peer.toFixed(1)} µs`.padStart(12),
+    `${(peer / ours).toFixed(1)}×`.padStart(9),
   ];
   console.log(columns.join(""));
 }
@@ -41,7 +65,7 @@ export function heading(title: string): void {
   const columns = ["per operation", "fedify-kv", "peer", "ratio"];
   const [first, ...rest] = columns as [string, ...string[]];
   console.log(
-    first.padEnd(44) +
+    first.padEnd(48) +
       rest.map((column, i) => column.padStart(i < 2 ? 12 : 9)).join(""),
   );
 }

@@ -2,6 +2,7 @@
 import { MemoryKvStore, SqliteKvStore } from "../../index.js";
 import { type Options, openStore, temporaryFile } from "../support/sqlite.mts";
 import type { Data, Row, Store } from "./fixture.mts";
+import { redisRows } from "./redis.mts";
 
 export const rows: readonly Row[] = [
   {
@@ -22,6 +23,7 @@ export const rows: readonly Row[] = [
     open: async () => alone(new SqliteKvStore(":memory:")),
     except: { "second handle": "each :memory: database is its own data" },
   },
+  ...redisRows,
 ];
 
 function alone(store: Store): Data {

@@ -4,7 +4,7 @@ use super::args::{Arg, ClearPrefix, Json, SetOptions};
 use super::js::{Js, Ref, Value};
 use super::lane::{Lane, Mailbox, to_js};
 use super::list::{List, Request};
-use crate::kv::{Command, Error, Job, Key, Outbox, Reply, Result, Store, Write};
+use crate::kv::{Command, Error, Job, Key, Outbox, Reply, Result, Store, Ticket, Write};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,6 +86,17 @@ impl Handle {
             Ok(command) => self.submit(js, command),
             Err(error) => js.settled(Err(js.error(&error))),
         }
+    }
+
+    /// Starts what only one class has. It delivers an outcome for the ticket.
+    pub fn start(&self, js: Js, begin: impl FnOnce(Ticket, &Arc<dyn Outbox>)) -> Value {
+        if self.is_closed() {
+            return js.settled(Err(js.error(&Error::Closed)));
+        }
+        let (ticket, promise) = self.lane.expect(js);
+        let outbox: Arc<dyn Outbox> = self.mailbox.clone();
+        begin(ticket, &outbox);
+        promise
     }
 
     fn run_nothing(&self, js: Js) -> Value {

@@ -206,6 +206,34 @@ impl Js {
             .flatten()
     }
 
+    /// The content of a Buffer or any other `Uint8Array`.
+    pub fn to_bytes(self, value: Value) -> Option<Vec<u8>> {
+        let (mut kind, mut length, mut data) = (0, 0, ptr::null_mut());
+        // SAFETY: the environment is live, and the results are locals; those
+        // not asked for are null. A value that is no typed array gives an error
+        // status.
+        let status = unsafe {
+            sys::napi_get_typedarray_info(
+                self.0,
+                value,
+                &raw mut kind,
+                &raw mut length,
+                &raw mut data,
+                ptr::null_mut(),
+                ptr::null_mut(),
+            )
+        };
+        if status != sys::Status::napi_ok || kind != sys::TypedarrayType::uint8_array {
+            return None;
+        }
+        if length == 0 {
+            return Some(Vec::new());
+        }
+        // SAFETY: the engine says that so many bytes are there, and nobody
+        // changes them during this callback.
+        Some(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) }.to_vec())
+    }
+
     /// A string's content.
     pub fn to_text(self, value: Value) -> std::result::Result<String, NotText> {
         self.with_text(value, ToOwned::to_owned)

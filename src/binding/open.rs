@@ -1,13 +1,15 @@
 //! `openKvStore`: one URL chooses the store.
 
 use super::args::{Arg, Parse};
-use super::classes::{MemoryKvStore, SqliteKvStore, js, thrown};
+use super::classes::{MemoryKvStore, RedisKvStore, SqliteKvStore, js, thrown};
 use super::handle::Handle;
 use super::js::{Js, Value};
 use crate::kv::{Error, Result};
-use crate::stores::{MemoryStore, SqliteOptions, SqliteStore};
-use napi::bindgen_prelude::{Either, Env, Unknown};
+use crate::stores::{MemoryStore, RedisOptions, RedisStore, SqliteOptions, SqliteStore};
+use napi::bindgen_prelude::{Either3, Env, Unknown};
 use napi_derive::napi;
+
+type Stores = Either3<MemoryKvStore, SqliteKvStore, RedisKvStore>;
 
 /// Opens the store that a URL names, so that an app can take its store from
 /// one environment variable.
@@ -16,6 +18,8 @@ use napi_derive::napi;
 /// - `sqlite:fedify.db`, `sqlite:///var/lib/app/fedify.db`,
 ///   `sqlite::memory:` — {@link SqliteKvStore}. In the path, `%20` stands for a
 ///   space, `%3F` for a question mark and so on.
+/// - `redis://host:6379/0`, `rediss:` (encrypted), `redis+cluster:`,
+///   `rediss+cluster:`, `redis+unix:///run/redis.sock` — {@link RedisKvStore}
 ///
 /// @param url The URL.
 /// @param options The options of that store's constructor.
@@ -27,14 +31,10 @@ use napi_derive::napi;
 /// ```
 #[napi(
     js_name = "openKvStore",
-    ts_args_type = "url: string, options?: SqliteKvStoreOptions",
-    ts_return_type = "MemoryKvStore | SqliteKvStore"
+    ts_args_type = "url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions",
+    ts_return_type = "MemoryKvStore | SqliteKvStore | RedisKvStore"
 )]
-pub fn open_kv_store(
-    env: Env,
-    url: Arg<String>,
-    options: Unknown<'_>,
-) -> napi::Result<Either<MemoryKvStore, SqliteKvStore>> {
+pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::Result<Stores> {
     let js = js(env);
     let options = napi::JsValue::raw(&options);
     url.0
@@ -42,18 +42,22 @@ pub fn open_kv_store(
         .map_err(|error| thrown(env, &error))
 }
 
-fn open(js: Js, url: &str, options: Value) -> Result<Either<MemoryKvStore, SqliteKvStore>> {
+fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     match scheme.to_ascii_lowercase().as_str() {
-        "memory" if rest.is_empty() => Ok(Either::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
+        "memory" if rest.is_empty() => Ok(Either3::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
         "memory" => Err(Error::InvalidOption("nothing follows memory: in a URL".into())),
         "sqlite" => {
             let store = SqliteStore::at_url(rest, SqliteOptions::parse(js, options)?)?;
-            Ok(Either::B(SqliteKvStore(Handle::new(js, store))))
+            Ok(Either3::B(SqliteKvStore(Handle::new(js, store))))
+        }
+        other if other == "unix" || other.starts_with("redis") || other.starts_with("valkey") => {
+            let store = RedisStore::at(&[format!("{other}:{rest}")], RedisOptions::parse(js, options)?)?;
+            Ok(Either3::C(RedisKvStore::of(js, store)))
         }
         // The rest may hold a password.
         other => Err(Error::InvalidOption(format!(
-            "a store's URL starts with memory: or sqlite:, not with {:?}",
+            "a store's URL starts with memory:, sqlite: or redis:, not with {:?}",
             other.chars().take(20).collect::<String>()
         ))),
     }

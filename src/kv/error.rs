@@ -13,7 +13,7 @@ pub enum Error {
     InvalidOption(String),
     #[error("value too large: {0}")]
     ValueTooLarge(String),
-    #[error("cannot connect: {0}")]
+    #[error("no connection: {0}")]
     Connection(String),
     #[error("timed out: {0}")]
     Timeout(String),

@@ -15,6 +15,11 @@ impl Key {
     pub fn as_json(&self) -> &str {
         &self.0
     }
+
+    /// Shows the parts one by one, for stores that don't keep keys as JSON.
+    pub fn each_part(&self, body: impl FnMut(&str)) {
+        each_part(&self.0, body);
+    }
 }
 
 impl fmt::Display for Key {
@@ -74,39 +79,45 @@ impl KeyBuilder {
 
 /// Whether a stored text is a key's, checked without building the key.
 pub fn is_key_json(text: &str) -> bool {
-    struct Part;
-    impl<'de> DeserializeSeed<'de> for Part {
+    each_part(text, |_| {})
+}
+
+/// Shows the parts of a key's text one by one; whether it is one. What is not
+/// may have shown some.
+fn each_part(text: &str, body: impl FnMut(&str)) -> bool {
+    struct Part<'b, B>(&'b mut B);
+    impl<'de, B: FnMut(&str)> DeserializeSeed<'de> for Part<'_, B> {
         type Value = ();
         fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
-            struct Str;
-            impl Visitor<'_> for Str {
-                type Value = ();
-                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                    f.write_str("a string")
-                }
-                fn visit_str<E>(self, _: &str) -> std::result::Result<(), E> {
-                    Ok(())
-                }
-            }
-            d.deserialize_str(Str)
+            d.deserialize_str(self)
         }
     }
-    struct Parts;
-    impl<'de> Visitor<'de> for Parts {
+    impl<B: FnMut(&str)> Visitor<'_> for Part<'_, B> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+        fn visit_str<E>(self, part: &str) -> std::result::Result<(), E> {
+            (self.0)(part);
+            Ok(())
+        }
+    }
+    struct Parts<B>(B);
+    impl<'de, B: FnMut(&str)> Visitor<'de> for Parts<B> {
         type Value = bool;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an array of strings")
         }
-        fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> std::result::Result<bool, A::Error> {
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut parts: A) -> std::result::Result<bool, A::Error> {
             let mut some = false;
-            while parts.next_element_seed(Part)?.is_some() {
+            while parts.next_element_seed(Part(&mut self.0))?.is_some() {
                 some = true;
             }
             Ok(some)
         }
     }
     let mut parser = serde_json::Deserializer::from_str(text);
-    parser.deserialize_seq(Parts).unwrap_or(false) && parser.end().is_ok()
+    parser.deserialize_seq(Parts(body)).unwrap_or(false) && parser.end().is_ok()
 }
 
 /// The keys that start with some parts, or all keys.
@@ -115,6 +126,11 @@ pub struct Prefix(Option<Key>);
 
 impl Prefix {
     pub const ALL: Self = Self(None);
+
+    /// The parts as a key, or `None` for all keys.
+    pub fn key(&self) -> Option<&Key> {
+        self.0.as_ref()
+    }
 
     /// The first and last text of any key under this prefix, or `None` for all.
     ///
@@ -163,6 +179,14 @@ mod tests {
             "[\"a\",\"\\\"\\\\\\n\\u001f\u{7f}é😀\"]"
         );
         assert_eq!(key(&["\u{8}\u{c}\r\t/"]).as_json(), r#"["\b\f\r\t/"]"#);
+    }
+
+    #[test]
+    fn parts_come_back_as_they_were() {
+        let parts = ["", "a,b", "\"\\\n\u{1f}é😀", "[\"x\"]"];
+        let mut shown = Vec::new();
+        key(&parts).each_part(|part| shown.push(part.to_owned()));
+        assert_eq!(shown, parts);
     }
 
     #[test]

@@ -20,6 +20,29 @@ pub fn spawn<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Sen
         .expect("the system can start a thread")
 }
 
+/// Runs a future that talks to a server on a new thread, and `finish` with its
+/// result once the runtime is gone, and with it all sockets.
+pub fn spawn_with_io<T, F: Future<Output = T>>(
+    name: &str,
+    start: impl FnOnce() -> F + Send + 'static,
+    finish: impl FnOnce(T) + Send + 'static,
+) {
+    thread::Builder::new()
+        .name(format!("fedify-kv-{name}"))
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .enable_io()
+                .build()
+                .expect("the system has a file descriptor to spare");
+            let result = runtime.block_on(start());
+            // A name look-up may be stuck on a thread of the runtime's own.
+            runtime.shutdown_background();
+            finish(result);
+        })
+        .expect("the system can start a thread");
+}
+
 /// A thread that list tasks share, taking turns at each page.
 pub struct ReaderThread(UnboundedSender<Task>);
 

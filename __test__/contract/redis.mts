@@ -1,0 +1,75 @@
+// Redis as rows of the contract, each on servers of its own.
+import type { Redis } from "ioredis";
+import { RedisKvStore } from "../../index.js";
+import { RedisCluster } from "../services/redis-cluster.mts";
+import { RedisServer } from "../services/redis.mts";
+import { type Options, ownPrefix } from "../support/redis.mts";
+import type { Row, Store } from "./fixture.mts";
+
+function oneServer(name: string, options: Options): Row {
+  let server: RedisServer;
+  let client: Redis;
+  return {
+    name,
+    setUp: async () => {
+      server = await RedisServer.start();
+      client = server.client();
+    },
+    tearDown: () => server.stop(),
+    open: async () => {
+      const handles: Store[] = [];
+      const keyPrefix = ownPrefix();
+      const openAnother = () => {
+        const handle = new RedisKvStore(server.url, { keyPrefix, ...options });
+        handles.push(handle);
+        return handle;
+      };
+      return {
+        store: openAnother(),
+        openAnother,
+        remove: async () => {
+          await Promise.all(handles.map((handle) => handle.close()));
+          await client.flushall();
+        },
+      };
+    },
+  };
+}
+
+function cluster(name: string, options: Options): Row {
+  let nodes: RedisCluster;
+  return {
+    name,
+    setUp: async () => {
+      nodes = await RedisCluster.start();
+    },
+    tearDown: () => nodes.stop(),
+    open: async () => {
+      const handles: Store[] = [];
+      const keyPrefix = ownPrefix();
+      const openAnother = () => {
+        const handle = new RedisKvStore(nodes.urls, { keyPrefix, ...options });
+        handles.push(handle);
+        return handle;
+      };
+      return {
+        store: openAnother(),
+        openAnother,
+        remove: async () => {
+          await Promise.all(handles.map((handle) => handle.close()));
+          await nodes.flush();
+        },
+      };
+    },
+  };
+}
+
+export const redisRows: readonly Row[] = [
+  oneServer("redis, one server", {}),
+  oneServer("redis, one server, indexed", { index: true }),
+  cluster("redis, a cluster of three", {}),
+  cluster("redis, a cluster of three, indexed in one slot", {
+    index: true,
+    keyPrefix: "{fedify}::",
+  }),
+];

@@ -1,0 +1,187 @@
+// A Redis cluster of a test's own: masters, each with a replica if wanted.
+import { Cluster, type Redis } from "ioredis";
+import { RedisServer, freePort } from "./redis.mts";
+
+export class RedisCluster {
+  readonly masters: readonly RedisServer[];
+  readonly replicas: readonly RedisServer[];
+  readonly #clients = new Map<RedisServer, Redis>();
+  #cluster: Cluster | undefined;
+
+  private constructor(
+    masters: readonly RedisServer[],
+    replicas: readonly RedisServer[],
+  ) {
+    this.masters = masters;
+    this.replicas = replicas;
+  }
+
+  static async start(replicated = false): Promise<RedisCluster> {
+    const count = replicated ? 6 : 3;
+    const nodes = await Promise.all(
+      Array.from({ length: count }, async () =>
+        RedisServer.start({
+          "cluster-enabled": "yes",
+          "cluster-node-timeout": 1000,
+          "cluster-port": await freePort(),
+          "cluster-replica-validity-factor": 0,
+          "repl-diskless-sync-delay": 0,
+        }),
+      ),
+    );
+    const cluster = new RedisCluster(nodes.slice(0, 3), nodes.slice(3));
+    await cluster.#join();
+    return cluster;
+  }
+
+  get urls(): string[] {
+    return this.masters.map(({ url }) => url);
+  }
+
+  /** A client that follows the cluster. */
+  client(): Cluster {
+    this.#cluster ??= new Cluster(
+      this.masters.map(({ port }) => ({ host: "127.0.0.1", port })),
+    );
+    this.#cluster.on("error", () => {});
+    return this.#cluster;
+  }
+
+  /** The slot that a name is in. */
+  async slotOf(name: string): Promise<number> {
+    return Number(await this.#anyClient().call("CLUSTER", "KEYSLOT", name));
+  }
+
+  /** Moves a slot to another master, key by key, as resharding does. */
+  async move(slot: number): Promise<void> {
+    const masters = await this.#masters();
+    const ids = await Promise.all(
+      masters.map(async (client) => String(await client.cluster("MYID"))),
+    );
+    const counts = await Promise.all(
+      masters.map(async (client) => {
+        const nodes = String(await client.cluster("NODES"));
+        const own = nodes.split("\n").find((line) => line.includes("myself"));
+        return slots(own ?? "").some(
+          ([first, last]) => first <= slot && slot <= last,
+        );
+      }),
+    );
+    const from = counts.indexOf(true);
+    const to = (from + 1) % masters.length;
+    const [source, target] = [masters[from], masters[to]];
+    const [sourceId, targetId] = [ids[from] ?? "", ids[to] ?? ""];
+    await target?.call("CLUSTER", "SETSLOT", slot, "IMPORTING", sourceId);
+    await source?.call("CLUSTER", "SETSLOT", slot, "MIGRATING", targetId);
+    for (;;) {
+      const names = await source?.call("CLUSTER", "GETKEYSINSLOT", slot, 10);
+      if (!Array.isArray(names) || names.length === 0) {
+        break;
+      }
+      const port = target?.options.port ?? 0;
+      await source?.migrate("127.0.0.1", port, "", 0, 5_000, "KEYS", ...names);
+    }
+    await target?.call("CLUSTER", "SETSLOT", slot, "NODE", targetId);
+    await source?.call("CLUSTER", "SETSLOT", slot, "NODE", targetId);
+  }
+
+  /** Waits until all replicas have what their masters have. */
+  async replicated(): Promise<void> {
+    const masters = await this.#masters();
+    await Promise.all(masters.map((client) => client.wait(1, 5_000)));
+  }
+
+  async flush(): Promise<void> {
+    for (const client of await this.#masters()) {
+      await client.flushall();
+    }
+  }
+
+  async stop(): Promise<void> {
+    this.#cluster?.disconnect();
+    const nodes = [...this.masters, ...this.replicas];
+    await Promise.all(nodes.map((node) => node.stop()));
+  }
+
+  #anyClient(): Redis {
+    const node = [...this.masters, ...this.replicas].find(
+      ({ isRunning }) => isRunning,
+    );
+    if (node === undefined) {
+      throw new Error("no node is running");
+    }
+    return this.#clientOf(node);
+  }
+
+  #clientOf(node: RedisServer): Redis {
+    const client = this.#clients.get(node) ?? node.client();
+    this.#clients.set(node, client);
+    return client;
+  }
+
+  async #masters(): Promise<Redis[]> {
+    const running = [...this.masters, ...this.replicas]
+      .filter(({ isRunning }) => isRunning)
+      .map((node) => this.#clientOf(node));
+    const roles = await Promise.all(running.map((client) => client.role()));
+    return running.filter((_, i) => roles[i]?.[0] === "master");
+  }
+
+  async #join(): Promise<void> {
+    const nodes = [...this.masters, ...this.replicas];
+    const clients = nodes.map((node) => node.client());
+    const [first] = clients as [Redis];
+    for (const [i, client] of clients.slice(0, 3).entries()) {
+      const [from, to] = [5462 * i, Math.min(5462 * (i + 1), 16384) - 1];
+      await client.call("CLUSTER", "ADDSLOTSRANGE", from, to);
+      await client.call("CLUSTER", "SET-CONFIG-EPOCH", i + 1);
+    }
+    for (const node of nodes.slice(1)) {
+      const [, bus = ""] = (await node
+        .client()
+        .config("GET", "cluster-port")) as string[];
+      await first.call("CLUSTER", "MEET", "127.0.0.1", node.port, bus);
+    }
+    await this.#until(clients, async (client) => {
+      const known = String(await client.call("CLUSTER", "NODES"));
+      return known.trim().split("\n").length === nodes.length;
+    });
+    for (const [i, replica] of this.replicas.entries()) {
+      const id = await clients[i]?.call("CLUSTER", "MYID");
+      await replica.client().call("CLUSTER", "REPLICATE", String(id));
+    }
+    await this.#until(clients, async (client) => {
+      const info = String(await client.call("CLUSTER", "INFO"));
+      const slots = (await client.call("CLUSTER", "SLOTS")) as unknown[][];
+      return (
+        info.includes("cluster_state:ok") &&
+        slots.length === 3 &&
+        slots.every((slot) => slot.length === 2 + nodes.length / 3)
+      );
+    });
+  }
+
+  /** The nodes gossip; nobody tells when they are done. */
+  async #until(
+    clients: readonly Redis[],
+    holds: (client: Redis) => Promise<boolean>,
+  ): Promise<void> {
+    for (const client of clients) {
+      while (!(await holds(client))) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    }
+  }
+}
+
+/** First and last of the slot ranges in a line of CLUSTER NODES. */
+function slots(line: string): [number, number][] {
+  return line
+    .split(" ")
+    .slice(8)
+    .filter((range) => !range.startsWith("["))
+    .map((range) => {
+      const [first, last = first] = range.split("-").map(Number);
+      return [first ?? -1, last ?? -1];
+    });
+}

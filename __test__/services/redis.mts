@@ -1,0 +1,126 @@
+// Redis servers of a test's own, on free ports of the loopback interface, in
+// directories that go with them.
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { Redis } from "ioredis";
+
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  server.close();
+  await once(server, "close");
+  return typeof address === "object" ? (address?.port ?? 0) : 0;
+}
+
+/** As they stand in redis.conf. */
+type Settings = Readonly<Record<string, string | number>>;
+
+export class RedisServer {
+  readonly port: number;
+  readonly directory: string;
+  readonly socket: string;
+  readonly #settings: Settings;
+  readonly #clients: Redis[] = [];
+  #process: ChildProcess | undefined;
+
+  private constructor(port: number, directory: string, settings: Settings) {
+    this.port = port;
+    this.directory = directory;
+    this.socket = join(directory, "redis.sock");
+    this.#settings = settings;
+  }
+
+  /** Starts a server that keeps nothing, unless the settings say otherwise. */
+  static async start(settings: Settings = {}): Promise<RedisServer> {
+    const directory = await mkdtemp(join(tmpdir(), "fedify-kv-redis-"));
+    const server = new RedisServer(await freePort(), directory, settings);
+    await server.start();
+    return server;
+  }
+
+  get url(): string {
+    return `redis://127.0.0.1:${this.port}`;
+  }
+
+  get pid(): number {
+    return this.#process?.pid ?? 0;
+  }
+
+  get isRunning(): boolean {
+    const child = this.#process;
+    return child !== undefined && child.exitCode === null && !child.signalCode;
+  }
+
+  /** Starts it, again after `kill`, and waits until it answers. */
+  async start(): Promise<void> {
+    const child = spawn(
+      "redis-server",
+      Object.entries({
+        bind: "127.0.0.1",
+        port: this.port,
+        dir: this.directory,
+        unixsocket: this.socket,
+        save: "",
+        appendonly: "no",
+        ...this.#settings,
+      }).flatMap(([name, value]) => [`--${name}`, String(value)]),
+      { stdio: ["ignore", "pipe", "inherit"] },
+    );
+    this.#process = child;
+    const said: string[] = [];
+    const lines = createInterface({ input: child.stdout });
+    for await (const line of lines) {
+      said.push(line);
+      if (line.includes("eady to accept connections")) {
+        // What else it says must not fill the pipe.
+        child.stdout.resume();
+        return;
+      }
+    }
+    throw new Error(`redis-server did not start:\n${said.join("\n")}`);
+  }
+
+  /** Ends it as a crash does. */
+  async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    const child = this.#process;
+    if (child !== undefined && this.isRunning) {
+      child.kill(signal);
+      await once(child, "exit");
+    }
+  }
+
+  pause(): void {
+    this.#process?.kill("SIGSTOP");
+  }
+
+  resume(): void {
+    this.#process?.kill("SIGCONT");
+  }
+
+  /** Another client, for what a test wants to see or do behind our back. */
+  client(options: object = {}): Redis {
+    const client = new Redis({
+      host: "127.0.0.1",
+      port: this.port,
+      retryStrategy: () => 20,
+      ...options,
+    });
+    client.on("error", () => {});
+    this.#clients.push(client);
+    return client;
+  }
+
+  async stop(): Promise<void> {
+    for (const client of this.#clients) {
+      client.disconnect();
+    }
+    await this.kill();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}

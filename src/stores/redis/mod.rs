@@ -1,0 +1,282 @@
+//! Redis and Valkey, one server or a cluster, in the format of Fedify's own
+//! Redis store.
+//!
+//! One thread does it all ([`worker`]): it takes what waits, sends it as one
+//! request, and has several requests under way. What concerns many entries
+//! ([`many`], [`list`], [`index`]) runs on the same thread as tasks.
+
+mod failure;
+mod index;
+mod link;
+mod list;
+mod many;
+mod op;
+mod order;
+mod pending;
+mod script;
+mod server;
+mod slots;
+mod tls;
+mod topology;
+mod url;
+mod wire;
+mod worker;
+
+use super::worker::spawn_with_io;
+use crate::kv::{
+    Command, Error, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store, Task, Ticket, Write,
+};
+use list::RedisPages;
+use pending::Pending;
+use rustls::ClientConfig;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use topology::Topology;
+use url::Target;
+use wire::Wire;
+use worker::Worker;
+
+pub use tls::TlsOptions;
+
+/// What waits may be so large in all, keys and values.
+const MOST_BYTES: usize = 256 * 1024 * 1024;
+
+#[derive(Clone)]
+pub struct RedisOptions {
+    pub key_prefix: Vec<u8>,
+    /// Keep an index of the keys, for lists that need no scan.
+    pub index: bool,
+    pub connect_timeout: Duration,
+    pub command_timeout: Duration,
+    /// How many operations may wait.
+    pub queue_limit: usize,
+    pub tls: Option<TlsOptions>,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            key_prefix: b"fedify::".into(),
+            index: false,
+            connect_timeout: Duration::from_secs(5),
+            command_timeout: Duration::from_secs(5),
+            queue_limit: 100_000,
+            tls: None,
+        }
+    }
+}
+
+/// What does not change while a store is there.
+struct Settings {
+    target: Target,
+    index: bool,
+    connect_timeout: Duration,
+    command_timeout: Duration,
+    queue_limit: usize,
+    tls: TlsOptions,
+    tls_config: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Settings {
+    fn tls_config(&self) -> Result<Arc<ClientConfig>> {
+        if let Some(config) = self.tls_config.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = Arc::new(self.tls.config()?);
+        Ok(Arc::clone(self.tls_config.get_or_init(|| config)))
+    }
+}
+
+/// What the worker and the tasks beside it share.
+struct Hub {
+    settings: Arc<Settings>,
+    wire: Wire,
+    topology: Topology,
+    load: Load,
+}
+
+/// What waits, or is under way.
+#[derive(Default)]
+struct Load {
+    jobs: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Load {
+    fn remove(&self, weight: usize) {
+        self.jobs.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(weight, Ordering::Relaxed);
+    }
+}
+
+#[derive(Clone)]
+pub struct RedisStore(Arc<Shared>);
+
+struct Shared {
+    hub: Arc<Hub>,
+    worker: Mutex<Option<UnboundedSender<Message>>>,
+    reindexed: Arc<AtomicU64>,
+}
+
+/// What the worker is sent.
+enum Message {
+    Job(Pending, Command, usize),
+    Reindex(Pending, Arc<AtomicU64>),
+    /// Answered once all earlier jobs are done.
+    Ready(oneshot::Sender<()>),
+    Task(Task),
+}
+
+impl RedisStore {
+    /// A store on one server, or on the cluster that several URLs belong to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for URLs and options that cannot be.
+    pub fn at(urls: &[String], options: RedisOptions) -> Result<Self> {
+        let target = Target::parse(urls)?;
+        if let Some(tls) = &options.tls {
+            if !target.tls {
+                return Err(Error::InvalidOption("tls needs a rediss: URL".into()));
+            }
+            tls.check()?;
+        }
+        let wire = Wire::new(options.key_prefix);
+        if options.index && target.cluster && !wire.is_in_one_slot() {
+            return Err(Error::InvalidOption(
+                "in a cluster, an index must be in the same slot as all it indexes: use a keyPrefix with a hash tag, \
+                such as \"{fedify}::\""
+                    .into(),
+            ));
+        }
+        let settings = Arc::new(Settings {
+            target,
+            index: options.index,
+            connect_timeout: options.connect_timeout,
+            command_timeout: options.command_timeout,
+            queue_limit: options.queue_limit,
+            tls: options.tls.unwrap_or_default(),
+            tls_config: OnceLock::new(),
+        });
+        let hub = Hub {
+            topology: Topology::new(&settings),
+            settings,
+            wire,
+            load: Load::default(),
+        };
+        Ok(Self(Arc::new(Shared {
+            hub: Arc::new(hub),
+            worker: Mutex::default(),
+            reindexed: Arc::default(),
+        })))
+    }
+
+    /// Makes the index agree with what is stored; a count is delivered.
+    pub fn reindex(&self, ticket: Ticket, outbox: &Arc<dyn Outbox>) {
+        if !self.0.hub.settings.index {
+            let error = Error::InvalidOption("the store was not opened with index: true".into());
+            outbox.deliver(vec![(ticket, Err(error))]);
+            return;
+        }
+        let progress = Arc::clone(&self.0.reindexed);
+        let _ = self
+            .worker()
+            .send(Message::Reindex(Pending::new(ticket, outbox), progress));
+    }
+
+    /// How many entries the last `reindex` has dealt with so far.
+    pub fn reindexed(&self) -> u64 {
+        self.0.reindexed.load(Ordering::Relaxed)
+    }
+
+    /// The way to the worker, which is started when there is none.
+    fn worker(&self) -> UnboundedSender<Message> {
+        let mut worker = self.0.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        worker
+            .get_or_insert_with(|| {
+                let (sender, messages) = unbounded_channel();
+                let hub = Arc::clone(&self.0.hub);
+                // The last promise resolves when all sockets are closed.
+                let finish = |last: Option<Pending>| {
+                    if let Some(pending) = last {
+                        pending.deliver(Ok(Reply::Done));
+                    }
+                };
+                spawn_with_io("redis", move || Worker::new(hub, messages).run(), finish);
+                sender
+            })
+            .clone()
+    }
+
+    /// Makes room for a job, or says why there is none.
+    fn admit(&self, command: &Command) -> Result<usize> {
+        let Hub { settings, load, .. } = &*self.0.hub;
+        let weight = weight(command);
+        let jobs = load.jobs.fetch_add(1, Ordering::Relaxed);
+        let bytes = load.bytes.fetch_add(weight, Ordering::Relaxed);
+        // One job is let through whatever it weighs.
+        let full = jobs >= settings.queue_limit || (jobs > 0 && bytes + weight > MOST_BYTES);
+        // What ends or creates is never refused.
+        let light = matches!(command, Command::Close | Command::Initialize);
+        if full && !light {
+            load.remove(weight);
+            return Err(Error::Backend(format!(
+                "{jobs} operations wait for the server already; no more fit in the queue"
+            )));
+        }
+        Ok(weight)
+    }
+}
+
+fn weight(command: &Command) -> usize {
+    let write = |write: &Write| match write {
+        Write::Store { value, .. } => value.as_str().len(),
+        Write::Delete => 0,
+    };
+    match command {
+        Command::Get(key) => key.as_json().len(),
+        Command::Put(key, new) => key.as_json().len() + write(new),
+        Command::Cas(key, expected, new) => {
+            key.as_json().len() + expected.as_ref().map_or(0, |value| value.as_str().len()) + write(new)
+        }
+        Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => 0,
+    }
+}
+
+impl Store for RedisStore {
+    fn answer(&self, command: Command) -> std::result::Result<Outcome, Command> {
+        Err(command)
+    }
+
+    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
+        match self.admit(&job.command) {
+            // The worker runs for as long as this store holds its sender.
+            Ok(weight) => {
+                let pending = Pending::new(job.ticket, outbox);
+                let _ = self.worker().send(Message::Job(pending, job.command, weight));
+            }
+            Err(error) => outbox.deliver(vec![(job.ticket, Err(error))]),
+        }
+    }
+
+    fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
+        Box::new(RedisPages::new(Arc::clone(&self.0.hub), self.worker(), prefix, limits))
+    }
+
+    fn reader(&self) -> Option<Arc<dyn Reader>> {
+        Some(Arc::new(Tasks(self.worker())))
+    }
+}
+
+/// The worker's thread, for lists.
+struct Tasks(UnboundedSender<Message>);
+
+impl Reader for Tasks {
+    fn spawn(&self, task: Task) {
+        // A worker that has ended has closed its store, and with it the lists.
+        let _ = self.0.send(Message::Task(task));
+    }
+}

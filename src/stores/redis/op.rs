@@ -1,0 +1,175 @@
+//! An operation on one entry: what is sent for it, and what the reply means.
+
+use super::Hub;
+use super::failure::unexpected;
+use super::pending::Pending;
+use super::script::WRITE;
+use super::server::Server;
+use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
+use redis::{Cmd, Value};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+pub struct Op {
+    /// Its place in the order of calls.
+    pub number: u64,
+    /// The lists that wait for it have this number or more.
+    pub generation: u64,
+    pub pending: Pending,
+    pub key: Key,
+    pub name: Vec<u8>,
+    pub slot: u16,
+    pub action: Action,
+    pub weight: usize,
+    /// Until when it waits for a server.
+    pub patience: Instant,
+    /// Whether the server has to be told the script's text.
+    pub whole: bool,
+    /// The server to ask this once, instead of the slot's owner.
+    pub ask: Option<Arc<Server>>,
+}
+
+pub enum Action {
+    Get,
+    Put(Write),
+    Cas {
+        expected: Option<JsonText>,
+        /// What is stored and means the expected value, once that is known.
+        stored: Option<Vec<u8>>,
+        write: Write,
+    },
+}
+
+/// What a reply leaves to do.
+pub enum Next {
+    Finish(Outcome),
+    /// Send it again: it now knows what is stored.
+    Again,
+}
+
+impl Op {
+    /// Whether later operations on the entry have to wait for the outcome: it
+    /// may take a second request.
+    pub fn holds(&self) -> bool {
+        matches!(&self.action, Action::Cas { expected: Some(_), .. })
+    }
+
+    /// Whether it may be sent again when nobody knows if it was carried out.
+    pub fn may_repeat(&self) -> bool {
+        !matches!(&self.action, Action::Cas { .. })
+    }
+
+    pub fn command(&self, hub: &Hub) -> Cmd {
+        let index = hub.settings.index;
+        match &self.action {
+            Action::Get => command("GET", &[&self.name]),
+            Action::Put(Write::Delete) if !index => command("DEL", &[&self.name]),
+            Action::Put(Write::Store { value, ttl }) if !index => self.set(value, *ttl),
+            Action::Cas {
+                expected: None, write, ..
+            } if !index => match write {
+                Write::Delete => command("EXISTS", &[&self.name]),
+                Write::Store { value, ttl } => {
+                    let mut set = self.set(value, *ttl);
+                    set.arg("NX");
+                    set
+                }
+            },
+            Action::Put(write) => self.script(hub, "any", b"", write),
+            Action::Cas {
+                expected,
+                stored,
+                write,
+            } => match (stored, expected) {
+                (Some(stored), _) => self.script(hub, "this", stored, write),
+                (None, Some(expected)) => self.script(hub, "this", expected.as_str().as_bytes(), write),
+                (None, None) => self.script(hub, "none", b"", write),
+            },
+        }
+    }
+
+    fn set(&self, value: &JsonText, ttl: Option<Ttl>) -> Cmd {
+        let mut set = command("SET", &[&self.name, value.as_str().as_bytes()]);
+        if let Some(ttl) = ttl {
+            set.arg("PX").arg(millis(ttl));
+        }
+        set
+    }
+
+    fn script(&self, hub: &Hub, condition: &str, expected: &[u8], write: &Write) -> Cmd {
+        let index = hub.settings.index;
+        let mut call = WRITE.call(self.whole, if index { 2 } else { 1 });
+        call.arg(&self.name);
+        if index {
+            call.arg(hub.wire.index());
+        }
+        call.arg(hub.wire.member(&self.name)).arg(condition).arg(expected);
+        if let Write::Store { value, ttl } = write {
+            call.arg(value.as_str());
+            if let Some(ttl) = ttl {
+                call.arg(millis(*ttl));
+            }
+        }
+        call
+    }
+
+    /// What a reply that is no error means.
+    pub fn read(&mut self, reply: Value, index: bool) -> Next {
+        let outcome = match (&mut self.action, reply) {
+            (Action::Get, Value::Nil) => Ok(Reply::Value(self.key.clone(), None)),
+            (Action::Get, Value::BulkString(value)) => match String::from_utf8(value) {
+                Ok(text) => Ok(Reply::Value(self.key.clone(), Some(JsonText::new(text)))),
+                Err(_) => Err(Error::Corrupt(format!("the value of {} is not text", self.key))),
+            },
+            (Action::Put(_), Value::Okay | Value::Int(_)) => Ok(Reply::Done),
+            // EXISTS says 1 for what is there, the script for what it wrote.
+            (
+                Action::Cas {
+                    expected: None,
+                    write: Write::Delete,
+                    ..
+                },
+                Value::Int(count),
+            ) if !index => Ok(Reply::Swapped(count == 0)),
+            (Action::Cas { .. }, Value::Okay) => Ok(Reply::Swapped(true)),
+            (Action::Cas { .. }, Value::Nil) => Ok(Reply::Swapped(false)),
+            (Action::Cas { .. }, Value::Int(written)) => Ok(Reply::Swapped(written == 1)),
+            (
+                Action::Cas {
+                    expected: Some(expected),
+                    stored,
+                    ..
+                },
+                Value::BulkString(found),
+            ) => match std::str::from_utf8(&found) {
+                Err(_) => Err(Error::Corrupt(format!("the value of {} is not text", self.key))),
+                Ok(text) => match expected.means(text, &self.key) {
+                    Ok(true) => {
+                        *stored = Some(found);
+                        return Next::Again;
+                    }
+                    Ok(false) => Ok(Reply::Swapped(false)),
+                    Err(error) => Err(error),
+                },
+            },
+            (_, reply) => Err(unexpected(&reply)),
+        };
+        Next::Finish(outcome)
+    }
+}
+
+/// For Redis, an entry is there during the last millisecond of its life; for us
+/// it is gone then. It adds this to the present, which must not overflow.
+fn millis(ttl: Ttl) -> i64 {
+    (ttl.deadline(0) - 1).max(1)
+}
+
+fn command(name: &str, arguments: &[&[u8]]) -> Cmd {
+    let bytes = arguments.iter().map(|argument| argument.len()).sum::<usize>() + name.len();
+    let mut command = Cmd::with_capacity(arguments.len() + 4, bytes + 32);
+    command.arg(name);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
+}

@@ -1,0 +1,148 @@
+//! Encrypted connections: which certificates to trust, and which to show.
+
+use crate::kv::{Error, Result};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::sync::Arc;
+
+/// PEM texts, by the names that Node.js has for them.
+#[derive(Clone)]
+pub struct TlsOptions {
+    /// Trusted instead of the system's certificates.
+    pub ca: Option<Vec<u8>>,
+    pub cert: Option<Vec<u8>>,
+    pub key: Option<Vec<u8>>,
+    pub reject_unauthorized: bool,
+}
+
+impl Default for TlsOptions {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            cert: None,
+            key: None,
+            reject_unauthorized: true,
+        }
+    }
+}
+
+impl TlsOptions {
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for what is not PEM.
+    pub fn check(&self) -> Result<()> {
+        self.roots()?;
+        self.identity()?;
+        Ok(())
+    }
+
+    /// What connections are set up with. Reads the system's certificates if
+    /// those are to be trusted.
+    pub fn config(&self) -> Result<ClientConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::Connection(error.to_string()))?;
+        let builder = if self.reject_unauthorized {
+            let roots = match self.roots()? {
+                Some(roots) => roots,
+                None => system_roots(),
+            };
+            builder.with_root_certificates(roots)
+        } else {
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        };
+        match self.identity()? {
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| Error::InvalidOption(format!("tls.cert and tls.key: {error}"))),
+            None => Ok(builder.with_no_client_auth()),
+        }
+    }
+
+    fn roots(&self) -> Result<Option<RootCertStore>> {
+        let Some(ca) = &self.ca else {
+            return Ok(None);
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(ca, "tls.ca")? {
+            roots
+                .add(certificate)
+                .map_err(|error| Error::InvalidOption(format!("tls.ca: {error}")))?;
+        }
+        Ok(Some(roots))
+    }
+
+    fn identity(&self) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>> {
+        match (&self.cert, &self.key) {
+            (None, None) => Ok(None),
+            (Some(cert), Some(key)) => {
+                let key = PrivateKeyDer::from_pem_slice(key)
+                    .map_err(|_| Error::InvalidOption("tls.key is not a private key in PEM".into()))?;
+                Ok(Some((certificates(cert, "tls.cert")?, key)))
+            }
+            _ => Err(Error::InvalidOption("tls.cert and tls.key need each other".into())),
+        }
+    }
+}
+
+fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let all: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .filter_map(std::result::Result::ok)
+        .collect();
+    if all.is_empty() {
+        return Err(Error::InvalidOption(format!("{name} has no certificate in PEM")));
+    }
+    Ok(all)
+}
+
+fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    // A system's store often has some that nobody can read.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// Trusts any certificate: `rejectUnauthorized: false`.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

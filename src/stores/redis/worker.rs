@@ -1,0 +1,667 @@
+//! The worker: takes all that waits, sends it as one request to each server
+//! concerned, and hands the outcomes of a request over together.
+//!
+//! Operations on one entry take effect in the order of their calls. On one
+//! connection the protocol sees to that; what has to be sent again waits until
+//! nothing is under way on its server, and is then put in order with what came
+//! later.
+
+use super::failure::{Lost, Refusal, Verdict, verdict};
+use super::link::Link;
+use super::many::Kind;
+use super::op::{Action, Next, Op};
+use super::order::{Generations, Held};
+use super::pending::Pending;
+use super::slots::{SLOTS, slot};
+use super::{Hub, Message};
+use crate::kv::{Command, Error, Outbox, Outcome, Prefix, Reply, Result, Ticket};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use redis::{Pipeline, Value};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+/// Operations in one request at most, and about how many bytes.
+const GROUP: usize = 512;
+const GROUP_BYTES: usize = 512 * 1024;
+
+/// Requests under way to one server at most. More would only make smaller
+/// groups.
+const FLIGHTS: usize = 8;
+
+/// Before a server that is loading, or a cluster that changes, is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// No server is known to have the slot.
+const NOBODY: usize = usize::MAX;
+
+pub struct Worker {
+    hub: Arc<Hub>,
+    messages: UnboundedReceiver<Message>,
+    links: Vec<Link>,
+    /// The link of each slot, and the one that the cluster's latest map says.
+    /// A slot changes hands when nothing is under way at its old server.
+    owners: Vec<usize>,
+    wanted: Vec<usize>,
+    unrouted: VecDeque<Op>,
+    mapping: bool,
+    held: Held,
+    backlog: VecDeque<Work>,
+    /// How many in the backlog concern more than one entry.
+    broad: usize,
+    running: Option<Running>,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    generations: Generations,
+    /// Operations on their way.
+    outstanding: usize,
+    number: u64,
+    outbox: Option<Arc<dyn Outbox>>,
+    done: Vec<(Ticket, Outcome)>,
+    closed: Option<Pending>,
+}
+
+/// What waits for something that concerns many entries.
+enum Work {
+    One(Op),
+    Broad(Broad),
+}
+
+struct Broad {
+    pending: Pending,
+    task: BroadTask,
+    generation: u64,
+    weight: Option<usize>,
+}
+
+enum BroadTask {
+    Clear(Prefix),
+    Initialize,
+    Drop,
+    Reindex(Arc<AtomicU64>),
+    Close,
+}
+
+struct Running {
+    broad: Broad,
+    /// Whose operations wait for it.
+    concerns: Option<Prefix>,
+}
+
+enum Event {
+    Replies {
+        link: usize,
+        ops: Vec<Op>,
+        result: Result<Vec<Value>, Lost>,
+    },
+    Connected {
+        link: usize,
+        result: Result<super::server::Connection, Refusal>,
+    },
+    Mapped(Result<()>),
+    Broad(Outcome),
+}
+
+impl Worker {
+    pub fn new(hub: Arc<Hub>, messages: UnboundedReceiver<Message>) -> Self {
+        Self {
+            hub,
+            messages,
+            links: Vec::new(),
+            owners: vec![NOBODY; usize::from(SLOTS)],
+            wanted: vec![NOBODY; usize::from(SLOTS)],
+            unrouted: VecDeque::new(),
+            mapping: false,
+            held: Held::default(),
+            backlog: VecDeque::new(),
+            broad: 0,
+            running: None,
+            events: FuturesUnordered::new(),
+            generations: Generations::default(),
+            outstanding: 0,
+            number: 0,
+            outbox: None,
+            done: Vec::new(),
+            closed: None,
+        }
+    }
+
+    /// Until the store is closed or gone, and what was queued before is done.
+    /// Returns what to tell once all is released.
+    pub async fn run(mut self) -> Option<Pending> {
+        let mut batch = Vec::new();
+        let mut gone = false;
+        self.adopt_map();
+        loop {
+            self.work();
+            self.deliver();
+            let idle = self.outstanding == 0 && self.backlog.is_empty() && self.running.is_none();
+            if self.closed.is_some() || (gone && idle) {
+                break;
+            }
+            let due = self.due();
+            tokio::select! {
+                biased;
+                Some(event) = self.events.next(), if !self.events.is_empty() => self.on(event),
+                count = self.messages.recv_many(&mut batch, GROUP), if !gone => {
+                    gone = count == 0;
+                    for message in batch.drain(..) {
+                        self.take(message);
+                    }
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+        self.closed
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Task(task) => drop(tokio::spawn(task)),
+            Message::Ready(answer) => self.generations.answer_after(answer),
+            Message::Reindex(pending, progress) => self.take_broad(pending, BroadTask::Reindex(progress), None),
+            Message::Job(pending, command, weight) => {
+                let (key, action) = match command {
+                    Command::Get(key) => (key, Action::Get),
+                    Command::Put(key, write) => (key, Action::Put(write)),
+                    Command::Cas(key, expected, write) => (
+                        key,
+                        Action::Cas {
+                            expected,
+                            stored: None,
+                            write,
+                        },
+                    ),
+                    Command::Clear(prefix) => return self.take_broad(pending, BroadTask::Clear(prefix), Some(weight)),
+                    Command::Initialize => return self.take_broad(pending, BroadTask::Initialize, Some(weight)),
+                    Command::Drop => return self.take_broad(pending, BroadTask::Drop, Some(weight)),
+                    Command::Close => return self.take_broad(pending, BroadTask::Close, Some(weight)),
+                };
+                if self.outbox.is_none() {
+                    self.outbox = pending.outbox().cloned();
+                }
+                let name = self.hub.wire.name(&key);
+                self.number += 1;
+                let op = Op {
+                    number: self.number,
+                    generation: self.generations.begin(),
+                    pending,
+                    slot: if self.hub.topology.is_cluster() { slot(&name) } else { 0 },
+                    key,
+                    name,
+                    action,
+                    weight,
+                    patience: Instant::now() + self.hub.settings.command_timeout,
+                    whole: false,
+                    ask: None,
+                };
+                let concerned = self
+                    .running
+                    .as_ref()
+                    .and_then(|running| running.concerns.as_ref())
+                    .is_some_and(|prefix| prefix.contains_json(op.key.as_json()));
+                if concerned || self.broad > 0 {
+                    self.backlog.push_back(Work::One(op));
+                } else {
+                    self.admit(op);
+                }
+            }
+        }
+    }
+
+    fn take_broad(&mut self, pending: Pending, task: BroadTask, weight: Option<usize>) {
+        let generation = self.generations.begin();
+        self.broad += 1;
+        self.outbox = pending.outbox().cloned().or(self.outbox.take());
+        self.backlog.push_back(Work::Broad(Broad {
+            pending,
+            task,
+            generation,
+            weight,
+        }));
+    }
+
+    fn admit(&mut self, op: Op) {
+        self.outstanding += 1;
+        if let Some(op) = self.held.pass(op) {
+            self.route(op);
+        }
+    }
+
+    fn route(&mut self, mut op: Op) {
+        let link = match op.ask.take() {
+            Some(server) => {
+                let link = self.link_of(&server);
+                op.ask = Some(server);
+                link
+            }
+            None => self.owners[usize::from(op.slot)],
+        };
+        if let Some(link) = self.links.get_mut(link) {
+            link.queue.push_back(op);
+        } else {
+            self.unrouted.push_back(op);
+            self.ask_for_map();
+        }
+    }
+
+    /// Does all that can be done now.
+    fn work(&mut self) {
+        self.work_off_backlog();
+        let now = Instant::now();
+        self.expire(now);
+        let mut link = 0;
+        while link < self.links.len() {
+            if self.settle(link, now) {
+                // It may have given work to any other.
+                link = 0;
+                continue;
+            }
+            link += 1;
+        }
+        for link in 0..self.links.len() {
+            self.send(link);
+        }
+    }
+
+    fn work_off_backlog(&mut self) {
+        while self.running.is_none() {
+            match self.backlog.pop_front() {
+                None => return,
+                Some(Work::One(op)) => self.admit(op),
+                Some(Work::Broad(broad)) if self.outstanding == 0 => {
+                    self.broad -= 1;
+                    self.start(broad);
+                }
+                Some(waiting) => {
+                    self.backlog.push_front(waiting);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, broad: Broad) {
+        let hub = Arc::clone(&self.hub);
+        let (concerns, task): (_, BoxFuture<'static, Outcome>) = match &broad.task {
+            BroadTask::Close => {
+                self.closed = Some(broad.pending);
+                return;
+            }
+            BroadTask::Initialize => (
+                None,
+                Box::pin(async move { hub.reach_all().await.map(|()| Reply::Done) }),
+            ),
+            BroadTask::Clear(prefix) => {
+                let prefix = prefix.clone();
+                let concerns = Some(prefix.clone());
+                (
+                    concerns,
+                    Box::pin(async move { hub.clear(&prefix).await.map(Reply::Count) }),
+                )
+            }
+            BroadTask::Drop => {
+                let task = async move {
+                    let names = hub.scan(&Prefix::ALL, Kind::Anything).await?;
+                    hub.unlink(&names).await.map(|_| Reply::Done)
+                };
+                (Some(Prefix::ALL), Box::pin(task))
+            }
+            BroadTask::Reindex(progress) => {
+                let progress = Arc::clone(progress);
+                // Writers go on: each step agrees with what is there.
+                (
+                    None,
+                    Box::pin(async move { hub.reindex(&progress).await.map(Reply::Count) }),
+                )
+            }
+        };
+        self.running = Some(Running { broad, concerns });
+        self.events.push(Box::pin(async move { Event::Broad(task.await) }));
+    }
+
+    /// Sends what waits at a link, if it can be sent.
+    fn send(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        while !link.stalled && link.flights < FLIGHTS && !link.queue.is_empty() {
+            let Some(connection) = link.live() else {
+                if link.flights > 0 {
+                    // What they were may have to be sent first.
+                    link.stalled = true;
+                } else if !link.connecting {
+                    link.connecting = true;
+                    let server = Arc::clone(&link.server);
+                    self.events.push(Box::pin(async move {
+                        Event::Connected {
+                            link: index,
+                            result: server.connect().await,
+                        }
+                    }));
+                }
+                return;
+            };
+            let mut bytes = 0;
+            let fits = |op: &&Op| {
+                let fits = bytes < GROUP_BYTES;
+                bytes += op.weight;
+                fits
+            };
+            let length = link.queue.iter().take(GROUP).take_while(fits).count();
+            let ops: Vec<Op> = link.queue.drain(..length).collect();
+            let mut request = Pipeline::with_capacity(ops.len());
+            for op in &ops {
+                if op.ask.is_some() {
+                    request.cmd("ASKING");
+                }
+                request.add_command(op.command(&self.hub));
+            }
+            link.flights += 1;
+            self.events.push(Box::pin(async move {
+                let result = connection.send(&request).await;
+                Event::Replies {
+                    link: index,
+                    ops,
+                    result,
+                }
+            }));
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Replies { link, ops, result } => self.on_replies(link, ops, result),
+            Event::Connected { link: index, result } => {
+                let link = &mut self.links[index];
+                link.connecting = false;
+                match result {
+                    Ok(connection) => {
+                        link.connection = Some(connection);
+                    }
+                    Err(refusal) => self.on_refusal(index, &refusal),
+                }
+            }
+            Event::Mapped(result) => {
+                self.mapping = false;
+                for link in &mut self.links {
+                    link.wants_map = false;
+                }
+                match result {
+                    Ok(()) => self.adopt_map(),
+                    Err(error) => self.on_no_map(&error),
+                }
+            }
+            Event::Broad(outcome) => {
+                if let Some(Running { mut broad, .. }) = self.running.take() {
+                    self.generations.end(broad.generation);
+                    if let Some(weight) = broad.weight {
+                        self.hub.load.remove(weight);
+                    }
+                    self.done.extend(broad.pending.take().map(|ticket| (ticket, outcome)));
+                }
+            }
+        }
+    }
+
+    fn on_replies(&mut self, index: usize, ops: Vec<Op>, result: Result<Vec<Value>, Lost>) {
+        self.links[index].flights -= 1;
+        let cluster = self.hub.topology.is_cluster();
+        match result {
+            Ok(replies) => {
+                let mut replies = replies.into_iter();
+                for mut op in ops {
+                    if op.ask.take().is_some() {
+                        replies.next();
+                    }
+                    let reply = replies.next().unwrap_or_default();
+                    self.on_reply(index, op, reply);
+                }
+            }
+            Err(Lost::Timeout(why)) => {
+                for mut op in ops {
+                    let words = if matches!(op.action, Action::Get) {
+                        why.clone()
+                    } else {
+                        format!("{why}; whether it was written is unknown")
+                    };
+                    self.finish(&mut op, Err(Error::Timeout(words)));
+                }
+                if cluster {
+                    self.ask_for_map();
+                }
+            }
+            Err(Lost::Connection(why)) => {
+                let link = &mut self.links[index];
+                link.stalled = true;
+                for mut op in ops {
+                    if op.may_repeat() {
+                        self.links[index].again(op);
+                    } else {
+                        let words = format!("{why}; whether it was swapped is unknown");
+                        self.finish(&mut op, Err(Error::Connection(words)));
+                    }
+                }
+                if cluster {
+                    self.links[index].wants_map = true;
+                    self.ask_for_map();
+                }
+            }
+        }
+    }
+
+    fn on_reply(&mut self, index: usize, mut op: Op, reply: Value) {
+        if self.links[index].is_overtaken(&op) {
+            self.links[index].again(op);
+            return;
+        }
+        let Value::ServerError(error) = reply else {
+            match op.read(reply, self.hub.settings.index) {
+                Next::Finish(outcome) => self.finish(&mut op, outcome),
+                // Its entry is held: nothing can overtake it.
+                Next::Again => self.route(op),
+            }
+            return;
+        };
+        let cluster = self.hub.topology.is_cluster();
+        let impatient = op.patience <= Instant::now();
+        match verdict(&error, Some(&op.key)) {
+            Verdict::Final(error) => self.finish(&mut op, Err(error)),
+            _ if impatient => self.finish(&mut op, Err(super::failure::unexpected(&Value::ServerError(error)))),
+            Verdict::NoScript => {
+                op.whole = true;
+                self.links[index].again(op);
+            }
+            Verdict::Later => {
+                let link = &mut self.links[index];
+                link.not_before = Some(Instant::now() + PAUSE);
+                link.again(op);
+            }
+            Verdict::Moved if cluster => {
+                let link = &mut self.links[index];
+                link.wants_map = true;
+                link.again(op);
+                self.ask_for_map();
+            }
+            Verdict::Ask(place) if cluster => {
+                op.ask = self.hub.topology.server_at(&place);
+                self.links[index].again(op);
+            }
+            Verdict::Demoted(_) if cluster => {
+                let link = &mut self.links[index];
+                link.not_before = Some(Instant::now() + PAUSE);
+                link.wants_map = true;
+                link.again(op);
+                self.ask_for_map();
+            }
+            Verdict::Demoted(error) => {
+                // Behind the same name there may be another server now.
+                let link = &mut self.links[index];
+                if let Some(connection) = &link.connection {
+                    connection.give_up();
+                }
+                link.stalled = true;
+                self.finish(&mut op, Err(error));
+            }
+            Verdict::Moved | Verdict::Ask(_) => {
+                let words = format!("this server is part of a cluster: use several URLs, or redis+cluster: ({error})");
+                self.finish(&mut op, Err(Error::Backend(words)));
+            }
+        }
+    }
+
+    fn on_refusal(&mut self, index: usize, refusal: &Refusal) {
+        let link = &mut self.links[index];
+        let cluster = self.hub.topology.is_cluster();
+        // Nobody waits for a server that may not be there at all.
+        if refusal.lasting || (!cluster && !link.server.was_reached()) {
+            for mut op in link.take_all() {
+                self.finish(&mut op, Err(refusal.error.clone()));
+            }
+        } else if cluster {
+            link.stalled = true;
+            link.wants_map = true;
+            self.ask_for_map();
+        }
+    }
+
+    /// Puts what waits at a link in order again, once nothing is under way.
+    fn settle(&mut self, index: usize, now: Instant) -> bool {
+        let link = &mut self.links[index];
+        let waits = link.flights > 0 || link.wants_map || link.not_before.is_some_and(|instant| now < instant);
+        if !link.stalled || waits {
+            return false;
+        }
+        let ops = link.take_all();
+        for slot in 0..usize::from(SLOTS) {
+            if self.owners[slot] == index && self.wanted[slot] != NOBODY {
+                self.owners[slot] = self.wanted[slot];
+            }
+        }
+        for op in ops {
+            self.route(op);
+        }
+        true
+    }
+
+    fn ask_for_map(&mut self) {
+        if self.mapping {
+            return;
+        }
+        self.mapping = true;
+        let hub = Arc::clone(&self.hub);
+        self.events.push(Box::pin(async move {
+            let patience = Instant::now() + hub.settings.command_timeout;
+            let result = timeout_at(patience, hub.topology.refresh())
+                .await
+                .unwrap_or_else(|_| Err(Error::Timeout("no server of the cluster answers".into())));
+            if result.is_err() {
+                sleep(PAUSE).await;
+            }
+            Event::Mapped(result)
+        }));
+    }
+
+    fn adopt_map(&mut self) {
+        for slot in 0..SLOTS {
+            let link = match self.hub.topology.owner(slot) {
+                Some(server) => self.link_of(&server),
+                None => NOBODY,
+            };
+            let slot = usize::from(slot);
+            self.wanted[slot] = link;
+            let owner = self.owners[slot];
+            if owner == NOBODY {
+                self.owners[slot] = link;
+            } else if link != NOBODY && owner != link {
+                self.links[owner].stalled = true;
+            }
+        }
+        for op in std::mem::take(&mut self.unrouted) {
+            self.route(op);
+        }
+    }
+
+    fn on_no_map(&mut self, error: &Error) {
+        if self.links.is_empty() {
+            for mut op in std::mem::take(&mut self.unrouted) {
+                self.finish(&mut op, Err(error.clone()));
+            }
+        } else if !self.unrouted.is_empty() {
+            self.ask_for_map();
+        }
+    }
+
+    fn link_of(&mut self, server: &Arc<super::server::Server>) -> usize {
+        if let Some(index) = self.links.iter().position(|link| Arc::ptr_eq(&link.server, server)) {
+            return index;
+        }
+        self.links.push(Link::new(Arc::clone(server)));
+        self.links.len() - 1
+    }
+
+    /// Gives up what has waited too long for a server.
+    fn expire(&mut self, now: Instant) {
+        let mut expired = Vec::new();
+        for link in &mut self.links {
+            if link.due().is_none_or(|due| due > now) {
+                continue;
+            }
+            let error = link.server.why_not();
+            let late = |op: &Op| op.patience <= now;
+            expired.extend(link.redo.extract_if(.., |op| late(op)).map(|op| (op, error.clone())));
+            while link.queue.front().is_some_and(late) {
+                expired.extend(link.queue.pop_front().map(|op| (op, error.clone())));
+            }
+        }
+        while self.unrouted.front().is_some_and(|op| op.patience <= now) {
+            let error = Error::Timeout("nobody has this slot of the cluster".into());
+            expired.extend(self.unrouted.pop_front().map(|op| (op, error)));
+        }
+        for (mut op, error) in expired {
+            self.finish(&mut op, Err(error));
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let links = self.links.iter().filter_map(Link::due);
+        links.chain(self.unrouted.front().map(|op| op.patience)).min()
+    }
+
+    fn finish(&mut self, op: &mut Op, outcome: Outcome) {
+        self.outstanding -= 1;
+        self.generations.end(op.generation);
+        self.hub.load.remove(op.weight);
+        for next in self.held.release(op) {
+            self.route(next);
+        }
+        self.done.extend(op.pending.take().map(|ticket| (ticket, outcome)));
+    }
+
+    fn deliver(&mut self) {
+        if !self.done.is_empty()
+            && let Some(outbox) = &self.outbox
+        {
+            outbox.deliver(std::mem::take(&mut self.done));
+        }
+    }
+}
+
+impl Hub {
+    async fn reach_all(&self) -> Result<()> {
+        for master in self.topology.masters().await? {
+            master.reach(Instant::now() + self.settings.command_timeout).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear(&self, prefix: &Prefix) -> Result<u64> {
+        if self.settings.index {
+            return self.clear_indexed(prefix).await;
+        }
+        let names = self.scan(prefix, Kind::Entries).await?;
+        self.unlink(&names).await
+    }
+}
