@@ -92,6 +92,7 @@ test("slots that move while operations are under way", async () => {
     }
     return n;
   };
+  const before = await cluster.redirections();
   const workers = numbers(200).map(work);
   for (const _ of numbers(2)) {
     for (const slot of [
@@ -103,6 +104,9 @@ test("slots that move while operations are under way", async () => {
     await cluster.move(await cluster.slotOf("{fedify}::k"));
   }
   working = false;
+  const after = await cluster.redirections();
+  expect(after.moved).toBeGreaterThan(before.moved);
+  expect(after.asked).toBeGreaterThan(before.asked);
   const ends = await Promise.all(workers);
   for (const [i, n] of ends.entries()) {
     expect(await store.get(key(i))).toBe(n);

@@ -85,6 +85,19 @@ export class RedisCluster {
     await source?.call("CLUSTER", "SETSLOT", slot, "NODE", targetId);
   }
 
+  /** How often clients were sent elsewhere, by way of MOVED and of ASK. */
+  async redirections(): Promise<{ moved: number; asked: number }> {
+    const total = { moved: 0, asked: 0 };
+    for (const client of await this.#masters()) {
+      const stats = await client.info("errorstats");
+      total.moved += Number(
+        /errorstat_MOVED:count=(\d+)/.exec(stats)?.[1] ?? 0,
+      );
+      total.asked += Number(/errorstat_ASK:count=(\d+)/.exec(stats)?.[1] ?? 0);
+    }
+    return total;
+  }
+
   /** Waits until all replicas have what their masters have. */
   async replicated(): Promise<void> {
     const masters = await this.#masters();

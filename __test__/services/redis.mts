@@ -39,9 +39,18 @@ export class RedisServer {
   /** Starts a server that keeps nothing, unless the settings say otherwise. */
   static async start(settings: Settings = {}): Promise<RedisServer> {
     const directory = await mkdtemp(join(tmpdir(), "fedify-kv-redis-"));
-    const server = new RedisServer(await freePort(), directory, settings);
-    await server.start();
-    return server;
+    // A free port may be taken by the time that the server wants it.
+    for (let attempt = 1; ; attempt += 1) {
+      const server = new RedisServer(await freePort(), directory, settings);
+      try {
+        await server.start();
+        return server;
+      } catch (error) {
+        if (attempt === 3) {
+          throw error;
+        }
+      }
+    }
   }
 
   get url(): string {
