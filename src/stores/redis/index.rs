@@ -118,11 +118,7 @@ impl Hub {
         let patience = Instant::now() + self.settings.command_timeout;
         loop {
             let server = self.only().await?;
-            let replies = if repeatable {
-                server.ask(request).await?
-            } else {
-                server.tell(request).await?
-            };
+            let replies = server.request(request, repeatable).await?;
             let elsewhere = |reply: &Value| match reply {
                 Value::ServerError(error) => !matches!(
                     verdict(error, None),

@@ -116,7 +116,7 @@ impl Hub {
                 get.arg(name);
                 get
             };
-            self.ask_each(names, get).await?
+            self.ask_each(names, true, get).await?
         } else {
             let mut request = pipe();
             request.cmd("MGET").arg(names);
@@ -140,6 +140,7 @@ impl Hub {
     /// Deletes these names; how many there were.
     pub async fn unlink(&self, names: &[Vec<u8>]) -> Result<u64> {
         let mut count = 0;
+        // Nothing is asked twice: the count would be lost.
         for names in names.chunks(SLICE) {
             let replies = if self.topology.is_cluster() {
                 let unlink = |name: &[u8]| {
@@ -147,11 +148,10 @@ impl Hub {
                     unlink.arg(name);
                     unlink
                 };
-                self.ask_each(names, unlink).await?
+                self.ask_each(names, false, unlink).await?
             } else {
                 let mut request = pipe();
                 request.cmd("UNLINK").arg(names);
-                // Not asked twice: the count would be lost.
                 self.only().await?.tell(&request).await?
             };
             for reply in replies {
@@ -174,7 +174,12 @@ impl Hub {
     }
 
     /// One command for each name, each to the server that has it.
-    async fn ask_each(&self, names: &[Vec<u8>], command: impl Fn(&[u8]) -> Cmd) -> Result<Vec<Value>> {
+    async fn ask_each(
+        &self,
+        names: &[Vec<u8>],
+        repeatable: bool,
+        command: impl Fn(&[u8]) -> Cmd,
+    ) -> Result<Vec<Value>> {
         let patience = Instant::now() + self.settings.command_timeout;
         let mut replies = vec![Value::Nil; names.len()];
         let mut left: Vec<usize> = (0..names.len()).collect();
@@ -193,7 +198,7 @@ impl Hub {
                 request.add_command(command(name));
             }
             let asked = groups.into_values().map(async |(server, indexes, request)| {
-                let replies = server.ask(&request).await?;
+                let replies = server.request(&request, repeatable).await?;
                 Ok::<_, Error>((indexes, replies))
             });
             for (indexes, group) in try_join_all(asked).await? {
@@ -208,7 +213,7 @@ impl Hub {
                             let mut request = pipe();
                             request.cmd("ASKING").add_command(command(&names[index]));
                             let server = self.topology.server_at(&place).ok_or_else(|| unexpected(&reply))?;
-                            replies[index] = server.ask(&request).await?.pop().unwrap_or_default();
+                            replies[index] = server.request(&request, repeatable).await?.pop().unwrap_or_default();
                         }
                         _ => replies[index] = reply,
                     }

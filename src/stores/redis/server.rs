@@ -223,6 +223,15 @@ impl Server {
         }
     }
 
+    /// Sends a request, again if need be and it may be repeated.
+    pub async fn request(&self, request: &Pipeline, repeatable: bool) -> Result<Vec<Value>> {
+        if repeatable {
+            self.ask(request).await
+        } else {
+            self.tell(request).await
+        }
+    }
+
     /// Sends what may not be sent twice.
     pub async fn tell(&self, request: &Pipeline) -> Result<Vec<Value>> {
         let patience = Instant::now() + self.settings.command_timeout;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Operations in one request at most, and about how many bytes.
@@ -63,6 +64,9 @@ pub struct Worker {
     outbox: Option<Arc<dyn Outbox>>,
     done: Vec<(Ticket, Outcome)>,
     closed: Option<Pending>,
+    /// Whether something came that must not be sent into a connection that has
+    /// ended while nobody looked.
+    look_first: bool,
 }
 
 /// What waits for something that concerns many entries.
@@ -127,6 +131,7 @@ impl Worker {
             outbox: None,
             done: Vec::new(),
             closed: None,
+            look_first: false,
         }
     }
 
@@ -149,8 +154,15 @@ impl Worker {
                 Some(event) = self.events.next(), if !self.events.is_empty() => self.on(event),
                 count = self.messages.recv_many(&mut batch, GROUP), if !gone => {
                     gone = count == 0;
+                    let quiet = self.links.iter().all(|link| link.flights == 0);
                     for message in batch.drain(..) {
                         self.take(message);
+                    }
+                    if quiet && std::mem::take(&mut self.look_first) {
+                        // The runtime looks at the sockets now, and then runs
+                        // who reads from them.
+                        yield_now().await;
+                        yield_now().await;
                     }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
@@ -186,6 +198,7 @@ impl Worker {
                 }
                 let name = self.hub.wire.name(&key);
                 self.number += 1;
+                self.look_first |= matches!(action, Action::Cas { .. });
                 let op = Op {
                     number: self.number,
                     generation: self.generations.begin(),
