@@ -15,6 +15,9 @@ use std::time::Duration;
 /// text and as objects at once.
 const MOST_PAGE_ENTRIES: u32 = 1024;
 
+/// The longest queue that a caller may ask for.
+const MOST_WAITING: u32 = 10_000_000;
+
 /// What can be made of a JavaScript value.
 pub trait Parse: Sized {
     fn parse(js: Js, value: Value) -> Result<Self>;
@@ -225,7 +228,7 @@ impl Parse for Request {
         }
         let page_size = option("pageSize")?;
         if !js.is_undefined(page_size) {
-            request.limits.entries = page_entries(js, page_size)?;
+            request.limits.entries = whole(js, page_size, "pageSize", MOST_PAGE_ENTRIES)?;
         }
         let signal = option("signal")?;
         if !js.is_nullish(signal) {
@@ -235,17 +238,18 @@ impl Parse for Request {
     }
 }
 
-fn page_entries(js: Js, value: Value) -> Result<u32> {
-    let entries = js.to_number(value).filter(|number| number.fract() == 0.0);
-    match entries {
+/// A whole number from one on.
+fn whole(js: Js, value: Value, name: &str, most: u32) -> Result<u32> {
+    let number = js.to_number(value).filter(|number| number.fract() == 0.0);
+    match number {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a whole number in range"
         )]
-        Some(entries) if (1.0..=f64::from(MOST_PAGE_ENTRIES)).contains(&entries) => Ok(entries as u32),
+        Some(number) if (1.0..=f64::from(most)).contains(&number) => Ok(number as u32),
         _ => Err(Error::InvalidOption(format!(
-            "pageSize must be a whole number from 1 to {MOST_PAGE_ENTRIES}"
+            "{name} must be a whole number from 1 to {most}"
         ))),
     }
 }
@@ -284,10 +288,7 @@ impl Parse for SqliteOptions {
         if !js.is_object(value) {
             return Err(Error::InvalidOption("the options are not an object".into()));
         }
-        let option = |name| {
-            let value = js.get(value, name).map_err(|thrown| Error::InvalidOption(thrown.0))?;
-            Ok((!js.is_undefined(value)).then_some(value))
-        };
+        let option = |name| option(js, value, name);
         if let Some(name) = option("tableName")? {
             let name = js
                 .to_text(name)
@@ -381,27 +382,12 @@ impl Parse for RedisOptions {
             options.command_timeout = timeout_millis(js, timeout, "commandTimeout", 1.0)?;
         }
         if let Some(limit) = option("queueLimit")? {
-            options.queue_limit = queue_limit(js, limit)?;
+            options.queue_limit = whole(js, limit, "queueLimit", MOST_WAITING)? as usize;
         }
         if let Some(tls) = option("tls")? {
             options.tls = Some(TlsOptions::parse(js, tls)?);
         }
         Ok(options)
-    }
-}
-
-fn queue_limit(js: Js, value: Value) -> Result<usize> {
-    let limit = js.to_number(value).filter(|limit| limit.fract() == 0.0);
-    match limit {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a whole number in range"
-        )]
-        Some(limit) if (1.0..=10_000_000.0).contains(&limit) => Ok(limit as usize),
-        _ => Err(Error::InvalidOption(
-            "queueLimit must be a whole number from 1 to 10000000".into(),
-        )),
     }
 }
 

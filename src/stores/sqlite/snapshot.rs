@@ -125,19 +125,19 @@ impl Snapshot {
     }
 
     fn select(&mut self, key: &str) -> Result<Found> {
-        self.run(|prepared| {
-            let mut rows = prepared.get.query(params![key, now()])?;
-            Ok(match rows.next()? {
-                None => Found::Nothing,
-                Some(row) => match as_text(row.get_ref(0)?) {
-                    Some(text) => Found::Text(text.to_owned()),
-                    None => Found::NotText,
-                },
-            })
-        })
+        self.run(|prepared| find(&mut prepared.get, key))
     }
 
     fn run<T>(&mut self, body: impl FnOnce(&mut Prepare<'_>) -> T) -> T {
         self.prepared.with_dependent_mut(|_, prepared| body(prepared))
     }
+}
+
+/// Runs the statement that gets one key.
+pub fn find(get: &mut Statement<'_>, key: &str) -> Result<Found> {
+    let mut rows = get.query(params![key, now()])?;
+    Ok(match rows.next()? {
+        None => Found::Nothing,
+        Some(row) => as_text(row.get_ref(0)?).map_or(Found::NotText, |text| Found::Text(text.to_owned())),
+    })
 }

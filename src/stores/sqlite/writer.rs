@@ -3,9 +3,9 @@
 
 use super::database::{self, Database};
 use super::list::ListConnection;
-use super::snapshot::{Found, Snapshot};
+use super::snapshot::{Found, Snapshot, find};
 use super::wal::WalIndex;
-use super::{Message, Shared, as_text, lock, value_reply, worker};
+use super::{Message, Shared, lock, value_reply, worker};
 use crate::kv::{
     Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write, now,
 };
@@ -273,12 +273,7 @@ impl Writer {
     }
 
     fn find(&self, database: &Database, key: &Key) -> rusqlite::Result<Found> {
-        let mut statement = database.prepare_cached(&self.shared.sql.get)?;
-        let mut rows = statement.query(params![key.as_json(), now()])?;
-        Ok(match rows.next()? {
-            None => Found::Nothing,
-            Some(row) => as_text(row.get_ref(0)?).map_or(Found::NotText, |text| Found::Text(text.to_owned())),
-        })
+        find(&mut *database.prepare_cached(&self.shared.sql.get)?, key.as_json())
     }
 
     fn put(
