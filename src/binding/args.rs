@@ -3,20 +3,16 @@
 use super::guard::guard;
 use super::js::{Js, NotText, Ref, Value};
 use super::list::Request;
+use super::options::whole;
 use crate::kv::{Error, JsonText, Key, KeyBuilder, Lifetime, PageLimits, Prefix, Result, Ttl};
-use crate::stores::{Durability, RedisOptions, SqliteOptions, TlsOptions};
 use jiff::civil::DateTime;
 use jiff::{Span, Timestamp};
 use napi::ValueType;
 use napi::bindgen_prelude::{FromNapiValue, TypeName, ValidateNapiValue, sys};
-use std::time::Duration;
 
 /// The largest page that a caller may ask for. A page is held in memory as
 /// text and as objects at once.
 const MOST_PAGE_ENTRIES: u32 = 1024;
-
-/// The longest queue that a caller may ask for.
-const MOST_WAITING: u32 = 10_000_000;
 
 /// What can be made of a JavaScript value.
 pub trait Parse: Sized {
@@ -238,22 +234,6 @@ impl Parse for Request {
     }
 }
 
-/// A whole number from one on.
-fn whole(js: Js, value: Value, name: &str, most: u32) -> Result<u32> {
-    let number = js.to_number(value).filter(|number| number.fract() == 0.0);
-    match number {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a whole number in range"
-        )]
-        Some(number) if (1.0..=f64::from(most)).contains(&number) => Ok(number as u32),
-        _ => Err(Error::InvalidOption(format!(
-            "{name} must be a whole number from 1 to {most}"
-        ))),
-    }
-}
-
 fn abort_signal(js: Js, value: Value) -> Result<Ref> {
     let listens = js.is_object(value)
         && js
@@ -279,52 +259,6 @@ impl Parse for String {
     }
 }
 
-impl Parse for SqliteOptions {
-    fn parse(js: Js, value: Value) -> Result<Self> {
-        let mut options = Self::default();
-        if js.is_nullish(value) {
-            return Ok(options);
-        }
-        if !js.is_object(value) {
-            return Err(Error::InvalidOption("the options are not an object".into()));
-        }
-        let option = |name| option(js, value, name);
-        if let Some(name) = option("tableName")? {
-            let name = js
-                .to_text(name)
-                .map_err(|_| Error::InvalidOption("tableName must be a string".into()))?;
-            options = options.table(name)?;
-        }
-        if let Some(initialized) = option("initialized")? {
-            options.initialized = js
-                .to_bool(initialized)
-                .ok_or_else(|| Error::InvalidOption("initialized must be a boolean".into()))?;
-        }
-        if let Some(durability) = option("durability")? {
-            options.durability = match js.to_text(durability).as_deref() {
-                Ok("full") => Durability::Full,
-                Ok("normal") => Durability::Normal,
-                _ => return Err(Error::InvalidOption(r#"durability must be "full" or "normal""#.into())),
-            };
-        }
-        if let Some(timeout) = option("busyTimeout")? {
-            options.busy_timeout = timeout_millis(js, timeout, "busyTimeout", 0.0)?;
-        }
-        Ok(options)
-    }
-}
-
-fn timeout_millis(js: Js, value: Value, name: &str, least: f64) -> Result<Duration> {
-    js.to_number(value)
-        .filter(|millis| (least..=2_147_483_647.0).contains(millis))
-        .map(|millis| Duration::from_secs_f64(millis / 1000.0))
-        .ok_or_else(|| {
-            Error::InvalidOption(format!(
-                "{name} must be a number of milliseconds from {least} to 2147483647"
-            ))
-        })
-}
-
 /// One URL, or several.
 pub struct Urls(pub Vec<String>);
 
@@ -335,81 +269,5 @@ impl Parse for Urls {
         }
         let url = |index| String::parse(js, js.element_given(value, index));
         (0..js.length(value)).map(url).collect::<Result<_>>().map(Self)
-    }
-}
-
-/// A property of an options object; `None` where it is undefined.
-fn option(js: Js, object: Value, name: &str) -> Result<Option<Value>> {
-    let value = js.get(object, name).map_err(|thrown| Error::InvalidOption(thrown.0))?;
-    Ok((!js.is_undefined(value)).then_some(value))
-}
-
-/// Text, or the bytes of a Buffer.
-fn bytes(js: Js, value: Value, name: &str) -> Result<Vec<u8>> {
-    js.to_bytes(value)
-        .or_else(|| js.to_text(value).ok().map(String::into_bytes))
-        .ok_or_else(|| Error::InvalidOption(format!("{name} must be a string or a Buffer")))
-}
-
-impl Parse for RedisOptions {
-    fn parse(js: Js, value: Value) -> Result<Self> {
-        let mut options = Self::default();
-        if js.is_nullish(value) {
-            return Ok(options);
-        }
-        if !js.is_object(value) {
-            return Err(Error::InvalidOption("the options are not an object".into()));
-        }
-        let option = |name| option(js, value, name);
-        if option("codec")?.is_some() {
-            return Err(Error::InvalidOption(
-                "there is no codec option: values are always JSON, as the official store's default codec writes them"
-                    .into(),
-            ));
-        }
-        if let Some(prefix) = option("keyPrefix")? {
-            options.key_prefix = bytes(js, prefix, "keyPrefix")?;
-        }
-        if let Some(index) = option("index")? {
-            options.index = js
-                .to_bool(index)
-                .ok_or_else(|| Error::InvalidOption("index must be a boolean".into()))?;
-        }
-        if let Some(timeout) = option("connectTimeout")? {
-            options.connect_timeout = timeout_millis(js, timeout, "connectTimeout", 1.0)?;
-        }
-        if let Some(timeout) = option("commandTimeout")? {
-            options.command_timeout = timeout_millis(js, timeout, "commandTimeout", 1.0)?;
-        }
-        if let Some(limit) = option("queueLimit")? {
-            options.queue_limit = whole(js, limit, "queueLimit", MOST_WAITING)? as usize;
-        }
-        if let Some(tls) = option("tls")? {
-            options.tls = Some(TlsOptions::parse(js, tls)?);
-        }
-        Ok(options)
-    }
-}
-
-impl Parse for TlsOptions {
-    fn parse(js: Js, value: Value) -> Result<Self> {
-        let mut options = Self::default();
-        if !js.is_object(value) {
-            return Err(Error::InvalidOption("tls is not an object".into()));
-        }
-        let pem = |name: &str| {
-            let value = option(js, value, name)?;
-            let name = format!("tls.{name}");
-            value.map(|value| bytes(js, value, &name)).transpose()
-        };
-        options.ca = pem("ca")?;
-        options.cert = pem("cert")?;
-        options.key = pem("key")?;
-        if let Some(reject) = option(js, value, "rejectUnauthorized")? {
-            options.reject_unauthorized = js
-                .to_bool(reject)
-                .ok_or_else(|| Error::InvalidOption("tls.rejectUnauthorized must be a boolean".into()))?;
-        }
-        Ok(options)
     }
 }

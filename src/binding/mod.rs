@@ -12,4 +12,5 @@ mod list;
 // Nothing is exported from a test binary.
 #[cfg(not(test))]
 mod open;
+mod options;
 mod text;

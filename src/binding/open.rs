@@ -1,7 +1,10 @@
 //! `openKvStore`: one URL chooses the store.
 
 use super::args::{Arg, Parse};
-use super::classes::{MemoryKvStore, RedisKvStore, SqliteKvStore, js, thrown};
+use super::classes::memory::MemoryKvStore;
+use super::classes::redis::RedisKvStore;
+use super::classes::sqlite::SqliteKvStore;
+use super::classes::{js, thrown};
 use super::handle::Handle;
 use super::js::{Js, Value};
 use crate::kv::{Error, Result};

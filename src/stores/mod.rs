@@ -2,11 +2,13 @@
 
 mod memory;
 mod redis;
+mod served;
 mod sqlite;
 mod worker;
 
 pub use memory::MemoryStore;
-pub use redis::{RedisOptions, RedisStore, TlsOptions};
+pub use redis::{RedisOptions, RedisStore};
+pub use served::TlsOptions;
 pub use sqlite::{Durability, SqliteOptions, SqliteStore};
 
 #[cfg(test)]

@@ -12,24 +12,22 @@ mod list;
 mod many;
 mod op;
 mod order;
-mod pending;
 mod script;
 mod server;
 mod slots;
-mod tls;
 mod topology;
 mod url;
 mod wire;
 mod worker;
 
+use super::served::{Load, Pending, TlsOptions};
 use super::worker::spawn_with_io;
 use crate::kv::{
-    Command, Error, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store, Task, Ticket, Write,
+    Command, Error, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store, Task, Ticket,
 };
 use list::RedisPages;
-use pending::Pending;
 use rustls::ClientConfig;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -38,11 +36,6 @@ use topology::Topology;
 use url::Target;
 use wire::Wire;
 use worker::Worker;
-
-pub use tls::TlsOptions;
-
-/// What waits may be so large in all, keys and values.
-const MOST_BYTES: usize = 256 * 1024 * 1024;
 
 #[derive(Clone)]
 pub struct RedisOptions {
@@ -75,7 +68,6 @@ struct Settings {
     index: bool,
     connect_timeout: Duration,
     command_timeout: Duration,
-    queue_limit: usize,
     tls: TlsOptions,
     tls_config: OnceLock<Arc<ClientConfig>>,
 }
@@ -96,20 +88,6 @@ struct Hub {
     wire: Wire,
     topology: Topology,
     load: Load,
-}
-
-/// What waits, or is under way.
-#[derive(Default)]
-struct Load {
-    jobs: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Load {
-    fn remove(&self, weight: usize) {
-        self.jobs.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(weight, Ordering::Relaxed);
-    }
 }
 
 #[derive(Clone)]
@@ -157,7 +135,6 @@ impl RedisStore {
             index: options.index,
             connect_timeout: options.connect_timeout,
             command_timeout: options.command_timeout,
-            queue_limit: options.queue_limit,
             tls: options.tls.unwrap_or_default(),
             tls_config: OnceLock::new(),
         });
@@ -165,7 +142,7 @@ impl RedisStore {
             topology: Topology::new(&settings),
             settings,
             wire,
-            load: Load::default(),
+            load: Load::new(options.queue_limit),
         };
         Ok(Self(Arc::new(Shared {
             hub: Arc::new(hub),
@@ -210,40 +187,6 @@ impl RedisStore {
             })
             .clone()
     }
-
-    /// Makes room for a job, or says why there is none.
-    fn admit(&self, command: &Command) -> Result<usize> {
-        let Hub { settings, load, .. } = &*self.0.hub;
-        let weight = weight(command);
-        let jobs = load.jobs.fetch_add(1, Ordering::Relaxed);
-        let bytes = load.bytes.fetch_add(weight, Ordering::Relaxed);
-        // One job is let through whatever it weighs.
-        let full = jobs >= settings.queue_limit || (jobs > 0 && bytes + weight > MOST_BYTES);
-        // What ends or creates is never refused.
-        let light = matches!(command, Command::Close | Command::Initialize);
-        if full && !light {
-            load.remove(weight);
-            return Err(Error::Backend(format!(
-                "{jobs} operations wait for the server already; no more fit in the queue"
-            )));
-        }
-        Ok(weight)
-    }
-}
-
-fn weight(command: &Command) -> usize {
-    let write = |write: &Write| match write {
-        Write::Store { value, .. } => value.as_str().len(),
-        Write::Delete => 0,
-    };
-    match command {
-        Command::Get(key) => key.as_json().len(),
-        Command::Put(key, new) => key.as_json().len() + write(new),
-        Command::Cas(key, expected, new) => {
-            key.as_json().len() + expected.as_ref().map_or(0, |value| value.as_str().len()) + write(new)
-        }
-        Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => 0,
-    }
 }
 
 impl Store for RedisStore {
@@ -252,7 +195,7 @@ impl Store for RedisStore {
     }
 
     fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
-        match self.admit(&job.command) {
+        match self.0.hub.load.admit(&job.command) {
             // The worker runs for as long as this store holds its sender.
             Ok(weight) => {
                 let pending = Pending::new(job.ticket, outbox);

@@ -2,10 +2,10 @@
 
 use super::Hub;
 use super::failure::unexpected;
-use super::pending::Pending;
 use super::script::WRITE;
 use super::server::Server;
 use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
+use crate::stores::served::Pending;
 use redis::{Cmd, Value};
 use std::sync::Arc;
 use tokio::time::Instant;

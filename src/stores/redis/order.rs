@@ -1,9 +1,7 @@
-//! What has to wait for what: operations on one entry for an undecided `cas`,
-//! all that a `clear` concerns for that, and lists for the writes before them.
+//! Operations on one entry wait for an undecided `cas` before them.
 
 use super::op::Op;
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use tokio::sync::oneshot;
+use std::collections::{HashMap, VecDeque};
 
 /// Operations that wait until the one before them on their entry is decided.
 #[derive(Default)]
@@ -42,47 +40,5 @@ impl Held {
         }
         self.0.remove(&decided.name);
         released
-    }
-}
-
-/// Counts what is not done yet, by when it came.
-#[derive(Default)]
-pub struct Generations {
-    current: u64,
-    undone: BTreeMap<u64, usize>,
-    waiting: VecDeque<(u64, oneshot::Sender<()>)>,
-}
-
-impl Generations {
-    pub fn begin(&mut self) -> u64 {
-        *self.undone.entry(self.current).or_default() += 1;
-        self.current
-    }
-
-    pub fn end(&mut self, generation: u64) {
-        let Some(count) = self.undone.get_mut(&generation) else {
-            return;
-        };
-        *count -= 1;
-        if *count > 0 {
-            return;
-        }
-        self.undone.remove(&generation);
-        let first = self.undone.first_key_value().map_or(u64::MAX, |(first, _)| *first);
-        while self.waiting.front().is_some_and(|(last, _)| *last < first) {
-            if let Some((_, answer)) = self.waiting.pop_front() {
-                let _ = answer.send(());
-            }
-        }
-    }
-
-    /// Answers once all that has begun is done.
-    pub fn answer_after(&mut self, answer: oneshot::Sender<()>) {
-        if self.undone.is_empty() {
-            let _ = answer.send(());
-            return;
-        }
-        self.waiting.push_back((self.current, answer));
-        self.current += 1;
     }
 }

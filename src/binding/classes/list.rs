@@ -1,0 +1,80 @@
+//! What `list()` returns.
+
+#![expect(clippy::unused_self, reason = "a method in JavaScript has a receiver")]
+
+use super::{Ready, ready};
+use crate::binding::list::List;
+use napi::bindgen_prelude::{Env, This, Unknown};
+use napi_derive::napi;
+use std::rc::Rc;
+
+/// An async iterator over the entries of a store, from `list()`.
+///
+/// It reads a page of entries at a time and stays at most a few pages ahead of
+/// you. Nothing runs before the first `next()`. Leaving a `for await` loop
+/// early stops the work in the store.
+///
+/// @example
+/// ```ts
+/// for await (const { key, value } of store.list(["traces", traceId])) {
+///   console.log(key, value);
+/// }
+/// ```
+#[napi(js_name = "KvListIterator")]
+pub struct KvListIterator(pub(super) Rc<List>);
+
+#[napi]
+impl KvListIterator {
+    /// The next entry. Calls may overlap; they are answered in their order.
+    #[napi(ts_return_type = "Promise<IteratorResult<KvStoreListEntry, undefined>>")]
+    pub fn next(&self, env: Env) -> Ready {
+        ready(env, |js| self.0.next(js))
+    }
+
+    /// Ends the iterator and stops its work, without waiting for it.
+    #[napi(
+        js_name = "return",
+        ts_args_type = "value?: unknown",
+        ts_return_type = "Promise<IteratorResult<KvStoreListEntry, undefined>>"
+    )]
+    pub fn end(&self, env: Env, value: Unknown<'_>) -> Ready {
+        ready(env, |js| {
+            self.0.end(js);
+            js.settled(Ok(js.step(napi::JsValue::raw(&value), true)))
+        })
+    }
+
+    /// Ends the iterator and rejects with the given error.
+    #[napi(
+        js_name = "throw",
+        ts_args_type = "error?: unknown",
+        ts_return_type = "Promise<IteratorResult<KvStoreListEntry, undefined>>"
+    )]
+    pub fn fail(&self, env: Env, error: Unknown<'_>) -> Ready {
+        ready(env, |js| {
+            self.0.end(js);
+            js.settled(Err(napi::JsValue::raw(&error)))
+        })
+    }
+
+    /// How many entries were stepped over so far because what is stored is not
+    /// what the format says. `get` of their keys rejects with
+    /// `ERR_KV_CORRUPT`.
+    #[napi(getter)]
+    pub fn skipped(&self) -> u32 {
+        self.0.skipped()
+    }
+
+    #[napi(well_known_symbol = "asyncIterator", ts_return_type = "this")]
+    pub fn async_iterator(&self, this: This<'_>) -> Ready {
+        Ready(napi::JsValue::raw(&*this))
+    }
+
+    #[napi(well_known_symbol = "asyncDispose", ts_return_type = "Promise<void>")]
+    pub fn async_dispose(&self, env: Env) -> Ready {
+        ready(env, |js| {
+            self.0.end(js);
+            js.settled(Ok(js.undefined()))
+        })
+    }
+}

@@ -1,0 +1,42 @@
+//! The classes that JavaScript sees. What is documented here is what users
+//! read in their editors.
+
+mod list;
+pub mod memory;
+mod methods;
+pub mod redis;
+pub mod sqlite;
+
+use super::js::{Js, Value};
+use crate::kv::Error;
+use napi::bindgen_prelude::{Env, ToNapiValue, Unknown, sys};
+
+/// A promise, or another value that is ready for JavaScript.
+pub struct Ready(Value);
+
+impl ToNapiValue for Ready {
+    unsafe fn to_napi_value(_: sys::napi_env, value: Self) -> napi::Result<Value> {
+        Ok(value.0)
+    }
+}
+
+pub fn js(env: Env) -> Js {
+    // SAFETY: methods are given an Env for the callback that they run in.
+    unsafe { Js::new(env.raw()) }
+}
+
+/// The result of a method body; a rejection if it panics.
+fn ready(env: Env, body: impl FnOnce(Js) -> Value) -> Ready {
+    let js = js(env);
+    Ready(
+        super::guard::guard(|| body(js))
+            .unwrap_or_else(|| js.settled(Err(js.error(&Error::Backend("internal error in the binding".into()))))),
+    )
+}
+
+/// What a constructor throws.
+pub fn thrown(env: Env, error: &Error) -> napi::Error {
+    let error = js(env).error(error);
+    // SAFETY: the error was just made in this environment.
+    napi::Error::from(unsafe { Unknown::from_raw_unchecked(env.raw(), error) })
+}

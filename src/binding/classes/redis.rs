@@ -1,0 +1,85 @@
+//! `RedisKvStore`.
+
+use super::list::KvListIterator;
+use super::methods::store_methods;
+use super::{Ready, js, ready, thrown};
+use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions, Urls};
+use crate::binding::handle::Handle;
+use crate::binding::js::Js;
+use crate::binding::list::Request;
+use crate::kv::{Command, Key};
+use crate::stores::{RedisOptions, RedisStore};
+use napi::bindgen_prelude::Env;
+use napi_derive::napi;
+
+/// Keeps entries in Redis or Valkey (6.0 or later), on one server or in a
+/// cluster, where other processes may use them at the same time,
+/// `@fedify/redis` among them: the format is the same.
+///
+/// Operations that wait go out together, over one connection to each server.
+/// A connection that is lost is made again: what may safely be repeated is, and
+/// a `cas` whose outcome nobody knows rejects. Values may be as large as Redis
+/// takes them (512 MB).
+///
+/// Redis keeps its keys in no order, so by default `list` and `clear` scan the
+/// whole database, which takes a second for some million keys, and `list` holds
+/// the keys that match (never their values). With `index: true` they don't; see
+/// {@link RedisKvStoreOptions.index}.
+///
+/// @example
+/// ```ts
+/// import { createFederation } from "@fedify/fedify";
+/// import { RedisKvStore } from "fedify-kv";
+///
+/// const kv = new RedisKvStore("redis://localhost");
+/// const federation = createFederation<void>({ kv });
+/// ```
+#[napi]
+pub struct RedisKvStore(pub(in crate::binding) Handle, RedisStore);
+
+#[napi]
+impl RedisKvStore {
+    /// @param url The server's URL, such as `redis://user:password@host:6379/0`,
+    ///            `rediss://host` (encrypted) or `unix:///run/redis.sock?db=0`.
+    ///            Several URLs, or one like `redis+cluster://host`, name nodes
+    ///            of a cluster, the rest of which is found. Nothing is
+    ///            connected before the first operation.
+    /// @param options What to do differently.
+    /// @throws `ERR_KV_INVALID_OPTION`
+    #[napi(
+        constructor,
+        ts_args_type = "url: string | readonly string[], options?: RedisKvStoreOptions"
+    )]
+    pub fn new(env: Env, url: Arg<Urls>, options: Arg<RedisOptions>) -> napi::Result<Self> {
+        let store = || RedisStore::at(&url.0?.0, options.0?);
+        match store() {
+            Ok(store) => Ok(Self::of(js(env), store)),
+            Err(error) => Err(thrown(env, &error)),
+        }
+    }
+
+    pub(in crate::binding) fn of(js: Js, store: RedisStore) -> Self {
+        Self(Handle::new(js, store.clone()), store)
+    }
+
+    /// Makes the index agree with what is stored, for data from before
+    /// `index: true` and from writers without it. Others may write meanwhile.
+    ///
+    /// @returns How many entries there are.
+    /// @throws `ERR_KV_INVALID_OPTION` if the store has no index.
+    #[napi(ts_return_type = "Promise<number>")]
+    pub fn reindex(&self, env: Env) -> Ready {
+        ready(env, |js| {
+            self.0.start(js, |ticket, outbox| self.1.reindex(ticket, outbox))
+        })
+    }
+
+    /// How many entries the present call of `reindex`, or the last one, has
+    /// dealt with.
+    #[napi(getter)]
+    pub fn reindexed(&self) -> u32 {
+        self.1.reindexed().try_into().unwrap_or(u32::MAX)
+    }
+}
+
+store_methods!(RedisKvStore);
