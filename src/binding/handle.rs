@@ -2,7 +2,7 @@
 
 use super::args::{Arg, ClearPrefix, Json, SetOptions};
 use super::js::{Js, Ref, Value};
-use super::lane::{Lane, Mailbox, to_js};
+use super::lane::{Lane, Mailbox, settled};
 use super::list::{List, Request};
 use crate::kv::{Command, Error, Job, Key, Outbox, Reply, Result, Store, Ticket, Write};
 use std::cell::RefCell;
@@ -84,14 +84,14 @@ impl Handle {
         });
         match command {
             Ok(command) => self.submit(js, command),
-            Err(error) => js.settled(Err(js.error(&error))),
+            Err(error) => settled(js, Err(error)),
         }
     }
 
     /// Starts what only one class has. It delivers an outcome for the ticket.
     pub fn start(&self, js: Js, begin: impl FnOnce(Ticket, &Arc<dyn Outbox>)) -> Value {
         if self.is_closed() {
-            return js.settled(Err(js.error(&Error::Closed)));
+            return settled(js, Err(Error::Closed));
         }
         let (ticket, promise) = self.lane.expect(js);
         let outbox: Arc<dyn Outbox> = self.mailbox.clone();
@@ -105,12 +105,12 @@ impl Handle {
         } else {
             Ok(Reply::Done)
         };
-        js.settled(to_js(js, outcome))
+        settled(js, outcome)
     }
 
     fn submit(&self, js: Js, command: Command) -> Value {
         match self.store.answer(command) {
-            Ok(outcome) => js.settled(to_js(js, outcome)),
+            Ok(outcome) => settled(js, outcome),
             Err(command) => {
                 let (ticket, promise) = self.lane.expect(js);
                 let outbox: Arc<dyn Outbox> = self.mailbox.clone();

@@ -16,6 +16,7 @@ use std::ptr;
 const SCRIPT: &str = "(() => {
   const { parse, stringify } = JSON;
   const { apply, get } = Reflect;
+  const resolve = Promise.resolve.bind(Promise);
   const attempt = (run) => (...args) => {
     try {
       return [run(...args)];
@@ -42,6 +43,16 @@ const SCRIPT: &str = "(() => {
     attempt(apply),
     attempt((error) => String(error?.message ?? error)),
     setImmediate,
+    resolve,
+    (text) => {
+      try {
+        return resolve(parse(text));
+      } catch {
+        return undefined;
+      }
+    },
+    (page, i) => ({ value: { key: page[2 * i], value: page[2 * i + 1] }, done: false }),
+    (page, i) => resolve({ value: { key: page[2 * i], value: page[2 * i + 1] }, done: false }),
   ];
 })()";
 
@@ -52,6 +63,10 @@ struct Intrinsics {
     apply: Ref,
     message: Ref,
     set_immediate: Ref,
+    resolve: Ref,
+    resolve_parsed: Ref,
+    entry: Ref,
+    resolve_entry: Ref,
 }
 
 /// What JavaScript code threw, in words.
@@ -82,6 +97,32 @@ impl Js {
         let text = self.text(text).ok()?;
         let value = self.run(|it| &it.parse, &[text]).ok()?;
         (!self.is_undefined(value)).then_some(value)
+    }
+
+    /// A promise of a value that is there, at half the cost of making one and
+    /// then settling it.
+    pub fn resolved(self, value: Value) -> Value {
+        self.run(|it| &it.resolve, &[value])
+            .unwrap_or_else(|_| self.undefined())
+    }
+
+    /// A promise of what a text means; `None` for what is not JSON.
+    pub fn resolved_parsed(self, text: &Text) -> Option<Value> {
+        let text = self.text(text).ok()?;
+        let promise = self.run(|it| &it.resolve_parsed, &[text]).ok()?;
+        (!self.is_undefined(promise)).then_some(promise)
+    }
+
+    /// The iterator result for one entry of a page.
+    pub fn entry(self, page: Value, index: u32) -> Value {
+        self.run(|it| &it.entry, &[page, self.index(index)])
+            .unwrap_or_else(|_| self.undefined())
+    }
+
+    /// A promise of that.
+    pub fn resolved_entry(self, page: Value, index: u32) -> Value {
+        self.run(|it| &it.resolve_entry, &[page, self.index(index)])
+            .unwrap_or_else(|_| self.undefined())
     }
 
     /// A property, which may be a getter that throws.
@@ -145,6 +186,10 @@ impl Js {
                 apply: function(3)?,
                 message: function(4)?,
                 set_immediate: function(5)?,
+                resolve: function(6)?,
+                resolve_parsed: function(7)?,
+                entry: function(8)?,
+                resolve_entry: function(9)?,
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;

@@ -81,6 +81,10 @@ impl Js {
         node!(napi_create_double(self, value as f64) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
     }
 
+    pub fn index(self, value: u32) -> Value {
+        node!(napi_create_uint32(self, value) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
+    }
+
     /// Fails for what is longer than the engine's strings can be.
     pub fn text(self, text: &Text) -> Result<Value> {
         match text {
@@ -310,9 +314,9 @@ impl Js {
         }
     }
 
-    pub fn settled(self, result: std::result::Result<Value, Value>) -> Value {
+    pub fn rejected(self, reason: Value) -> Value {
         let (deferred, promise) = self.promise();
-        self.settle(deferred, result);
+        self.settle(deferred, Err(reason));
         promise
     }
 

@@ -7,7 +7,7 @@
 use super::js::{Deferred, Js, Value};
 use super::list::List;
 use super::text::Text;
-use crate::kv::{Error, Outbox, Outcome, Reply, Ticket};
+use crate::kv::{Error, Key, Outbox, Outcome, Reply, Ticket};
 use napi::sys;
 use slab::Slab;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -133,16 +133,33 @@ impl Lane {
 }
 
 /// An outcome as what a promise settles with.
-pub fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
+fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
     match outcome {
         Ok(Reply::Value(key, Some(value))) => js
             .parse(&Text::from(value.into_string()))
-            .ok_or_else(|| js.error(&Error::Corrupt(format!("the value of {key} is not JSON")))),
+            .ok_or_else(|| js.error(&not_json(&key))),
         Ok(Reply::Value(_, None) | Reply::Done) => Ok(js.undefined()),
         Ok(Reply::Swapped(swapped)) => Ok(js.boolean(swapped)),
         Ok(Reply::Count(count)) => Ok(js.count(count)),
         Err(error) => Err(js.error(&error)),
     }
+}
+
+/// An outcome as a promise that is settled already.
+pub fn settled(js: Js, outcome: Outcome) -> Value {
+    if let Ok(Reply::Value(key, Some(value))) = outcome {
+        return js
+            .resolved_parsed(&Text::from(value.into_string()))
+            .unwrap_or_else(|| js.rejected(js.error(&not_json(&key))));
+    }
+    match to_js(js, outcome) {
+        Ok(value) => js.resolved(value),
+        Err(error) => js.rejected(error),
+    }
+}
+
+fn not_json(key: &Key) -> Error {
+    Error::Corrupt(format!("the value of {key} is not JSON"))
 }
 
 /// Nothing panics while it holds one of these locks.

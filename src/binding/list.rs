@@ -35,7 +35,7 @@ pub struct List {
 
 struct State {
     source: Source,
-    page: Option<Steps>,
+    page: Option<Entries>,
     /// A first page that was there at once.
     first: Option<Message>,
     /// `next()` calls without an answer, in their order.
@@ -77,17 +77,12 @@ enum Failure {
 }
 
 enum Message {
-    Page {
-        text: Text,
-        entries: u32,
-        skipped: u32,
-        last: bool,
-    },
+    Page { page: Page, text: Text },
     Failed(Error),
 }
 
-/// A page as JavaScript array of iterator results.
-struct Steps {
+/// A page as JavaScript array of keys and values in turn.
+struct Entries {
     array: Ref,
     next: u32,
     length: u32,
@@ -132,11 +127,23 @@ impl List {
 
     /// `next()`
     pub fn next(self: &Rc<Self>, js: Js) -> Value {
+        if let Some(promise) = self.next_now(js) {
+            return promise;
+        }
         let (deferred, promise) = js.promise();
         self.state.borrow_mut().waiting.push_back(deferred);
         self.listen(js);
         self.serve(js);
         promise
+    }
+
+    /// The answer to a call that no other waits before, if a page is at hand.
+    fn next_now(&self, js: Js) -> Option<Value> {
+        let mut state = self.state.borrow_mut();
+        if !state.waiting.is_empty() {
+            return None;
+        }
+        Self::next_entry(&mut state, |array, index| js.resolved_entry(js.kept(array), index))
     }
 
     /// `return()`: ends the list. Calls still waiting find it ended.
@@ -189,10 +196,11 @@ impl List {
     /// The answer to the next call; `None` where it has to wait.
     fn answer(self: &Rc<Self>, js: Js) -> Option<Result<Value, Value>> {
         loop {
-            if let Some(step) = self.next_step(js) {
-                return Some(step);
-            }
             let mut state = self.state.borrow_mut();
+            let entry = Self::next_entry(&mut state, |array, index| js.entry(js.kept(array), index));
+            if let Some(entry) = entry {
+                return Some(Ok(entry));
+            }
             match &mut state.source {
                 Source::End => {
                     state.over = true;
@@ -224,16 +232,15 @@ impl List {
         }
     }
 
-    /// The next step of the page at hand.
-    fn next_step(&self, js: Js) -> Option<Result<Value, Value>> {
-        let mut state = self.state.borrow_mut();
+    /// Takes the next entry of the page at hand.
+    fn next_entry(state: &mut State, take: impl FnOnce(&Ref, u32) -> Value) -> Option<Value> {
         let page = state.page.as_mut()?;
-        let step = js.element(js.kept(&page.array), page.next);
+        let entry = take(&page.array, page.next);
         page.next += 1;
         if page.next == page.length {
             state.page = None;
         }
-        Some(step.map_err(|_| js.undefined()))
+        Some(entry)
     }
 
     fn start(self: &Rc<Self>) {
@@ -244,7 +251,7 @@ impl List {
         };
         let mut pages = store.pages(prefix, limits);
         state.first = pages.first_page_now().map(|page| message_of(Ok(page)));
-        if matches!(&state.first, Some(Message::Page { last: true, .. })) {
+        if state.first.as_ref().is_some_and(Message::is_last) {
             // Nothing to spawn; what is at hand says that it is the last.
             state.source = Source::Inline(pages);
             return;
@@ -308,32 +315,20 @@ impl List {
     }
 
     fn accept(self: &Rc<Self>, js: Js, message: Message) {
-        let Message::Page {
-            text,
-            entries,
-            skipped,
-            last,
-        } = message
-        else {
-            let Message::Failed(error) = message else { return };
-            self.state.borrow_mut().source = Source::Failed(Failure::Error(error));
-            return;
+        let result = match message {
+            Message::Page { page, text } => read(js, page, &text),
+            Message::Failed(error) => Err(error),
         };
-        let steps = (entries > 0).then(|| js.parse(&text).map(|array| (js.keep(array), js.length(array))));
         let mut state = self.state.borrow_mut();
-        state.skipped += skipped;
-        if last {
-            state.source = Source::End;
-        }
-        match steps {
-            Some(Some((array, length))) if length == entries => {
-                state.page = Some(Steps { array, next: 0, length });
+        match result {
+            Ok((page, entries)) => {
+                state.skipped += page.skipped();
+                state.page = entries;
+                if page.is_last() {
+                    state.source = Source::End;
+                }
             }
-            Some(_) => {
-                let error = Error::Corrupt("a page of the list could not be read".into());
-                state.source = Source::Failed(Failure::Error(error));
-            }
-            None => {}
+            Err(error) => state.source = Source::Failed(Failure::Error(error)),
         }
     }
 
@@ -450,7 +445,7 @@ async fn pull(mut pages: Box<dyn Pages>, sender: Sender<Message>, notice: Notice
             page = pages.next_page() => page,
         };
         let message = message_of(page);
-        let last = matches!(&message, Message::Failed(_) | Message::Page { last: true, .. });
+        let last = message.is_last();
         if sender.send(message).await.is_err() {
             return;
         }
@@ -464,19 +459,36 @@ async fn pull(mut pages: Box<dyn Pages>, sender: Sender<Message>, notice: Notice
 }
 
 fn message_of(page: Result<Page, Error>) -> Message {
-    let page = match page {
-        Ok(page) => page,
-        Err(error) => return Message::Failed(error),
+    match page.map(|page| guard(|| (Text::from(page.json()), page))) {
+        Ok(Some((text, page))) => Message::Page { page, text },
+        Ok(None) => Message::Failed(Error::Backend("internal error in a list".into())),
+        Err(error) => Message::Failed(error),
+    }
+}
+
+impl Message {
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Page { page, .. } => page.is_last(),
+            Self::Failed(_) => true,
+        }
+    }
+}
+
+/// Parses a page, if need be without what is not JSON in it.
+fn read(js: Js, page: Page, text: &Text) -> Result<(Page, Option<Entries>), Error> {
+    let parse = |page: &Page, text: &Text| {
+        let length = page.entries();
+        let array = js.parse(text).filter(|array| js.length(*array) == 2 * length)?;
+        let array = js.keep(array);
+        Some((length > 0).then_some(Entries { array, next: 0, length }))
     };
-    let (entries, skipped, last) = (page.entries(), page.skipped(), page.is_last());
-    let text = guard(|| Text::from(page.into_steps()));
-    match text {
-        Some(text) => Message::Page {
-            text,
-            entries,
-            skipped,
-            last,
-        },
-        None => Message::Failed(Error::Backend("internal error in a list".into())),
+    if let Some(entries) = parse(&page, text) {
+        return Ok((page, entries));
+    }
+    let page = page.checked();
+    match parse(&page, &Text::from(page.json())) {
+        Some(entries) => Ok((page, entries)),
+        None => Err(Error::Corrupt("a page of the list could not be read".into())),
     }
 }

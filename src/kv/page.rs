@@ -20,12 +20,17 @@ impl Default for PageLimits {
     }
 }
 
-/// Consecutive entries as one JSON array of the steps that an async iterator
-/// yields: a page is parsed once, and its elements are handed out as they are.
+/// Consecutive entries as one JSON array of keys and values in turn: a page is
+/// parsed once.
+///
+/// Values from an engine are not checked before that. One that is not JSON
+/// shows: the page has no parse, or another length than it should. Then, and
+/// only then, [`Page::checked`] looks at each.
 #[derive(Debug, Default)]
 pub struct Page {
-    steps: String,
-    entries: u32,
+    text: String,
+    /// Where each entry's key and value end.
+    ends: Vec<(usize, usize)>,
     skipped: u32,
     last: bool,
 }
@@ -33,28 +38,47 @@ pub struct Page {
 impl Page {
     /// Adds an entry whose texts are known to be JSON.
     pub fn push(&mut self, key: &str, value: &str) {
-        self.steps.push(if self.entries == 0 { '[' } else { ',' });
-        self.steps.push_str(r#"{"value":{"key":"#);
-        self.steps.push_str(key);
-        self.steps.push_str(r#","value":"#);
-        self.steps.push_str(value);
-        self.steps.push_str(r#"},"done":false}"#);
-        self.entries += 1;
+        self.text.push(if self.text.is_empty() { '[' } else { ',' });
+        self.text.push_str(key);
+        let key_end = self.text.len();
+        self.text.push(',');
+        self.text.push_str(value);
+        self.ends.push((key_end, self.text.len()));
     }
 
     /// Adds an entry as an engine returned it. One that is not what the format
-    /// says is skipped and counted: it must not hide the others, and unchecked
-    /// text could pass for entries that were never stored.
+    /// says is skipped and counted, here or after the parse: it must not hide
+    /// the others.
     pub fn push_unchecked(&mut self, key: Option<&str>, value: Option<&str>) {
         match (key, value) {
-            (Some(key), Some(value)) if is_key_json(key) && JsonText::is_valid(value) => self.push(key, value),
+            (Some(key), Some(value)) if is_key_json(key) => self.push(key, value),
             _ => self.skipped += 1,
         }
     }
 
+    /// The page without the entries whose values are not JSON.
+    pub fn checked(&self) -> Self {
+        let mut checked = Self {
+            skipped: self.skipped,
+            last: self.last,
+            ..Self::default()
+        };
+        let mut start = 1;
+        for (key_end, value_end) in &self.ends {
+            let (key, value) = (&self.text[start..*key_end], &self.text[key_end + 1..*value_end]);
+            if JsonText::is_valid(value) {
+                checked.push(key, value);
+            } else {
+                checked.skipped += 1;
+            }
+            start = value_end + 1;
+        }
+        checked
+    }
+
     /// Whether the page has reached a limit.
     pub fn is_full(&self, limits: PageLimits) -> bool {
-        self.entries + self.skipped >= limits.entries || self.steps.len() >= limits.bytes
+        self.entries() + self.skipped >= limits.entries || self.text.len() >= limits.bytes
     }
 
     /// Says that no page follows.
@@ -64,7 +88,7 @@ impl Page {
     }
 
     pub fn entries(&self) -> u32 {
-        self.entries
+        u32::try_from(self.ends.len()).unwrap_or(u32::MAX)
     }
 
     pub fn skipped(&self) -> u32 {
@@ -75,12 +99,12 @@ impl Page {
         self.last
     }
 
-    /// The JSON array; empty text for no entries.
-    pub fn into_steps(mut self) -> String {
-        if self.entries > 0 {
-            self.steps.push(']');
-        }
-        self.steps
+    /// The JSON array.
+    pub fn json(&self) -> String {
+        let mut json = String::with_capacity(self.text.len() + 2);
+        json.push_str(if self.text.is_empty() { "[" } else { &self.text });
+        json.push(']');
+        json
     }
 }
 
@@ -101,31 +125,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_are_one_json_array() {
+    fn keys_and_values_are_one_json_array() {
         let mut page = Page::default();
-        assert_eq!(Page::default().into_steps(), "");
+        assert_eq!(page.json(), "[]");
         page.push(r#"["a"]"#, "1");
         page.push_unchecked(Some(r#"["b"]"#), Some("{}"));
-        assert_eq!(
-            page.into_steps(),
-            r#"[{"value":{"key":["a"],"value":1},"done":false},{"value":{"key":["b"],"value":{}},"done":false}]"#
-        );
+        assert_eq!(page.json(), r#"[["a"],1,["b"],{}]"#);
+        assert_eq!(page.checked().json(), page.json());
     }
 
     #[test]
     fn what_is_not_json_is_counted_not_forged() {
         let mut page = Page::default();
-        for value in [
-            "",
-            "1,2",
-            r#"1},"done":false},{"value":{"key":["x"],"value":2"#,
-            r#"1,"x":2"#,
-        ] {
-            page.push_unchecked(Some(r#"["a"]"#), Some(value));
-        }
         page.push_unchecked(Some("a"), Some("1"));
         page.push_unchecked(None, Some("1"));
-        assert_eq!((page.entries(), page.skipped()), (0, 6));
+        page.push_unchecked(Some(r#"["é"]"#), Some(r#""é""#));
+        for value in ["", "1,2", r#"1],[["x"],2"#, r#"1,["x"],2"#, "\"x"] {
+            page.push_unchecked(Some(r#"["a"]"#), Some(value));
+        }
+        page.push_unchecked(Some(r#"["z"]"#), Some("0"));
+        let checked = page.end().checked();
+        assert_eq!(checked.json(), r#"[["é"],"é",["z"],0]"#);
+        assert_eq!((checked.entries(), checked.skipped(), checked.is_last()), (2, 7, true));
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl KvListIterator {
     pub fn end(&self, env: Env, value: Unknown<'_>) -> Ready {
         ready(env, |js| {
             self.0.end(js);
-            js.settled(Ok(js.step(napi::JsValue::raw(&value), true)))
+            js.resolved(js.step(napi::JsValue::raw(&value), true))
         })
     }
 
@@ -53,7 +53,7 @@ impl KvListIterator {
     pub fn fail(&self, env: Env, error: Unknown<'_>) -> Ready {
         ready(env, |js| {
             self.0.end(js);
-            js.settled(Err(napi::JsValue::raw(&error)))
+            js.rejected(napi::JsValue::raw(&error))
         })
     }
 
@@ -74,7 +74,7 @@ impl KvListIterator {
     pub fn async_dispose(&self, env: Env) -> Ready {
         ready(env, |js| {
             self.0.end(js);
-            js.settled(Ok(js.undefined()))
+            js.resolved(js.undefined())
         })
     }
 }

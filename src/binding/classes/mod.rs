@@ -30,7 +30,7 @@ fn ready(env: Env, body: impl FnOnce(Js) -> Value) -> Ready {
     let js = js(env);
     Ready(
         super::guard::guard(|| body(js))
-            .unwrap_or_else(|| js.settled(Err(js.error(&Error::Backend("internal error in the binding".into()))))),
+            .unwrap_or_else(|| js.rejected(js.error(&Error::Backend("internal error in the binding".into())))),
     )
 }
 

@@ -90,7 +90,8 @@ impl SqlitePages {
         let mut statement = database.prepare_cached(text)?;
         let mut rows = statement.query(params![from, self.last, now(), limits.entries])?;
         let mut read = 0;
-        let mut last_key = None;
+        let mut last_text = String::new();
+        let mut last_other = None;
         while !page.is_full(limits)
             && let Some(row) = rows.next()?
         {
@@ -100,14 +101,22 @@ impl SqlitePages {
             if row.get(2)? {
                 page.push_unchecked(as_text(key), as_text(row.get_ref(1)?));
             }
-            last_key = Some(key.try_into().unwrap_or(Value::Null));
+            // Kept in one place: a page has many keys and one last.
+            last_text.clear();
+            last_other = match as_text(key) {
+                Some(text) => {
+                    last_text.push_str(text);
+                    None
+                }
+                None => Some(key.try_into().unwrap_or(Value::Null)),
+            };
             read += 1;
         }
         let more = read == limits.entries || page.is_full(limits);
         drop(rows);
         drop(statement);
         if read > 0 {
-            self.after = last_key;
+            self.after = Some(last_other.unwrap_or(Value::Text(last_text)));
         }
         Ok(if more { page } else { page.end() })
     }
