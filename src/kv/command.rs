@@ -23,6 +23,16 @@ pub enum Command {
     Close,
 }
 
+impl Command {
+    /// The key of the one entry that this may write.
+    pub fn written(&self) -> Option<&Key> {
+        match self {
+            Self::Put(key, _) | Self::Cas(key, ..) => Some(key),
+            Self::Get(_) | Self::Clear(_) | Self::Initialize | Self::Drop | Self::Close => None,
+        }
+    }
+}
+
 /// What an entry becomes.
 #[derive(Clone, Debug)]
 pub enum Write {

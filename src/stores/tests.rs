@@ -7,7 +7,7 @@ use crate::kv::{
     Ticket, Ttl, Write,
 };
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,15 @@ fn list(store: &impl Store, parts: &[&str], entries: u32) -> Vec<String> {
         if last {
             return seen;
         }
+    }
+}
+
+/// What is done in the end, whatever happens before.
+struct Finally<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Finally<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
@@ -235,6 +244,64 @@ fn a_get_in_a_burst_sees_what_another_store_has_written() {
         assert!(page.is_last() && page.json() == format!(r#"[["k"],{i}]"#));
     }
     assert!(at_once > 150, "{at_once} of 300 first pages");
+}
+
+#[test]
+fn a_value_read_twice_is_kept_until_somebody_writes_it_or_another_store_commits() {
+    let file = File::new();
+    let (ours, theirs) = (file.open(), file.open());
+    let kept = |value: &str| {
+        // Until the writer doesn't happen to be letting the snapshot go.
+        while !ours.keeps(&key(&["k"])) {
+            assert_eq!(get(&ours, &["k"]), Some(value.into()));
+        }
+    };
+    run(&ours, put(&["k"], "1")).unwrap();
+    kept("1");
+    for i in 0..50 {
+        run(&ours, put(&["other"], &i.to_string())).unwrap();
+        assert!(ours.keeps(&key(&["k"])), "commit {i}");
+    }
+    run(&ours, put(&["k"], "2")).unwrap();
+    assert!(!ours.keeps(&key(&["k"])));
+    kept("2");
+    run(&theirs, put(&["other"], "2")).unwrap();
+    assert!(!ours.keeps(&key(&["k"])));
+    kept("2");
+}
+
+#[test]
+fn a_get_after_writes_of_ours_sees_what_another_store_has_written() {
+    let file = File::new();
+    let (ours, theirs) = (file.open(), file.open());
+    run(&theirs, put(&["counter"], "0")).unwrap();
+    let resolved = AtomicUsize::new(0);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let next = resolved.load(Ordering::Relaxed) + 1;
+                run(&theirs, put(&["counter"], &next.to_string())).unwrap();
+                resolved.store(next, Ordering::Release);
+            }
+        });
+        let _ends_with_this = Finally(|| over.store(true, Ordering::Relaxed));
+        for i in 0..3000 {
+            // Values are kept through our commits, and through what commits
+            // nothing, unless theirs come between.
+            let command = match i % 3 {
+                0 => put(&["k"], &i.to_string()),
+                1 => put(&["k"], "same"),
+                _ => Command::Cas(key(&["k"]), None, Write::Delete),
+            };
+            run(&ours, command).unwrap();
+            for _ in 0..3 {
+                let least = resolved.load(Ordering::Acquire);
+                let seen = get(&ours, &["counter"]).unwrap().parse::<usize>().unwrap();
+                assert!(seen >= least, "{seen} after {least}");
+            }
+        }
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod database;
 mod files;
 mod list;
 mod pending;
+mod recent;
 mod snapshot;
 mod statements;
 mod url;
@@ -21,6 +22,7 @@ use crate::kv::{
 use database::Place;
 use list::{ListConnection, SqlitePages};
 use pending::PendingWrites;
+use recent::Recent;
 use rusqlite::types::ValueRef;
 use snapshot::{Found, Snapshot};
 use statements::Statements;
@@ -97,6 +99,7 @@ struct Shared {
     /// The calling thread's connection, while the store is open and its table
     /// known to exist. The writer opens and closes it.
     snapshot: Mutex<Option<Snapshot>>,
+    recent: Recent,
     /// Whether there is a snapshot, for those who must not wait for it.
     open: AtomicBool,
     /// Told when the snapshot is held open, so that somebody ends it.
@@ -149,6 +152,7 @@ impl SqliteStore {
             place,
             sql,
             snapshot: Mutex::default(),
+            recent: Recent::default(),
             open: AtomicBool::new(false),
             held: Notify::new(),
             list: Mutex::default(),
@@ -176,6 +180,14 @@ impl SqliteStore {
             .clone()
     }
 
+    /// Whether the next read of a key needs no look into the database.
+    #[cfg(test)]
+    pub fn keeps(&self, key: &Key) -> bool {
+        let snapshot = lock(&self.shared.snapshot);
+        let header = snapshot.as_ref().and_then(Snapshot::header);
+        header.is_some_and(|header| self.shared.recent.get(&header, key.as_json()).is_some())
+    }
+
     /// A point read on this thread. `None` where the writer has to do it: the
     /// store is not open yet, a write of this key is under way, or the engine
     /// answered anything but a row.
@@ -186,7 +198,7 @@ impl SqliteStore {
         let mut snapshot = self.shared.snapshot.try_lock().ok()?;
         let snapshot = snapshot.as_mut()?;
         let was_held = snapshot.is_held();
-        let found = snapshot.get(key.as_json()).ok()?;
+        let found = snapshot.get(key.as_json(), &self.shared.recent).ok()?;
         if !was_held && snapshot.is_held() {
             self.shared.held.notify_one();
         }

@@ -3,13 +3,15 @@
 //! Most of what such a read costs is taking and releasing a lock. So in a burst
 //! of reads the transaction stays open, and each read first makes sure that
 //! nobody has committed since: what it returns is as fresh as if it had taken
-//! the lock.
+//! the lock. What it returns is kept for the next read of that key.
 
 use super::as_text;
 use super::database::Database;
+use super::recent::Recent;
 use super::statements::Statements;
 use super::wal::{Header, WalIndex};
-use crate::kv::now;
+use crate::kv::{Millis, now};
+use rusqlite::types::ValueRef;
 use rusqlite::{Result, Statement, params};
 use self_cell::self_cell;
 use std::time::{Duration, Instant};
@@ -53,6 +55,13 @@ pub enum Found {
     NotText,
 }
 
+/// When an entry expires, if that is known: the column takes anything.
+enum Expiry {
+    Never,
+    At(Millis),
+    Unknown,
+}
+
 impl Snapshot {
     pub fn new(database: Database, sql: &Statements) -> Result<Self> {
         let wal = WalIndex::of(&database);
@@ -75,15 +84,33 @@ impl Snapshot {
         self.held.is_some()
     }
 
-    pub fn get(&mut self, key: &str) -> Result<Found> {
-        if self.is_held_and_fresh()? {
+    pub fn get(&mut self, key: &str, recent: &Recent) -> Result<Found> {
+        let header = self.header();
+        if let Some(text) = header.and_then(|header| recent.get(&header, key)) {
+            return Ok(Found::Text(text));
+        }
+        let (found, expiry) = self.read_key(key, header)?;
+        let expires = match expiry {
+            Expiry::Never => None,
+            Expiry::At(millis) => Some(millis),
+            Expiry::Unknown => return Ok(found),
+        };
+        // Only of a held transaction is it known which state it reads.
+        if let (Some(held), Found::Text(text)) = (&self.held, &found) {
+            recent.put(held, key, text, expires);
+        }
+        Ok(found)
+    }
+
+    fn read_key(&mut self, key: &str, header: Option<Header>) -> Result<(Found, Expiry)> {
+        self.release_if_stale(header)?;
+        if self.is_held() {
             return self.select(key);
         }
         let read = Instant::now();
         let burst = read.duration_since(self.last) < BURST;
         self.last = read;
-        let header = if burst { self.header() } else { None };
-        if header.is_none() {
+        if header.is_none() || !burst {
             return self.select(key);
         }
         self.run(|prepared| prepared.begin.raw_execute())?;
@@ -100,17 +127,16 @@ impl Snapshot {
 
     /// Lets `body` read the latest state.
     pub fn read<T>(&mut self, body: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
-        self.is_held_and_fresh()?;
+        self.release_if_stale(self.header())?;
         self.prepared.with_dependent(|database, _| body(database))
     }
 
-    /// Whether a transaction is held. One that somebody has committed after is
-    /// let go.
-    fn is_held_and_fresh(&mut self) -> Result<bool> {
-        if self.is_held() && self.held != self.header() {
+    /// Lets a transaction go that somebody has committed after.
+    fn release_if_stale(&mut self, header: Option<Header>) -> Result<()> {
+        if self.is_held() && self.held != header {
             self.release()?;
         }
-        Ok(self.is_held())
+        Ok(())
     }
 
     /// Ends a held transaction: while it is open, the log cannot start over.
@@ -120,12 +146,12 @@ impl Snapshot {
         self.run(|prepared| prepared.commit.raw_execute()).map(|_| ())
     }
 
-    fn header(&self) -> Option<Header> {
+    pub fn header(&self) -> Option<Header> {
         self.wal.as_ref().map(WalIndex::header)
     }
 
-    fn select(&mut self, key: &str) -> Result<Found> {
-        self.run(|prepared| find(&mut prepared.get, key))
+    fn select(&mut self, key: &str) -> Result<(Found, Expiry)> {
+        self.run(|prepared| find_with_expiry(&mut prepared.get, key))
     }
 
     fn run<T>(&mut self, body: impl FnOnce(&mut Prepare<'_>) -> T) -> T {
@@ -135,9 +161,19 @@ impl Snapshot {
 
 /// Runs the statement that gets one key.
 pub fn find(get: &mut Statement<'_>, key: &str) -> Result<Found> {
+    Ok(find_with_expiry(get, key)?.0)
+}
+
+fn find_with_expiry(get: &mut Statement<'_>, key: &str) -> Result<(Found, Expiry)> {
     let mut rows = get.query(params![key, now()])?;
-    Ok(match rows.next()? {
-        None => Found::Nothing,
-        Some(row) => as_text(row.get_ref(0)?).map_or(Found::NotText, |text| Found::Text(text.to_owned())),
-    })
+    let Some(row) = rows.next()? else {
+        return Ok((Found::Nothing, Expiry::Unknown));
+    };
+    let found = as_text(row.get_ref(0)?).map_or(Found::NotText, |text| Found::Text(text.to_owned()));
+    let expiry = match row.get_ref(1)? {
+        ValueRef::Null => Expiry::Never,
+        ValueRef::Integer(millis) => Expiry::At(millis),
+        _ => Expiry::Unknown,
+    };
+    Ok((found, expiry))
 }

@@ -36,7 +36,9 @@ impl Statements {
             create_index: format!(r#"CREATE INDEX IF NOT EXISTS "idx_{table}_expires" ON "{table}" (expires)"#),
             drop_table: format!(r#"DROP TABLE IF EXISTS "{table}""#),
             columns: format!("SELECT name FROM pragma_table_info('{table}')"),
-            get: format!(r#"SELECT value FROM "{table}" WHERE key = ?1 AND (expires IS NULL OR expires > ?2)"#),
+            get: format!(
+                r#"SELECT value, expires FROM "{table}" WHERE key = ?1 AND (expires IS NULL OR expires > ?2)"#
+            ),
             overwrite: format!(r#"UPDATE "{table}" SET value = ?2 WHERE key = ?1 AND expires IS NULL"#),
             put: format!(
                 r#"INSERT INTO "{table}" (key, value, created, expires) VALUES (?1, ?2, ?3, ?4)

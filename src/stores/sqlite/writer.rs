@@ -4,7 +4,7 @@
 use super::database::{self, Database};
 use super::list::ListConnection;
 use super::snapshot::{Found, Snapshot, find};
-use super::wal::WalIndex;
+use super::wal::{Header, WalIndex};
 use super::{Message, Shared, lock, value_reply, worker};
 use crate::kv::{
     Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write, now,
@@ -225,6 +225,7 @@ impl Writer {
         open.database
             .execute_batch(if writes { "BEGIN IMMEDIATE" } else { "BEGIN" })
             .map_err(|error| Failure::Locked(database::error(&error)))?;
+        let before = if writes { self.state(open) } else { None };
         let mut deadline = None;
         let done = catch_unwind(AssertUnwindSafe(|| {
             let done = jobs
@@ -237,6 +238,16 @@ impl Writer {
             Ok(done)
         }));
         let done = done.unwrap_or_else(|_| Err(Failure::Transaction(internal())));
+        if let (Ok(_), Some(before)) = (&done, before) {
+            let after = before.wal.header();
+            // It may be somebody else's commit too that led there.
+            if before.version.is_some() && data_version(&open.database) == before.version {
+                let written = jobs.iter().filter_map(|job| job.command.written());
+                self.shared
+                    .recent
+                    .advance(&before.header, &after, written.map(Key::as_json));
+            }
+        }
         if done.is_err() && !open.database.is_autocommit() {
             // Whatever broke the transaction has been told already.
             let _ = open.database.execute_batch("ROLLBACK");
@@ -247,6 +258,18 @@ impl Writer {
             self.sweep_by(deadline);
         }
         done
+    }
+
+    /// The state of the database, if values that were read in it are kept. Nobody
+    /// else commits between here, within a transaction, and its end.
+    fn state<'o>(&self, open: &'o Open) -> Option<State<'o>> {
+        let wal = open.wal.as_ref()?;
+        let header = wal.header();
+        self.shared.recent.is_of(&header).then(|| State {
+            wal,
+            header,
+            version: data_version(&open.database),
+        })
     }
 
     /// One command within the transaction. A command that fails alone leaves
@@ -491,6 +514,7 @@ impl Writer {
         self.shared.open.store(false, Ordering::Release);
         let snapshot = lock(&self.shared.snapshot).take();
         drop(snapshot);
+        self.shared.recent.clear();
         self.release_at = None;
     }
 
@@ -618,6 +642,18 @@ impl Writer {
             }
         }));
     }
+}
+
+struct State<'o> {
+    wal: &'o WalIndex,
+    header: Header,
+    version: Option<i64>,
+}
+
+/// Changes when another connection commits, and only then.
+fn data_version(database: &Database) -> Option<i64> {
+    let mut statement = database.prepare_cached("PRAGMA data_version").ok()?;
+    statement.query_row([], |row| row.get(0)).ok()
 }
 
 enum Sweep {

@@ -1,0 +1,203 @@
+//! Values read lately, for as long as nobody has changed them.
+//!
+//! They belong to one state of the database, which the header of the log's
+//! index names. A commit of ours takes them to the next state, less what it
+//! wrote; one of anybody else's makes them worthless.
+
+use super::wal::Header;
+use crate::kv::{Millis, now};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+/// A key has one place, which others may want: nothing has to be evicted, and
+/// what is kept takes 16 MiB at most.
+const PLACES: usize = 4096;
+const MOST_BYTES: usize = 4096;
+
+#[derive(Default)]
+pub struct Recent {
+    values: Mutex<Values>,
+    hasher: BuildHasherDefault<DefaultHasher>,
+}
+
+#[derive(Default)]
+struct Values {
+    header: Header,
+    /// Counts the states that did not follow from the one before. Values of
+    /// earlier ones are as good as gone.
+    epoch: u64,
+    places: Vec<Place>,
+}
+
+#[derive(Clone, Default)]
+struct Place {
+    /// The hash of the key that was read last. Only what is read twice is kept:
+    /// who reads everything once pays nothing for it.
+    read: u64,
+    value: Option<Value>,
+}
+
+#[derive(Clone)]
+struct Value {
+    epoch: u64,
+    key: Box<str>,
+    text: Box<str>,
+    expires: Option<Millis>,
+}
+
+impl Recent {
+    /// The value that a key has in this state, if it is known and has not
+    /// expired.
+    pub fn get(&self, header: &Header, key: &str) -> Option<String> {
+        let mut values = self.lock_now()?;
+        if values.header != *header {
+            return None;
+        }
+        let hash = self.hasher.hash_one(key);
+        let epoch = values.epoch;
+        let value = values.place(hash)?.value.as_ref()?;
+        let known = value.epoch == epoch && *value.key == *key;
+        let live = value.expires.is_none_or(|expires| expires > now());
+        (known && live).then(|| value.text.to_string())
+    }
+
+    /// Remembers what was read in this state.
+    pub fn put(&self, header: &Header, key: &str, text: &str, expires: Option<Millis>) {
+        if key.len() + text.len() > MOST_BYTES {
+            return;
+        }
+        let Some(mut values) = self.lock_now() else { return };
+        if values.header != *header {
+            values.header = *header;
+            values.epoch += 1;
+            values.places.resize(PLACES, Place::default());
+        }
+        let hash = self.hasher.hash_one(key);
+        let epoch = values.epoch;
+        let Some(place) = values.place(hash) else { return };
+        if place.read == hash {
+            place.value = Some(Value {
+                epoch,
+                key: key.into(),
+                text: text.into(),
+                expires,
+            });
+        }
+        place.read = hash;
+    }
+
+    /// Whether anything is known of this state.
+    pub fn is_of(&self, header: &Header) -> bool {
+        self.lock().header == *header
+    }
+
+    /// What turned one state into another is a commit of ours that wrote these
+    /// keys, and nothing else.
+    pub fn advance<'k>(&self, before: &Header, after: &Header, written: impl Iterator<Item = &'k str>) {
+        let mut values = self.lock();
+        if values.header != *before {
+            return;
+        }
+        for key in written {
+            let hash = self.hasher.hash_one(key);
+            // Another key's value in that place would be lost for nothing, but
+            // seldom.
+            if let Some(place) = values.place(hash) {
+                place.value = None;
+            }
+        }
+        values.header = *after;
+    }
+
+    pub fn clear(&self) {
+        *self.lock() = Values::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Values> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The calling thread does not wait for the writer.
+    fn lock_now(&self) -> Option<MutexGuard<'_, Values>> {
+        match self.values.try_lock() {
+            Ok(values) => Some(values),
+            Err(TryLockError::Poisoned(values)) => Some(values.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl Values {
+    #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
+    fn place(&mut self, hash: u64) -> Option<&mut Place> {
+        self.places.get_mut(hash as usize % PLACES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(state: u32) -> Header {
+        [state; 12]
+    }
+
+    impl Recent {
+        fn put_twice(&self, header: &Header, key: &str, text: &str, expires: Option<Millis>) {
+            self.put(header, key, text, expires);
+            self.put(header, key, text, expires);
+        }
+    }
+
+    #[test]
+    fn values_belong_to_one_state() {
+        let recent = Recent::default();
+        recent.put_twice(&header(1), "a", "1", None);
+        assert_eq!(recent.get(&header(1), "a"), Some("1".into()));
+        assert_eq!(recent.get(&header(2), "a"), None);
+        recent.put_twice(&header(2), "b", "2", None);
+        assert_eq!(recent.get(&header(2), "a"), None);
+        assert_eq!(recent.get(&header(1), "a"), None);
+        recent.clear();
+        assert_eq!(recent.get(&header(2), "b"), None);
+    }
+
+    #[test]
+    fn what_is_read_once_is_not_kept() {
+        let recent = Recent::default();
+        recent.put(&header(1), "a", "1", None);
+        assert_eq!(recent.get(&header(1), "a"), None);
+        recent.put(&header(1), "a", "1", None);
+        assert_eq!(recent.get(&header(1), "a"), Some("1".into()));
+    }
+
+    #[test]
+    fn a_commit_takes_along_what_it_did_not_write() {
+        let recent = Recent::default();
+        recent.put_twice(&header(1), "a", "1", None);
+        recent.put_twice(&header(1), "b", "2", None);
+        recent.advance(&header(1), &header(2), ["a"].into_iter());
+        assert!(recent.is_of(&header(2)) && !recent.is_of(&header(1)));
+        assert_eq!(recent.get(&header(2), "a"), None);
+        assert_eq!(recent.get(&header(2), "b"), Some("2".into()));
+        // What is known is of another state.
+        recent.advance(&header(5), &header(6), [].into_iter());
+        assert_eq!(recent.get(&header(6), "b"), None);
+    }
+
+    #[test]
+    fn what_has_expired_is_not_there() {
+        let recent = Recent::default();
+        recent.put_twice(&header(1), "a", "1", Some(now()));
+        recent.put_twice(&header(1), "b", "2", Some(now() + 60_000));
+        assert_eq!(recent.get(&header(1), "a"), None);
+        assert_eq!(recent.get(&header(1), "b"), Some("2".into()));
+    }
+
+    #[test]
+    fn what_is_large_is_not_kept() {
+        let recent = Recent::default();
+        recent.put_twice(&header(1), "a", &"x".repeat(MOST_BYTES), None);
+        assert_eq!(recent.get(&header(1), "a"), None);
+    }
+}
