@@ -14,6 +14,7 @@ import {
 } from "./measure.mts";
 
 const ENTRIES = 100_000;
+const HOT = 500;
 
 export async function sqlite(): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "fedify-kv-bench-"));
@@ -69,6 +70,9 @@ async function measure(
     store: { set(key: Key, value: unknown): Promise<void> },
     i: number,
   ) => store.set(key((i * 7919) % ENTRIES), document(i + 1));
+  // What servers do most: the same actors' documents, again and again.
+  const getHot = (store: { get(key: Key): Promise<unknown> }, i: number) =>
+    store.get(key(i % HOT));
   const mark = (i: number): Key => [
     "_fedify",
     "activityIdempotence",
@@ -85,8 +89,10 @@ async function measure(
     concurrent("get a mark, 64 in flight", 64, 80, (store, i) =>
       store.get(mark(i)),
     ),
-    sequential("get a document (490 B), one at a time", 2000, get),
-    concurrent("get a document, 64 in flight", 64, 30, get),
+    sequential("get one of 500 documents (490 B), one at a time", 2000, getHot),
+    concurrent("get one of 500 documents, 64 in flight", 64, 30, getHot),
+    sequential("get any of 100,000 documents, one at a time", 2000, get),
+    concurrent("get any of 100,000 documents, 64 in flight", 64, 30, get),
     sequential("set a document, one at a time", 200, set),
     concurrent("set a document, 64 in flight", 64, 10, set),
     listing("list of 50 among 100,000, the list", trace, 50, "list", 40),

@@ -11,7 +11,7 @@ check() {
 
 check node scripts/setup.mjs
 check cargo fmt --check
-check cargo clippy --release --all-targets --quiet -- --deny warnings
+check bash scripts/cargo.sh clippy --release --all-targets --quiet -- --deny warnings
 check npx tsc --noEmit
 check npx oxlint --deny-warnings
 check npx prettier --check --log-level warn .
