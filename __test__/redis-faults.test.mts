@@ -1,354 +1,406 @@
 // What happens when the server fails: nothing hangs, nothing resolves that did
 // not happen, and the store works again when the server does.
 import type { Redis } from "ioredis";
-import { afterEach, beforeEach, expect, test } from "vitest";
-import { RedisServer } from "./services/redis.mts";
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { type Program, RedisServer } from "./services/redis.mts";
 import { collect, keysOf } from "./support/collect.mts";
 import { openStore } from "./support/redis.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
 
-let server: RedisServer;
-let redis: Redis;
-
-beforeEach(async () => {
-  // What it acknowledged has survived a crash.
-  server = await RedisServer.start({
-    appendonly: "yes",
-    appendfsync: "always",
-  });
-  redis = server.client();
-});
-afterEach(() => server.stop());
-
 const numbers = (count: number) => Array.from(Array(count).keys());
 const key = (i: number) => ["k", String(i)] as const;
 
-test.each([{ index: false }, { index: true }])(
-  "killed and started again in the middle of 1,000 operations: %o",
-  async (options) => {
-    const store = openStore(server.url, options);
-    await store.initialize();
-    let settled = 0;
-    let reached = () => {};
-    const some = new Promise<void>((resolve) => (reached = resolve));
-    const count = (promise: Promise<unknown>) => {
-      const done = () => {
-        settled += 1;
-        if (settled === 200) reached();
-      };
-      promise.then(done, done);
-      return promise;
-    };
-    const run = async () => {
-      for (const batch of numbers(10)) {
-        const ids = numbers(100).map((i) => batch * 100 + i);
-        outcomes.push(
-          ...(await Promise.allSettled(
-            ids.map(async (i) => {
-              const answer = await count(
-                i % 2 === 0
-                  ? store.set(key(i), i)
-                  : store.cas(key(i), undefined, i),
-              );
-              return { i, answer };
-            }),
-          )),
-        );
-      }
-    };
-    const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] = [];
-    const running = run();
-    await some;
-    await server.kill();
-    await server.start();
-    await running;
-    expect(outcomes).toHaveLength(1_000);
-    for (const outcome of outcomes) {
-      if (outcome.status === "rejected") {
-        expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
-      } else {
-        const { i, answer } = outcome.value;
-        // Nobody else writes: `false` would be a guess.
-        expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
-        expect(await store.get(key(i))).toBe(i);
-      }
-    }
-    // Writes may be repeated, so they all arrive.
-    const rejected = outcomes.filter(({ status }) => status === "rejected");
-    expect(rejected.length).toBeLessThanOrEqual(50);
-    expect(await keysOf(store.list(["k"]))).not.toHaveLength(0);
-  },
-);
+describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
+  let server: RedisServer;
+  let redis: Redis;
 
-test("paused beyond the timeout, and resumed", async () => {
-  const store = openStore(server.url, { commandTimeout: 200 });
-  await store.set(["k"], "before");
-  server.pause();
-  const calls = [
-    () => store.get(["k"]),
-    () => store.set(["k"], "during"),
-    () => store.cas(["k"], "before", "during"),
-    () => store.delete(["k"]),
-    () => store.list().next(),
-    () => store.clear(["k"]),
-  ];
-  for (const call of calls) {
-    const error = await rejection(call);
-    expect(["ERR_KV_TIMEOUT", "ERR_KV_CONNECTION"]).toContain(error.code);
-  }
-  const late = store.set(["k"], "after");
-  server.resume();
-  await late.catch(() => {});
-  await expect
-    .poll(() =>
-      store.set(["k"], "at last").then(
-        () => true,
-        () => false,
-      ),
-    )
-    .toBe(true);
-  // What was given up may not be carried out later.
-  for (let i = 0; i < 100; i += 1) {
-    expect(await store.get(["k"])).toBe("at last");
-  }
-});
-
-test("a write that timed out says that it may have happened", async () => {
-  const store = openStore(server.url, { commandTimeout: 100 });
-  await store.initialize();
-  server.pause();
-  const write = await expectRejection(
-    () => store.set(["k"], 1),
-    "ERR_KV_TIMEOUT",
-  );
-  expect(write.message).toContain("unknown");
-  server.resume();
-});
-
-test("connections cut by CLIENT KILL", async () => {
-  const store = openStore(server.url);
-  await store.set(["k"], 0);
-  let cuts = 0;
-  for (const round of numbers(100)) {
-    const operations = numbers(50).map(async (i) => {
-      await store.set(key(i), round);
-      expect(await store.get(key(i))).toBe(round);
-    });
-    cuts += Number(
-      await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+  beforeEach(async () => {
+    // What it acknowledged has survived a crash.
+    server = await RedisServer.start(
+      { appendonly: "yes", appendfsync: "always" },
+      program,
     );
-    await Promise.all(operations);
-  }
-  expect(cuts).toBeGreaterThan(50);
-  expect(await collect(store.list(["k"]))).toHaveLength(51);
-});
+    redis = server.client();
+  });
+  afterEach(() => server.stop());
 
-test("a connection cut while idle costs nobody anything", async () => {
-  const store = openStore(server.url);
-  for (let i = 0; i < 20; i += 1) {
-    await store.set(["k"], i);
-    await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-    // Its end arrives with the events that are waiting.
-    await redis.ping();
-    await new Promise((resolve) => setTimeout(resolve, 5));
-    expect(await store.cas(["k"], i, "mine")).toBe(true);
-  }
-});
-
-test("a cas whose outcome is unknown is not guessed", async () => {
-  const store = openStore(server.url);
-  await store.set(["k"], 0);
-  let unknown = 0;
-  for (let i = 0; unknown === 0; i += 1) {
-    const value = await store.get(["k"]);
-    const settled = Promise.allSettled([
-      store.cas(["k"], value, i + 1),
-      ...numbers(50).map((n) => store.cas(["k", String(n)], undefined, i)),
-    ]);
-    await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-    const outcomes = await settled;
-    for (const outcome of outcomes) {
-      if (outcome.status === "rejected") {
-        unknown += 1;
-        expect(outcome.reason.code).toBe("ERR_KV_CONNECTION");
-        expect(outcome.reason.message).toContain("unknown");
+  test.each([{ index: false }, { index: true }])(
+    "killed and started again in the middle of 1,000 operations: %o",
+    async (options) => {
+      const store = openStore(server.url, options);
+      await store.initialize();
+      let settled = 0;
+      let reached = () => {};
+      const some = new Promise<void>((resolve) => (reached = resolve));
+      const count = (promise: Promise<unknown>) => {
+        const done = () => {
+          settled += 1;
+          if (settled === 200) reached();
+        };
+        promise.then(done, done);
+        return promise;
+      };
+      const run = async () => {
+        for (const batch of numbers(10)) {
+          const ids = numbers(100).map((i) => batch * 100 + i);
+          outcomes.push(
+            ...(await Promise.allSettled(
+              ids.map(async (i) => {
+                const answer = await count(
+                  i % 2 === 0
+                    ? store.set(key(i), i)
+                    : store.cas(key(i), undefined, i),
+                );
+                return { i, answer };
+              }),
+            )),
+          );
+        }
+      };
+      const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] =
+        [];
+      const running = run();
+      await some;
+      await server.kill();
+      await server.start();
+      await running;
+      expect(outcomes).toHaveLength(1_000);
+      for (const outcome of outcomes) {
+        if (outcome.status === "rejected") {
+          expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
+        } else {
+          const { i, answer } = outcome.value;
+          // Nobody else writes: `false` would be a guess.
+          expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
+          expect(await store.get(key(i))).toBe(i);
+        }
       }
-    }
-    const [first] = outcomes;
-    if (first?.status === "fulfilled") {
-      expect(first.value).toBe(true);
-      expect(await store.get(["k"])).toBe(i + 1);
-    }
-    await store.clear(["k", "0"]);
-  }
-});
+      // Writes may be repeated, so they all arrive.
+      const rejected = outcomes.filter(({ status }) => status === "rejected");
+      expect(rejected.length).toBeLessThanOrEqual(50);
+      expect(await keysOf(store.list(["k"]))).not.toHaveLength(0);
+    },
+  );
 
-test.each([{ index: false }, { index: true }])(
-  "out of memory: %o",
-  async (options) => {
-    const store = openStore(server.url, options);
-    await store.set(["k"], "old");
-    await redis.config("SET", "maxmemory", "1");
+  test("paused beyond the timeout, and resumed", async () => {
+    const store = openStore(server.url, { commandTimeout: 200 });
+    await store.set(["k"], "before");
+    server.pause();
     const calls = [
-      () => store.set(["k"], "new"),
-      () => store.cas(["k"], "old", "new"),
-      () => store.cas(["l"], undefined, "new"),
+      () => store.get(["k"]),
+      () => store.set(["k"], "during"),
+      () => store.cas(["k"], "before", "during"),
+      () => store.delete(["k"]),
+      () => store.list().next(),
+      () => store.clear(["k"]),
     ];
     for (const call of calls) {
-      const error = await expectRejection(call, "ERR_KV_BACKEND");
-      expect(error.message).toContain("OOM");
+      const error = await rejection(call);
+      expect(["ERR_KV_TIMEOUT", "ERR_KV_CONNECTION"]).toContain(error.code);
     }
-    expect(await collect(store.list())).toEqual([{ key: ["k"], value: "old" }]);
-    await store.delete(["k"]);
-    expect(await store.get(["k"])).toBeUndefined();
-    await redis.config("SET", "maxmemory", "0");
-    expect(await store.cas(["k"], undefined, "new")).toBe(true);
-  },
-);
-
-test("a replica takes no writes until it is promoted", async () => {
-  const replica = await RedisServer.start();
-  try {
-    await redis.set("fedify::k", "1");
-    const other = replica.client();
-    await other.call("REPLICAOF", "127.0.0.1", server.port);
+    const late = store.set(["k"], "after");
+    server.resume();
+    await late.catch(() => {});
     await expect
-      .poll(() => other.get("fedify::k"), { timeout: 15_000 })
-      .toBe("1");
-    const store = openStore(replica.url);
+      .poll(() =>
+        store.set(["k"], "at last").then(
+          () => true,
+          () => false,
+        ),
+      )
+      .toBe(true);
+    // What was given up may not be carried out later.
+    for (let i = 0; i < 100; i += 1) {
+      expect(await store.get(["k"])).toBe("at last");
+    }
+  });
+
+  test("a write that timed out says that it may have happened", async () => {
+    const store = openStore(server.url, { commandTimeout: 100 });
+    await store.initialize();
+    server.pause();
+    const write = await expectRejection(
+      () => store.set(["k"], 1),
+      "ERR_KV_TIMEOUT",
+    );
+    expect(write.message).toContain("unknown");
+    server.resume();
+  });
+
+  test("connections cut by CLIENT KILL", async () => {
+    const store = openStore(server.url);
+    await store.set(["k"], 0);
+    let cuts = 0;
+    for (const round of numbers(100)) {
+      const operations = numbers(50).map(async (i) => {
+        await store.set(key(i), round);
+        expect(await store.get(key(i))).toBe(round);
+      });
+      cuts += Number(
+        await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
+      );
+      await Promise.all(operations);
+    }
+    expect(cuts).toBeGreaterThan(50);
+    expect(await collect(store.list(["k"]))).toHaveLength(51);
+  });
+
+  test("a connection cut while idle costs nobody anything", async () => {
+    const store = openStore(server.url);
+    for (let i = 0; i < 20; i += 1) {
+      await store.set(["k"], i);
+      await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+      // Its end arrives with the events that are waiting.
+      await redis.ping();
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      expect(await store.cas(["k"], i, "mine")).toBe(true);
+    }
+  });
+
+  test("a cas whose outcome is unknown is not guessed", async () => {
+    const store = openStore(server.url);
+    await store.set(["k"], 0);
+    let unknown = 0;
+    for (let i = 0; unknown === 0; i += 1) {
+      const value = await store.get(["k"]);
+      const settled = Promise.allSettled([
+        store.cas(["k"], value, i + 1),
+        ...numbers(50).map((n) => store.cas(["k", String(n)], undefined, i)),
+      ]);
+      await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+      const outcomes = await settled;
+      for (const outcome of outcomes) {
+        if (outcome.status === "rejected") {
+          unknown += 1;
+          expect(outcome.reason.code).toBe("ERR_KV_CONNECTION");
+          expect(outcome.reason.message).toContain("unknown");
+        }
+      }
+      const [first] = outcomes;
+      if (first?.status === "fulfilled") {
+        expect(first.value).toBe(true);
+        expect(await store.get(["k"])).toBe(i + 1);
+      }
+      await store.clear(["k", "0"]);
+    }
+  });
+
+  test.each([{ index: false }, { index: true }])(
+    "out of memory: %o",
+    async (options) => {
+      const store = openStore(server.url, options);
+      await store.set(["k"], "old");
+      await redis.config("SET", "maxmemory", "1");
+      const calls = [
+        () => store.set(["k"], "new"),
+        () => store.cas(["k"], "old", "new"),
+        () => store.cas(["l"], undefined, "new"),
+      ];
+      for (const call of calls) {
+        const error = await expectRejection(call, "ERR_KV_BACKEND");
+        expect(error.message).toContain("OOM");
+      }
+      expect(await collect(store.list())).toEqual([
+        { key: ["k"], value: "old" },
+      ]);
+      await store.delete(["k"]);
+      expect(await store.get(["k"])).toBeUndefined();
+      await redis.config("SET", "maxmemory", "0");
+      expect(await store.cas(["k"], undefined, "new")).toBe(true);
+    },
+  );
+
+  test("a replica takes no writes until it is promoted", async () => {
+    const replica = await RedisServer.start({}, program);
+    try {
+      await redis.set("fedify::k", "1");
+      const other = replica.client();
+      await other.call("REPLICAOF", "127.0.0.1", server.port);
+      await expect
+        .poll(() => other.get("fedify::k"), { timeout: 15_000 })
+        .toBe("1");
+      const store = openStore(replica.url);
+      expect(await store.get(["k"])).toBe(1);
+      for (const call of [
+        () => store.set(["k"], 2),
+        () => store.cas(["k"], 1, 2),
+        () => store.delete(["k"]),
+      ]) {
+        const error = await expectRejection(call, "ERR_KV_BACKEND");
+        expect(error.message).toContain("READONLY");
+      }
+      expect(await store.get(["k"])).toBe(1);
+      await other.call("REPLICAOF", "NO", "ONE");
+      expect(await store.cas(["k"], 1, 2)).toBe(true);
+    } finally {
+      await replica.stop();
+    }
+  });
+
+  test("a server that was never there is an error at once", async () => {
+    await server.kill();
+    const store = openStore(server.url);
+    const begin = performance.now();
+    const error = await expectRejection(
+      () => store.get(["k"]),
+      "ERR_KV_CONNECTION",
+    );
+    expect(error.message).toContain(`127.0.0.1:${server.port}`);
+    await expectRejection(() => store.initialize(), "ERR_KV_CONNECTION");
+    await expectRejection(() => store.list().next(), "ERR_KV_CONNECTION");
+    await expectRejection(() => store.clear(["k"]), "ERR_KV_CONNECTION");
+    expect(performance.now() - begin).toBeLessThan(4_000);
+    await server.start();
+    await store.set(["k"], 1);
     expect(await store.get(["k"])).toBe(1);
-    for (const call of [
+  });
+
+  test("a host that nobody knows", async () => {
+    const store = openStore("redis://user:secret@nowhere.invalid:1");
+    const error = await expectRejection(
+      () => store.get(["k"]),
+      "ERR_KV_CONNECTION",
+    );
+    expect(error.message).toContain("nowhere.invalid:1");
+    expect(error.message).not.toContain("secret");
+  });
+
+  test("a server that stays away: operations wait, and then reject", async () => {
+    const store = openStore(server.url, { commandTimeout: 300 });
+    await store.set(["k"], 1);
+    await server.kill();
+    const begin = performance.now();
+    const calls = [
+      () => store.get(["k"]),
       () => store.set(["k"], 2),
       () => store.cas(["k"], 1, 2),
-      () => store.delete(["k"]),
-    ]) {
-      const error = await expectRejection(call, "ERR_KV_BACKEND");
-      expect(error.message).toContain("READONLY");
-    }
-    expect(await store.get(["k"])).toBe(1);
-    await other.call("REPLICAOF", "NO", "ONE");
-    expect(await store.cas(["k"], 1, 2)).toBe(true);
-  } finally {
-    await replica.stop();
-  }
-});
+    ];
+    await Promise.all(
+      calls.map((call) => expectRejection(call, "ERR_KV_CONNECTION")),
+    );
+    await expectRejection(() => store.list().next(), "ERR_KV_CONNECTION");
+    expect(performance.now() - begin).toBeLessThan(3_000);
+    await server.start();
+    await expect.poll(() => store.get(["k"]).catch(() => 0)).toBe(1);
+  });
 
-test("a server that was never there is an error at once", async () => {
-  await server.kill();
-  const store = openStore(server.url);
-  const begin = performance.now();
-  const error = await expectRejection(
-    () => store.get(["k"]),
-    "ERR_KV_CONNECTION",
-  );
-  expect(error.message).toContain(`127.0.0.1:${server.port}`);
-  await expectRejection(() => store.initialize(), "ERR_KV_CONNECTION");
-  await expectRejection(() => store.list().next(), "ERR_KV_CONNECTION");
-  await expectRejection(() => store.clear(["k"]), "ERR_KV_CONNECTION");
-  expect(performance.now() - begin).toBeLessThan(4_000);
-  await server.start();
-  await store.set(["k"], 1);
-  expect(await store.get(["k"])).toBe(1);
-});
-
-test("a host that nobody knows", async () => {
-  const store = openStore("redis://user:secret@nowhere.invalid:1");
-  const error = await expectRejection(
-    () => store.get(["k"]),
-    "ERR_KV_CONNECTION",
-  );
-  expect(error.message).toContain("nowhere.invalid:1");
-  expect(error.message).not.toContain("secret");
-});
-
-test("a server that stays away: operations wait, and then reject", async () => {
-  const store = openStore(server.url, { commandTimeout: 300 });
-  await store.set(["k"], 1);
-  await server.kill();
-  const begin = performance.now();
-  const calls = [
-    () => store.get(["k"]),
-    () => store.set(["k"], 2),
-    () => store.cas(["k"], 1, 2),
-  ];
-  await Promise.all(
-    calls.map((call) => expectRejection(call, "ERR_KV_CONNECTION")),
-  );
-  await expectRejection(() => store.list().next(), "ERR_KV_CONNECTION");
-  expect(performance.now() - begin).toBeLessThan(3_000);
-  await server.start();
-  await expect.poll(() => store.get(["k"]).catch(() => 0)).toBe(1);
-});
-
-test("operations wait for a server that is started again", async () => {
-  const store = openStore(server.url);
-  await store.set(["k"], 1);
-  await server.kill();
-  const answers = Promise.all([
-    store.get(["k"]),
-    store.set(["l"], 2),
-    collect(store.list(["l"])),
-    // If it went into the connection that was just cut, nobody knows.
-    store
-      .cas(["m"], undefined, 3)
-      .catch((error: { code: string }) => error.code),
-  ]);
-  await server.start();
-  const [got, set, listed, swapped] = await answers;
-  expect([got, set, listed]).toEqual([
-    1,
-    undefined,
-    [{ key: ["l"], value: 2 }],
-  ]);
-  expect([true, "ERR_KV_CONNECTION"]).toContain(swapped);
-});
-
-test("the queue has a bound", async () => {
-  const store = openStore(server.url, { queueLimit: 100, commandTimeout: 500 });
-  await store.initialize();
-  server.pause();
-  const calls = numbers(150).map((i) => store.set(key(i), i));
-  const outcomes = await Promise.allSettled(calls);
-  const codes = outcomes.map((outcome) =>
-    outcome.status === "rejected" ? outcome.reason.code : "",
-  );
-  expect(codes.slice(0, 100)).toEqual(Array(100).fill("ERR_KV_TIMEOUT"));
-  expect(codes.slice(100)).toEqual(Array(50).fill("ERR_KV_BACKEND"));
-  server.resume();
-  await expect
-    .poll(() =>
-      store.set(["k"], 1).then(
-        () => true,
-        () => false,
-      ),
-    )
-    .toBe(true);
-  expect(await store.get(["k"])).toBe(1);
-});
-
-test("close() ends also when the server does not answer", async () => {
-  const store = openStore(server.url, { commandTimeout: 200 });
-  await store.set(["k"], 1);
-  server.pause();
-  const write = expectRejection(() => store.set(["k"], 2), "ERR_KV_TIMEOUT");
-  await store.close();
-  await write;
-  server.resume();
-});
-
-test("scripts that the server has forgotten", async () => {
-  const store = openStore(server.url, { index: true });
-  for (let i = 0; i < 20; i += 1) {
-    await redis.script("FLUSH");
-    const [, first, , second, swapped] = await Promise.all([
-      store.set(["k"], i),
+  test("operations wait for a server that is started again", async () => {
+    const store = openStore(server.url);
+    await store.set(["k"], 1);
+    await server.kill();
+    const answers = Promise.all([
       store.get(["k"]),
-      store.set(["k"], [i]),
-      store.get(["k"]),
-      store.cas(["k"], [i], "mine"),
+      store.set(["l"], 2),
+      collect(store.list(["l"])),
+      // If it went into the connection that was just cut, nobody knows.
+      store
+        .cas(["m"], undefined, 3)
+        .catch((error: { code: string }) => error.code),
     ]);
-    expect([first, second, swapped]).toEqual([i, [i], true]);
-    await redis.script("FLUSH");
-    expect(await store.clear(["k"])).toBe(1);
-  }
+    await server.start();
+    const [got, set, listed, swapped] = await answers;
+    expect([got, set, listed]).toEqual([
+      1,
+      undefined,
+      [{ key: ["l"], value: 2 }],
+    ]);
+    expect([true, "ERR_KV_CONNECTION"]).toContain(swapped);
+  });
+
+  test("the queue has a bound", async () => {
+    const store = openStore(server.url, {
+      queueLimit: 100,
+      commandTimeout: 500,
+    });
+    await store.initialize();
+    server.pause();
+    const calls = numbers(150).map((i) => store.set(key(i), i));
+    const outcomes = await Promise.allSettled(calls);
+    const codes = outcomes.map((outcome) =>
+      outcome.status === "rejected" ? outcome.reason.code : "",
+    );
+    expect(codes.slice(0, 100)).toEqual(Array(100).fill("ERR_KV_TIMEOUT"));
+    expect(codes.slice(100)).toEqual(Array(50).fill("ERR_KV_BACKEND"));
+    server.resume();
+    await expect
+      .poll(() =>
+        store.set(["k"], 1).then(
+          () => true,
+          () => false,
+        ),
+      )
+      .toBe(true);
+    expect(await store.get(["k"])).toBe(1);
+  });
+
+  test("close() ends also when the server does not answer", async () => {
+    const store = openStore(server.url, { commandTimeout: 200 });
+    await store.set(["k"], 1);
+    server.pause();
+    const write = expectRejection(() => store.set(["k"], 2), "ERR_KV_TIMEOUT");
+    await store.close();
+    await write;
+    server.resume();
+  });
+
+  test("scripts that the server has forgotten", async () => {
+    const store = openStore(server.url, { index: true });
+    for (let i = 0; i < 20; i += 1) {
+      await redis.script("FLUSH");
+      const [, first, , second, swapped] = await Promise.all([
+        store.set(["k"], i),
+        store.get(["k"]),
+        store.set(["k"], [i]),
+        store.get(["k"]),
+        store.cas(["k"], [i], "mine"),
+      ]);
+      expect([first, second, swapped]).toEqual([i, [i], true]);
+      await redis.script("FLUSH");
+      expect(await store.clear(["k"])).toBe(1);
+    }
+  });
+
+  test("a server that is loading its data is waited for", async () => {
+    // Slowly, and answering meanwhile.
+    const slow = await RedisServer.start(
+      {
+        "key-load-delay": 1_000,
+        "loading-process-events-interval-bytes": 1024,
+      },
+      program,
+    );
+    try {
+      const store = openStore(slow.url, { commandTimeout: 20_000 });
+      await Promise.all(numbers(2_000).map((i) => store.set(key(i), i)));
+      await slow.client().save();
+      await slow.kill();
+      const started = slow.start();
+      const other = slow.client({ enableReadyCheck: false });
+      await expect
+        .poll(async () => String(await other.ping().catch(String)))
+        .toContain("LOADING");
+      // New ones, each with nothing to wait for but the server.
+      const young = () => openStore(slow.url, { commandTimeout: 20_000 });
+      const outcomes = await Promise.all([
+        store.get(key(7)),
+        young().get(key(7)),
+        young().set(key(6), "new"),
+        collect(young().list(["k", "8"])),
+        young().clear(["k", "9"]),
+        young().cas(key(10), 10, "new"),
+      ]);
+      expect(outcomes).toEqual([
+        7,
+        7,
+        undefined,
+        [{ key: key(8), value: 8 }],
+        1,
+        true,
+      ]);
+      await started;
+      expect(await other.info("errorstats")).toContain("errorstat_LOADING");
+    } finally {
+      await slow.stop();
+    }
+  });
 });

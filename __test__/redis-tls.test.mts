@@ -4,7 +4,9 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { RedisCluster } from "./services/redis-cluster.mts";
 import { RedisServer, freePort } from "./services/redis.mts";
+import { collect } from "./support/collect.mts";
 import { type Options, openStore } from "./support/redis.mts";
 import { expectRejection } from "./support/rejection.mts";
 
@@ -28,8 +30,8 @@ function authority(name: string): void {
   );
 }
 
-function certificate(name: string, signer: string, host: string): void {
-  const subject = `-subj /CN=${name} -addext subjectAltName=DNS:${host}`;
+function certificate(name: string, signer: string, names: string): void {
+  const subject = `-subj /CN=${name} -addext subjectAltName=${names}`;
   openssl(`req ${newKey} ${subject} -keyout ${name}.key -out ${name}.csr`);
   openssl(
     `x509 -req -in ${name}.csr -days 1 -CA ${signer}.crt -CAkey ${signer}.key -CAcreateserial -copy_extensions copy -out ${name}.crt`,
@@ -40,9 +42,10 @@ beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), "fedify-kv-tls-"));
   authority("ca");
   authority("stranger");
-  certificate("server", "ca", "localhost");
-  certificate("client", "ca", "client");
-  certificate("other", "stranger", "client");
+  certificate("server", "ca", "DNS:localhost");
+  certificate("node", "ca", "DNS:localhost,IP:127.0.0.1");
+  certificate("client", "ca", "DNS:client");
+  certificate("other", "stranger", "DNS:client");
   const port = await freePort();
   server = await RedisServer.start({
     "tls-port": port,
@@ -122,6 +125,41 @@ test("plain and encrypted do not meet", async () => {
   const encrypted = openStore(at, { tls, connectTimeout: 200 });
   await expectRejection(() => encrypted.get(["k"]), "ERR_KV_CONNECTION");
 });
+
+test("a cluster", async () => {
+  const ports: number[] = [];
+  const cluster = await RedisCluster.start(false, async () => {
+    const port = await freePort();
+    ports.push(port);
+    return {
+      "tls-port": port,
+      "tls-cluster": "yes",
+      "tls-ca-cert-file": file("ca.crt"),
+      "tls-cert-file": file("node.crt"),
+      "tls-key-file": file("node.key"),
+      "tls-auth-clients": "no",
+    };
+  });
+  try {
+    const urls = ports.map((port) => `rediss://localhost:${port}`);
+    const tls = { ca: pem("ca.crt") };
+    const store = openStore(urls, { tls });
+    const numbers = Array.from(Array(300).keys());
+    const key = (i: number) => ["k", String(i)] as const;
+    await Promise.all(numbers.map((i) => store.set(key(i), i)));
+    const [url = ""] = urls;
+    const at = url.replace("rediss:", "rediss+cluster:");
+    const another = openStore(at, { tls });
+    const values = numbers.map((i) => another.get(key(i)));
+    expect(await Promise.all(values)).toEqual(numbers);
+    expect(await collect(another.list(["k"]))).toHaveLength(300);
+    expect(await another.clear(["k"])).toBe(300);
+    const stranger = openStore(urls);
+    await expectRejection(() => stranger.get(["k"]), "ERR_KV_CONNECTION");
+  } finally {
+    await cluster.stop();
+  }
+}, 60_000);
 
 test("what is no PEM is refused by the constructor", () => {
   for (const tls of [

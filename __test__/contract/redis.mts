@@ -2,17 +2,17 @@
 import type { Redis } from "ioredis";
 import { RedisKvStore } from "../../index.js";
 import { RedisCluster } from "../services/redis-cluster.mts";
-import { RedisServer } from "../services/redis.mts";
+import { type Program, RedisServer } from "../services/redis.mts";
 import { type Options, ownPrefix } from "../support/redis.mts";
 import type { Row, Store } from "./fixture.mts";
 
-function oneServer(name: string, options: Options): Row {
+function oneServer(name: string, options: Options, program?: Program): Row {
   let server: RedisServer;
   let client: Redis;
   return {
     name,
     setUp: async () => {
-      server = await RedisServer.start();
+      server = await RedisServer.start({}, program);
       client = server.client();
     },
     tearDown: () => server.stop(),
@@ -67,6 +67,7 @@ function cluster(name: string, options: Options): Row {
 export const redisRows: readonly Row[] = [
   oneServer("redis, one server", {}),
   oneServer("redis, one server, indexed", { index: true }),
+  oneServer("valkey, one server", {}, "valkey-server"),
   cluster("redis, a cluster of three", {}),
   cluster("redis, a cluster of three, indexed in one slot", {
     index: true,

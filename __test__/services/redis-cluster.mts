@@ -1,6 +1,6 @@
 // A Redis cluster of a test's own: masters, each with a replica if wanted.
 import { Cluster, type Redis } from "ioredis";
-import { RedisServer, freePort } from "./redis.mts";
+import { RedisServer, type Settings, freePort } from "./redis.mts";
 
 export class RedisCluster {
   readonly masters: readonly RedisServer[];
@@ -16,7 +16,11 @@ export class RedisCluster {
     this.replicas = replicas;
   }
 
-  static async start(replicated = false): Promise<RedisCluster> {
+  /** With `more` settings for each node, if there are any. */
+  static async start(
+    replicated = false,
+    more: () => Promise<Settings> = async () => ({}),
+  ): Promise<RedisCluster> {
     const count = replicated ? 6 : 3;
     const nodes = await Promise.all(
       Array.from({ length: count }, async () =>
@@ -26,6 +30,7 @@ export class RedisCluster {
           "cluster-port": await freePort(),
           "cluster-replica-validity-factor": 0,
           "repl-diskless-sync-delay": 0,
+          ...(await more()),
         }),
       ),
     );

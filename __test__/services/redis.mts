@@ -19,29 +19,43 @@ export async function freePort(): Promise<number> {
 }
 
 /** As they stand in redis.conf. */
-type Settings = Readonly<Record<string, string | number>>;
+export type Settings = Readonly<Record<string, string | number>>;
+
+/** Valkey takes the same settings. */
+export type Program = "redis-server" | "valkey-server";
 
 export class RedisServer {
   readonly port: number;
   readonly directory: string;
   readonly socket: string;
   readonly #settings: Settings;
+  readonly #program: Program;
   readonly #clients: Redis[] = [];
   #process: ChildProcess | undefined;
 
-  private constructor(port: number, directory: string, settings: Settings) {
+  private constructor(
+    port: number,
+    directory: string,
+    settings: Settings,
+    program: Program,
+  ) {
     this.port = port;
     this.directory = directory;
     this.socket = join(directory, "redis.sock");
     this.#settings = settings;
+    this.#program = program;
   }
 
   /** Starts a server that keeps nothing, unless the settings say otherwise. */
-  static async start(settings: Settings = {}): Promise<RedisServer> {
+  static async start(
+    settings: Settings = {},
+    program: Program = "redis-server",
+  ): Promise<RedisServer> {
     const directory = await mkdtemp(join(tmpdir(), "fedify-kv-redis-"));
     // A free port may be taken by the time that the server wants it.
     for (let attempt = 1; ; attempt += 1) {
-      const server = new RedisServer(await freePort(), directory, settings);
+      const port = await freePort();
+      const server = new RedisServer(port, directory, settings, program);
       try {
         await server.start();
         return server;
@@ -69,7 +83,7 @@ export class RedisServer {
   /** Starts it, again after `kill`, and waits until it answers. */
   async start(): Promise<void> {
     const child = spawn(
-      "redis-server",
+      this.#program,
       Object.entries({
         bind: "127.0.0.1",
         port: this.port,
@@ -92,7 +106,7 @@ export class RedisServer {
         return;
       }
     }
-    throw new Error(`redis-server did not start:\n${said.join("\n")}`);
+    throw new Error(`${this.#program} did not start:\n${said.join("\n")}`);
   }
 
   /** Ends it as a crash does. */

@@ -22,7 +22,7 @@ pub fn spawn<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Sen
 
 /// Runs a future that talks to a server on a new thread, and `finish` with its
 /// result once the runtime is gone, and with it all sockets.
-pub fn spawn_with_io<T, F: Future<Output = T>>(
+pub fn spawn_with_io<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     name: &str,
     start: impl FnOnce() -> F + Send + 'static,
     finish: impl FnOnce(T) + Send + 'static,
@@ -35,10 +35,14 @@ pub fn spawn_with_io<T, F: Future<Output = T>>(
                 .enable_io()
                 .build()
                 .expect("the system has a file descriptor to spare");
-            let result = runtime.block_on(start());
+            // As a task: the runtime wakes the future that it blocks on by a
+            // system call, even from its own thread.
+            let result = runtime.block_on(async { tokio::spawn(start()).await });
             // A name look-up may be stuck on a thread of the runtime's own.
             runtime.shutdown_background();
-            finish(result);
+            if let Ok(result) = result {
+                finish(result);
+            }
         })
         .expect("the system can start a thread");
 }

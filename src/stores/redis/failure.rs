@@ -100,6 +100,11 @@ pub fn verdict(reply: &ServerError, key: Option<&Key>) -> Verdict {
     }
 }
 
+/// Whether a command was refused because the server is still reading its data.
+pub fn is_loading(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if error.code() == "LOADING")
+}
+
 pub fn unexpected(reply: &Value) -> Error {
     match reply {
         Value::ServerError(error) => match verdict(error, None) {

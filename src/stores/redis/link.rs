@@ -1,8 +1,10 @@
 //! What the worker has to do with one server: operations that wait to be sent,
 //! and requests under way.
 
+use super::connection::Connection;
+use super::flight::Sharing;
 use super::op::Op;
-use super::server::{Connection, Server};
+use super::server::Server;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -22,6 +24,7 @@ pub struct Link {
     /// Whether that waits for a new map of the cluster too.
     pub wants_map: bool,
     pub not_before: Option<Instant>,
+    pub sharing: Sharing,
 }
 
 impl Link {
@@ -37,6 +40,7 @@ impl Link {
             stalled: false,
             wants_map: false,
             not_before: None,
+            sharing: Sharing::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 //! them, deleting them.
 
 use super::Hub;
-use super::failure::{Lost, Verdict, unexpected, verdict};
+use super::failure::{Lost, Verdict, is_loading, unexpected, verdict};
 use super::server::Server;
 use crate::kv::{Error, Key, Prefix, Result};
 use futures::future::try_join_all;
@@ -19,7 +19,7 @@ const SCAN: usize = 2000;
 /// A scan starts again when its server or the cluster has changed meanwhile.
 const RESTARTS: u32 = 5;
 
-/// Between two tries at a cluster that is changing.
+/// Between two tries at a server that is loading or a cluster that is changing.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// Entries deleted by one command, so that others have their turn.
@@ -70,7 +70,7 @@ impl Hub {
                 }
                 let mut request = pipe();
                 request.add_command(scan);
-                let replies = match connection.send(&request).await {
+                let mut reply = match connection.send((&request).into()).await {
                     Ok(replies) => replies,
                     // A cursor means nothing to a server that was started anew.
                     Err(Lost::Connection(_)) if restarts < RESTARTS => {
@@ -79,8 +79,11 @@ impl Hub {
                     }
                     Err(lost) => return Err(lost.error()),
                 };
-                let mut reply = replies.into_iter();
                 let (next, found) = match reply.next() {
+                    Some(refusal) if is_loading(&refusal) && Instant::now() < patience => {
+                        sleep(PAUSE).await;
+                        continue;
+                    }
                     Some(Value::Array(pair)) => match <[Value; 2]>::try_from(pair) {
                         Ok([Value::BulkString(next), Value::Array(found)]) => (next, found),
                         _ => return Err(unexpected(&Value::Nil)),

@@ -5,13 +5,17 @@
 //! request, and has several requests under way. What concerns many entries
 //! ([`many`], [`list`], [`index`]) runs on the same thread as tasks.
 
+mod connection;
 mod failure;
+mod flight;
 mod index;
 mod link;
 mod list;
+mod login;
 mod many;
 mod op;
 mod order;
+mod resp;
 mod script;
 mod server;
 mod slots;

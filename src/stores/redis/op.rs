@@ -2,6 +2,7 @@
 
 use super::Hub;
 use super::failure::unexpected;
+use super::resp::Request;
 use super::script::WRITE;
 use super::server::Server;
 use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
@@ -25,12 +26,17 @@ pub struct Op {
     pub patience: Instant,
     /// Whether the server has to be told the script's text.
     pub whole: bool,
+    /// Whether it needs a command of its own.
+    pub alone: bool,
     /// The server to ask this once, instead of the slot's owner.
     pub ask: Option<Arc<Server>>,
 }
 
 pub enum Action {
     Get,
+    /// A get that found nothing, together with others: that would also be the
+    /// answer if there were something of another type.
+    Missed,
     Put(Write),
     Cas {
         expected: Option<JsonText>,
@@ -38,6 +44,15 @@ pub enum Action {
         stored: Option<Vec<u8>>,
         write: Write,
     },
+}
+
+/// What one command can do for several entries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Joint {
+    Get,
+    Missed,
+    Set,
+    Delete,
 }
 
 /// What a reply leaves to do.
@@ -59,41 +74,71 @@ impl Op {
         !matches!(&self.action, Action::Cas { .. })
     }
 
-    pub fn command(&self, hub: &Hub) -> Cmd {
+    /// Which command it can share.
+    pub fn joint(&self, hub: &Hub) -> Option<Joint> {
+        if self.alone || self.ask.is_some() {
+            return None;
+        }
+        match &self.action {
+            Action::Get => Some(Joint::Get),
+            Action::Missed => Some(Joint::Missed),
+            Action::Put(Write::Store { ttl: None, .. }) if !hub.settings.index => Some(Joint::Set),
+            Action::Put(Write::Delete) if !hub.settings.index => Some(Joint::Delete),
+            Action::Put(_) | Action::Cas { .. } => None,
+        }
+    }
+
+    /// Writes one command for operations that can share it.
+    pub fn write_joint(joint: Joint, ops: &[Self], request: &mut Request) {
+        match joint {
+            Joint::Get => request.command("MGET", ops.len()),
+            Joint::Missed => request.command("EXISTS", ops.len()),
+            Joint::Delete => request.command("DEL", ops.len()),
+            Joint::Set => request.command("MSET", 2 * ops.len()),
+        };
+        for op in ops {
+            request.argument(&op.name);
+            if let Action::Put(Write::Store { value, .. }) = &op.action {
+                request.argument(value.as_str().as_bytes());
+            }
+        }
+    }
+
+    pub fn write(&self, hub: &Hub, request: &mut Request) {
         let index = hub.settings.index;
         match &self.action {
-            Action::Get => command("GET", &[&self.name]),
-            Action::Put(Write::Delete) if !index => command("DEL", &[&self.name]),
-            Action::Put(Write::Store { value, ttl }) if !index => self.set(value, *ttl),
+            Action::Get | Action::Missed => drop(request.command("GET", 1).argument(&self.name)),
+            Action::Put(Write::Delete) if !index => drop(request.command("DEL", 1).argument(&self.name)),
+            Action::Put(Write::Store { value, ttl }) if !index => self.write_set(value, *ttl, false, request),
             Action::Cas {
                 expected: None, write, ..
             } if !index => match write {
-                Write::Delete => command("EXISTS", &[&self.name]),
-                Write::Store { value, ttl } => {
-                    let mut set = self.set(value, *ttl);
-                    set.arg("NX");
-                    set
-                }
+                Write::Delete => drop(request.command("EXISTS", 1).argument(&self.name)),
+                Write::Store { value, ttl } => self.write_set(value, *ttl, true, request),
             },
-            Action::Put(write) => self.script(hub, "any", b"", write),
+            Action::Put(write) => request.add(&self.script(hub, "any", b"", write)),
             Action::Cas {
                 expected,
                 stored,
                 write,
-            } => match (stored, expected) {
+            } => request.add(&match (stored, expected) {
                 (Some(stored), _) => self.script(hub, "this", stored, write),
                 (None, Some(expected)) => self.script(hub, "this", expected.as_str().as_bytes(), write),
                 (None, None) => self.script(hub, "none", b"", write),
-            },
+            }),
         }
     }
 
-    fn set(&self, value: &JsonText, ttl: Option<Ttl>) -> Cmd {
-        let mut set = command("SET", &[&self.name, value.as_str().as_bytes()]);
+    fn write_set(&self, value: &JsonText, ttl: Option<Ttl>, only_new: bool, request: &mut Request) {
+        let arguments = 2 + if ttl.is_some() { 2 } else { 0 } + usize::from(only_new);
+        request.command("SET", arguments);
+        request.argument(&self.name).argument(value.as_str().as_bytes());
         if let Some(ttl) = ttl {
-            set.arg("PX").arg(millis(ttl));
+            request.argument(b"PX").argument(millis(ttl).to_string().as_bytes());
         }
-        set
+        if only_new {
+            request.argument(b"NX");
+        }
     }
 
     fn script(&self, hub: &Hub, condition: &str, expected: &[u8], write: &Write) -> Cmd {
@@ -116,11 +161,18 @@ impl Op {
     /// What a reply that is no error means.
     pub fn read(&mut self, reply: Value, index: bool) -> Next {
         let outcome = match (&mut self.action, reply) {
-            (Action::Get, Value::Nil) => Ok(Reply::Value(self.key.clone(), None)),
+            // What was missed may have been written since, as a string.
+            (Action::Get, Value::Nil) | (Action::Missed, Value::Int(0) | Value::Nil | Value::BulkString(_)) => {
+                Ok(Reply::Value(self.key.clone(), None))
+            }
             (Action::Get, Value::BulkString(value)) => match String::from_utf8(value) {
                 Ok(text) => Ok(Reply::Value(self.key.clone(), Some(JsonText::new(text)))),
                 Err(_) => Err(Error::Corrupt(format!("the value of {} is not text", self.key))),
             },
+            (Action::Missed, Value::Int(_)) => {
+                self.alone = true;
+                return Next::Again;
+            }
             (Action::Put(_), Value::Okay | Value::Int(_)) => Ok(Reply::Done),
             // EXISTS says 1 for what is there, the script for what it wrote.
             (
@@ -162,14 +214,4 @@ impl Op {
 /// it is gone then. It adds this to the present, which must not overflow.
 fn millis(ttl: Ttl) -> i64 {
     (ttl.deadline(0) - 1).max(1)
-}
-
-fn command(name: &str, arguments: &[&[u8]]) -> Cmd {
-    let bytes = arguments.iter().map(|argument| argument.len()).sum::<usize>() + name.len();
-    let mut command = Cmd::with_capacity(arguments.len() + 4, bytes + 32);
-    command.arg(name);
-    for argument in arguments {
-        command.arg(*argument);
-    }
-    command
 }

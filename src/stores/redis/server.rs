@@ -1,32 +1,26 @@
-//! One server, and the one connection that all requests to it share.
+//! One server, and how to have a connection to it.
 
 use super::Settings;
-use super::failure::{Lost, Refusal};
+use super::connection::{Connection, Stream};
+use super::failure::{Lost, Refusal, is_loading};
+use super::login::log_in;
+use super::many::PAUSE;
 use super::url::Place;
 use crate::kv::{Error, Result};
-use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Pipeline, Value, cmd, pipe};
+use redis::{Pipeline, Value, pipe};
 use rustls::pki_types::ServerName;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 /// Between two attempts to connect, about; doubled from one to the next.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// A connection that has kept silent for so many requests is given up.
-const MOST_SILENT: u32 = 2;
-
-/// Requests under way on one connection at most; more wait their turn, in
-/// order.
-const REQUESTS: usize = 64;
 
 pub struct Server {
     pub place: Place,
@@ -52,23 +46,6 @@ struct Client {
     run: Vec<u8>,
     id: i64,
 }
-
-#[derive(Clone)]
-pub struct Connection {
-    redis: MultiplexedConnection,
-    state: Arc<State>,
-    settings: Arc<Settings>,
-    place: Arc<str>,
-}
-
-#[derive(Default)]
-struct State {
-    dead: AtomicBool,
-    silent: AtomicU32,
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Server {
     pub fn new(place: Place, settings: Arc<Settings>) -> Self {
@@ -143,26 +120,11 @@ impl Server {
 
     async fn open(&self, place: &Arc<str>, last: Option<&Client>) -> Result<(Connection, Option<Client>), Refusal> {
         let stream = self.stream(place).await?;
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(None)
-            .set_connection_timeout(None)
-            .set_pipeline_buffer_size(REQUESTS);
-        let (mut redis, driver) = MultiplexedConnection::new_with_config(&self.settings.target.login, stream, config)
+        let stream = log_in(stream, &self.settings.target.login)
             .await
             .map_err(|error| Refusal::of_setup(place, &error))?;
-        let state = Arc::new(State::default());
-        let ended = Arc::clone(&state);
-        tokio::spawn(async move {
-            driver.await;
-            ended.dead.store(true, Ordering::Release);
-        });
-        let client = introduce(&mut redis, last, place).await?;
-        let connection = Connection {
-            redis,
-            state,
-            settings: Arc::clone(&self.settings),
-            place: Arc::clone(place),
-        };
+        let connection = Connection::new(stream, &self.settings, place);
+        let client = introduce(&connection, last, place).await?;
         Ok((connection, client))
     }
 
@@ -215,8 +177,14 @@ impl Server {
     pub async fn ask(&self, request: &Pipeline) -> Result<Vec<Value>> {
         let patience = Instant::now() + self.settings.command_timeout;
         loop {
-            match self.reach(patience).await?.send(request).await {
-                Ok(replies) => return Ok(replies),
+            match self.reach(patience).await?.send(request.into()).await {
+                Ok(replies) => {
+                    let replies: Vec<Value> = replies.collect();
+                    if !replies.iter().any(is_loading) || Instant::now() >= patience {
+                        return Ok(replies);
+                    }
+                    sleep(PAUSE).await;
+                }
                 Err(Lost::Connection(_)) if Instant::now() < patience => {}
                 Err(lost) => return Err(lost.error()),
             }
@@ -235,46 +203,15 @@ impl Server {
     /// Sends what may not be sent twice.
     pub async fn tell(&self, request: &Pipeline) -> Result<Vec<Value>> {
         let patience = Instant::now() + self.settings.command_timeout;
-        let connection = self.reach(patience).await?;
-        connection.send(request).await.map_err(|lost| lost.error())
-    }
-}
-
-impl Connection {
-    pub fn is_alive(&self) -> bool {
-        !self.state.dead.load(Ordering::Acquire)
-    }
-
-    /// Makes everybody take a new one.
-    pub fn give_up(&self) {
-        self.state.dead.store(true, Ordering::Release);
-    }
-
-    /// The replies to all commands of a request, errors among them. Requests
-    /// are carried out in the order in which these futures are first polled.
-    pub async fn send(&self, request: &Pipeline) -> Result<Vec<Value>, Lost> {
-        let limit = self.settings.command_timeout;
-        let mut redis = self.redis.clone();
-        let replies = timeout(limit, redis.req_packed_commands(request, 0, request.len()));
-        match replies.await {
-            Ok(Ok(replies)) => {
-                self.state.silent.store(0, Ordering::Relaxed);
-                Ok(replies)
+        loop {
+            let connection = self.reach(patience).await?;
+            let replies = connection.send(request.into()).await.map_err(|lost| lost.error())?;
+            let replies: Vec<Value> = replies.collect();
+            // Where all of it was refused, none has been carried out.
+            if !replies.iter().all(is_loading) || Instant::now() >= patience {
+                return Ok(replies);
             }
-            Ok(Err(error)) => {
-                self.give_up();
-                Err(Lost::Connection(format!("{}: {error}", self.place)))
-            }
-            Err(_) => {
-                if self.state.silent.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_SILENT {
-                    self.give_up();
-                }
-                Err(Lost::Timeout(format!(
-                    "{} did not answer within {} ms",
-                    self.place,
-                    limit.as_millis()
-                )))
-            }
+            sleep(PAUSE).await;
         }
     }
 }
@@ -282,17 +219,14 @@ impl Connection {
 /// Asks what the server calls this connection, and has it close the last one:
 /// requests that it may not have read yet must not be carried out after those
 /// that follow here.
-async fn introduce(
-    redis: &mut MultiplexedConnection,
-    last: Option<&Client>,
-    place: &str,
-) -> Result<Option<Client>, Refusal> {
+async fn introduce(connection: &Connection, last: Option<&Client>, place: &str) -> Result<Option<Client>, Refusal> {
     let mut request = pipe();
     request.cmd("CLIENT").arg("ID").cmd("INFO").arg("server");
-    let replies = redis
-        .req_packed_commands(&request, 0, request.len())
-        .await
-        .map_err(|error| Refusal::passing(place, error))?;
+    let passing = |lost: Lost| Refusal {
+        error: lost.error(),
+        lasting: false,
+    };
+    let replies: Vec<Value> = connection.send((&request).into()).await.map_err(passing)?.collect();
     let client = match &replies[..] {
         [Value::Int(id), Value::BulkString(info)] => run_of(info).map(|run| Client { run, id: *id }),
         [Value::ServerError(error), _] if error.code() == "NOAUTH" => {
@@ -307,12 +241,9 @@ async fn introduce(
     if let Some(last) = last
         && client.as_ref().is_some_and(|client| client.run == last.run)
     {
-        let mut kill = cmd("CLIENT");
-        kill.arg("KILL").arg("ID").arg(last.id);
-        redis
-            .req_packed_command(&kill)
-            .await
-            .map_err(|error| Refusal::passing(place, error))?;
+        let mut kill = pipe();
+        kill.cmd("CLIENT").arg("KILL").arg("ID").arg(last.id);
+        connection.send((&kill).into()).await.map_err(passing)?;
     }
     Ok(client)
 }

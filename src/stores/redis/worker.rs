@@ -6,11 +6,14 @@
 //! nothing is under way on its server, and is then put in order with what came
 //! later.
 
+use super::connection::Connection;
 use super::failure::{Lost, Refusal, Verdict, verdict};
+use super::flight::{Dealt, Flight};
 use super::link::Link;
 use super::many::Kind;
 use super::op::{Action, Next, Op};
 use super::order::Held;
+use super::resp::Replies;
 use super::slots::{SLOTS, slot};
 use super::{Hub, Message};
 use crate::kv::{Command, Error, Outbox, Outcome, Prefix, Reply, Result, Ticket};
@@ -18,7 +21,7 @@ use crate::stores::served::{Generations, Pending};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use redis::{Pipeline, Value};
+use redis::Value;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -64,6 +67,8 @@ pub struct Worker {
     outbox: Option<Arc<dyn Outbox>>,
     done: Vec<(Ticket, Outcome)>,
     closed: Option<Pending>,
+    /// Whether one command may serve several entries: they must be in one slot.
+    joins: bool,
     /// Whether something came that must not be sent into a connection that has
     /// ended while nobody looked.
     look_first: bool,
@@ -99,12 +104,12 @@ struct Running {
 enum Event {
     Replies {
         link: usize,
-        ops: Vec<Op>,
-        result: Result<Vec<Value>, Lost>,
+        flight: Flight,
+        result: Result<Replies, Lost>,
     },
     Connected {
         link: usize,
-        result: Result<super::server::Connection, Refusal>,
+        result: Result<Connection, Refusal>,
     },
     Mapped(Result<()>),
     Broad(Outcome),
@@ -113,6 +118,7 @@ enum Event {
 impl Worker {
     pub fn new(hub: Arc<Hub>, messages: UnboundedReceiver<Message>) -> Self {
         Self {
+            joins: !hub.topology.is_cluster() || hub.wire.is_in_one_slot(),
             hub,
             messages,
             links: Vec::new(),
@@ -155,8 +161,9 @@ impl Worker {
                 count = self.messages.recv_many(&mut batch, GROUP), if !gone => {
                     gone = count == 0;
                     let quiet = self.links.iter().all(|link| link.flights == 0);
+                    let patience = Instant::now() + self.hub.settings.command_timeout;
                     for message in batch.drain(..) {
-                        self.take(message);
+                        self.take(message, patience);
                     }
                     if quiet && std::mem::take(&mut self.look_first) {
                         // The runtime looks at the sockets now, and then runs
@@ -171,7 +178,7 @@ impl Worker {
         self.closed
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Message, patience: Instant) {
         match message {
             Message::Task(task) => drop(tokio::spawn(task)),
             Message::Ready(answer) => self.generations.answer_after(answer),
@@ -208,8 +215,9 @@ impl Worker {
                     name,
                     action,
                     weight,
-                    patience: Instant::now() + self.hub.settings.command_timeout,
+                    patience,
                     whole: false,
+                    alone: false,
                     ask: None,
                 };
                 let concerned = self
@@ -364,21 +372,16 @@ impl Worker {
                 fits
             };
             let length = link.queue.iter().take(GROUP).take_while(fits).count();
-            let ops: Vec<Op> = link.queue.drain(..length).collect();
-            let mut request = Pipeline::with_capacity(ops.len());
-            for op in &ops {
-                if op.ask.is_some() {
-                    request.cmd("ASKING");
-                }
-                request.add_command(op.command(&self.hub));
-            }
+            let ops = link.queue.drain(..length).collect();
+            let may_join = |joint| self.joins && link.sharing.allows(joint);
+            let (flight, request) = Flight::new(ops, &self.hub, may_join, bytes + 128 * length);
             link.flights += 1;
+            let replies = connection.send(request);
             self.events.push(Box::pin(async move {
-                let result = connection.send(&request).await;
                 Event::Replies {
                     link: index,
-                    ops,
-                    result,
+                    flight,
+                    result: replies.await,
                 }
             }));
         }
@@ -386,7 +389,7 @@ impl Worker {
 
     fn on(&mut self, event: Event) {
         match event {
-            Event::Replies { link, ops, result } => self.on_replies(link, ops, result),
+            Event::Replies { link, flight, result } => self.on_replies(link, flight, result),
             Event::Connected { link: index, result } => {
                 let link = &mut self.links[index];
                 link.connecting = false;
@@ -419,23 +422,42 @@ impl Worker {
         }
     }
 
-    fn on_replies(&mut self, index: usize, ops: Vec<Op>, result: Result<Vec<Value>, Lost>) {
+    fn on_replies(&mut self, index: usize, flight: Flight, result: Result<Replies, Lost>) {
         self.links[index].flights -= 1;
         let cluster = self.hub.topology.is_cluster();
         match result {
             Ok(replies) => {
-                let mut replies = replies.into_iter();
-                for mut op in ops {
-                    if op.ask.take().is_some() {
-                        replies.next();
+                let (mut gets, mut missed) = (0, 0);
+                flight.deal(replies, |dealt| match dealt {
+                    Dealt::Reply(op, reply) => {
+                        if matches!(op.action, Action::Get) {
+                            gets += 1;
+                            missed += usize::from(reply == Value::Nil);
+                        }
+                        self.on_reply(index, op, reply);
                     }
-                    let reply = replies.next().unwrap_or_default();
-                    self.on_reply(index, op, reply);
-                }
+                    Dealt::Missed(mut op) => {
+                        gets += 1;
+                        missed += 1;
+                        if self.links[index].is_overtaken(&op) {
+                            self.links[index].again(op);
+                        } else {
+                            op.action = Action::Missed;
+                            self.route(op);
+                        }
+                    }
+                    Dealt::Refused(mut op, error) => {
+                        let link = &mut self.links[index];
+                        link.sharing.refused(&error);
+                        op.alone = true;
+                        link.again(op);
+                    }
+                });
+                self.links[index].sharing.answered(gets, missed);
             }
             Err(Lost::Timeout(why)) => {
-                for mut op in ops {
-                    let words = if matches!(op.action, Action::Get) {
+                for mut op in flight.ops {
+                    let words = if matches!(op.action, Action::Get | Action::Missed) {
                         why.clone()
                     } else {
                         format!("{why}; whether it was written is unknown")
@@ -449,7 +471,7 @@ impl Worker {
             Err(Lost::Connection(why)) => {
                 let link = &mut self.links[index];
                 link.stalled = true;
-                for mut op in ops {
+                for mut op in flight.ops {
                     if op.may_repeat() {
                         self.links[index].again(op);
                     } else {

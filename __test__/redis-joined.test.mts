@@ -1,0 +1,169 @@
+// Operations that wait together share commands. Nobody should see it.
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { RedisServer } from "./services/redis.mts";
+import { openStore } from "./support/redis.mts";
+
+let server: RedisServer;
+
+beforeAll(async () => {
+  server = await RedisServer.start();
+});
+afterAll(() => server.stop());
+beforeEach(async () => {
+  await server.client().flushall();
+  await server.client().config("RESETSTAT");
+});
+
+const numbers = (count: number) => Array.from(Array(count).keys());
+const key = (i: number) => ["k", String(i)] as const;
+
+/** How often the server was asked each command. */
+async function calls(): Promise<Record<string, number>> {
+  const stats = await server.client().info("commandstats");
+  return Object.fromEntries(
+    Array.from(stats.matchAll(/cmdstat_(\w+):calls=(\d+)/g), (match) => [
+      match[1],
+      Number(match[2]),
+    ]),
+  );
+}
+
+test("they do share commands", async () => {
+  const store = openStore(server.url);
+  await Promise.all(numbers(500).map((i) => store.set(key(i), i)));
+  const values = numbers(500).map((i) => store.get(key(i)));
+  expect(await Promise.all(values)).toEqual(numbers(500));
+  await Promise.all(numbers(500).map((i) => store.delete(key(i))));
+  const { get = 0, mget = 0, set = 0, mset = 0, del = 0 } = await calls();
+  expect([mget > 0, mset > 0]).toEqual([true, true]);
+  for (const count of [get + mget, set + mset, del]) {
+    expect(count).toBeLessThan(250);
+  }
+  expect(await server.client().dbsize()).toBe(0);
+});
+
+test("on one entry, each takes effect in its turn", async () => {
+  const store = openStore(server.url);
+  const seen: Promise<unknown>[] = [];
+  const expected: unknown[] = [];
+  const held = new Map<number, unknown>();
+  const remember = (answer: Promise<unknown>, value: unknown) => {
+    seen.push(answer);
+    expected.push(value);
+  };
+  // Runs of the same operation, longer and shorter, on few keys.
+  let random = 1;
+  const next = (below: number) => {
+    random = (random * 48_271) % 2_147_483_647;
+    return random % below;
+  };
+  for (let step = 0; step < 400; step += 1) {
+    const operation = next(5);
+    for (let n = next(40); n >= 0; n -= 1) {
+      const i = next(8);
+      const value = [step, n];
+      if (operation < 2) {
+        remember(store.get(key(i)), held.get(i));
+      } else if (operation === 2) {
+        remember(store.delete(key(i)), undefined);
+        held.delete(i);
+      } else {
+        const options = operation === 3 ? {} : { ttl: { hours: 1 } };
+        remember(store.set(key(i), value, options), undefined);
+        held.set(i, value);
+      }
+    }
+  }
+  expect(await Promise.all(seen)).toEqual(expected);
+});
+
+test("a key of another type is told from a key that is not there", async () => {
+  const store = openStore(server.url);
+  const redis = server.client();
+  await redis.lpush("fedify::k::7", "x");
+  for (const i of numbers(40)) {
+    if (i % 3 === 0) await store.set(key(i), i);
+  }
+  // Many at a time, whether most of them find something or not.
+  for (const count of [40, 10, 40, 200, 1, 40]) {
+    const outcomes = await Promise.allSettled(
+      numbers(count).map((i) => store.get(key(i))),
+    );
+    for (const [i, outcome] of outcomes.entries()) {
+      if (i === 7) {
+        expect(outcome).toMatchObject({
+          status: "rejected",
+          reason: { code: "ERR_KV_CORRUPT" },
+        });
+      } else {
+        const value = i % 3 === 0 && i < 40 ? i : undefined;
+        expect(outcome).toEqual({ status: "fulfilled", value });
+      }
+    }
+  }
+  const { mget = 0, exists = 0 } = await calls();
+  expect([mget > 0, exists > 0]).toEqual([true, true]);
+});
+
+test("what was missed is not what was set later", async () => {
+  const store = openStore(server.url);
+  await Promise.all(numbers(100).map((i) => store.set(key(i), i)));
+  for (const round of numbers(50)) {
+    const gets = numbers(100).map((i) => store.get(key(i)));
+    const missed = store.get(["new", String(round)]);
+    const set = store.set(["new", String(round)], round);
+    await Promise.all([...gets, set]);
+    expect(await missed).toBeUndefined();
+  }
+});
+
+test("a user who may not share commands does without", async () => {
+  const redis = server.client();
+  const rights = ["nopass", "~fedify::*", "+get", "+set", "+del", "+client"];
+  await redis.call("ACL", "SETUSER", "plain", "on", ...rights);
+  const { host } = new URL(server.url);
+  const store = openStore(`redis://plain:any@${host}`);
+  for (const round of numbers(3)) {
+    await Promise.all(numbers(200).map((i) => store.set(key(i), round)));
+    const values = numbers(200).map((i) => store.get(key(i)));
+    expect(await Promise.all(values)).toEqual(numbers(200).fill(round));
+  }
+});
+
+test("of keys that a user may not touch, others do not suffer", async () => {
+  const redis = server.client();
+  const rights = ["nopass", "%R~fedify::*", "~fedify::k::1*", "+@all"];
+  await redis.call("ACL", "SETUSER", "some", "on", ...rights);
+  const { host } = new URL(server.url);
+  const store = openStore(`redis://some:any@${host}`);
+  const outcomes = await Promise.allSettled(
+    numbers(100).map((i) => store.set(key(i), i)),
+  );
+  for (const [i, { status }] of outcomes.entries()) {
+    const own = String(i).startsWith("1");
+    expect(status, String(i)).toBe(own ? "fulfilled" : "rejected");
+    expect(await store.get(key(i))).toBe(own ? i : undefined);
+  }
+});
+
+test("refused for want of memory, every one is told", async () => {
+  const store = openStore(server.url);
+  const redis = server.client();
+  await store.set(key(0), "old");
+  await redis.config("SET", "maxmemory", "1");
+  const outcomes = await Promise.allSettled([
+    ...numbers(100).map((i) => store.set(key(i), i)),
+    ...numbers(100).map((i) => store.get(key(i))),
+  ]);
+  await redis.config("SET", "maxmemory", "0");
+  for (const outcome of outcomes.slice(0, 100)) {
+    expect(outcome).toMatchObject({
+      status: "rejected",
+      reason: { code: "ERR_KV_BACKEND" },
+    });
+  }
+  expect(outcomes[100]).toEqual({ status: "fulfilled", value: "old" });
+  expect(outcomes[101]).toEqual({ status: "fulfilled", value: undefined });
+  await Promise.all(numbers(100).map((i) => store.set(key(i), i)));
+  expect(await store.get(key(99))).toBe(99);
+});
