@@ -15,12 +15,19 @@ import {
   type KvKey,
   type KvListIterator,
   MemoryKvStore,
+  PostgresKvStore,
   SqliteKvStore,
   openKvStore,
 } from "../index.js";
 
 const memory = new MemoryKvStore();
 const sqlite = new SqliteKvStore("fedify.db");
+const postgres = new PostgresKvStore("postgres://localhost/app", {
+  unlogged: false,
+  maxConnections: 4,
+  preparedStatements: false,
+  tls: { rejectUnauthorized: false },
+});
 const opened = openKvStore("sqlite:fedify.db", { durability: "normal" });
 
 /** Whether two types are one. */
@@ -32,13 +39,15 @@ type Same<A, B> =
 function is<_ extends true>(): void {}
 
 // Fedify takes every store, in both its lines.
-export const stores: KvStore[] = [memory, sqlite, opened];
-export const oldStores: OldKvStore[] = [memory, sqlite, opened];
+export const stores: KvStore[] = [memory, sqlite, postgres, opened];
+export const oldStores: OldKvStore[] = [memory, sqlite, postgres, opened];
 createFederation<void>({ kv: memory });
 createFederation<void>({ kv: sqlite });
+createFederation<void>({ kv: postgres });
 createFederation<void>({ kv: opened });
 createOldFederation<void>({ kv: memory });
 createOldFederation<void>({ kv: sqlite });
+createOldFederation<void>({ kv: postgres });
 createOldFederation<void>({ kv: opened });
 
 // `cas` and `list` are optional in Fedify's types, not in ours.
@@ -49,6 +58,7 @@ is<Same<ReturnType<typeof memory.clear>, Promise<number>>>();
 // All stores have one shape.
 export const asMemory: MemoryKvStore = sqlite;
 export const asSqlite: SqliteKvStore = memory;
+export const asPostgres: PostgresKvStore = memory;
 
 interface Actor {
   name: string;

@@ -2,9 +2,11 @@
 // sides of a row take turns, and a row shows the ratio of their medians: that
 // holds on a machine whose speed drifts.
 import { memory } from "./memory.mts";
+import { postgres } from "./postgres.mts";
 import { redis } from "./redis.mts";
 import { sqlite } from "./sqlite.mts";
 
 await sqlite();
 await memory();
 await redis();
+await postgres();

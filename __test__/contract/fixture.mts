@@ -12,7 +12,11 @@ export type Clause =
   /** An expired entry is invisible from its millisecond on. */
   | "exact expiry"
   /** A part of 1 KB, and keys of many parts, are ordinary. */
-  | "long keys";
+  | "long keys"
+  /** NUL and lone surrogates in values are ordinary. */
+  | "any text"
+  /** NUL is ordinary in a part. */
+  | "NUL in keys";
 
 /** Data that no other test sees, and the handles on it. */
 export interface Data {

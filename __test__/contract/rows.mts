@@ -2,6 +2,7 @@
 import { MemoryKvStore, SqliteKvStore } from "../../index.js";
 import { type Options, openStore, temporaryFile } from "../support/sqlite.mts";
 import type { Data, Row, Store } from "./fixture.mts";
+import { postgresRows } from "./postgres.mts";
 import { redisRows } from "./redis.mts";
 
 export const rows: readonly Row[] = [
@@ -24,6 +25,7 @@ export const rows: readonly Row[] = [
     except: { "second handle": "each :memory: database is its own data" },
   },
   ...redisRows,
+  ...postgresRows,
 ];
 
 function alone(store: Store): Data {

@@ -19,7 +19,7 @@ describe.each(stores)("$store", ({ open }) => {
   test("opens, lets a probe through, and closes without a trace", async () => {
     await using stack = new AsyncDisposableStack();
     const directory = await temporaryDirectory(stack);
-    const kv = stack.use(open(directory, "circuit"));
+    const kv = stack.use(await open(directory, "circuit"));
     let now = Temporal.Instant.from("2026-01-01T00:00:00Z");
     const breaker = new CircuitBreaker({
       kv,
@@ -53,7 +53,7 @@ describe.each(stores)("$store", ({ open }) => {
   test("two workers' concurrent failures are all counted", async () => {
     await using stack = new AsyncDisposableStack();
     const directory = await temporaryDirectory(stack);
-    const kv = stack.use(open(directory, "circuit"));
+    const kv = stack.use(await open(directory, "circuit"));
     const options = { failureThreshold: 100 };
     const workers = [
       new CircuitBreaker({ kv, prefix, options }),

@@ -135,7 +135,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
       await bob.close();
       await bobKv.close();
 
-      await using reopenedKv = row.open(directory, "bob");
+      await using reopenedKv = await row.open(directory, "bob");
       await using restarted = await startServer({
         fedify: row.fedify,
         kv: reopenedKv,

@@ -2,23 +2,29 @@
 // of it gone when the test is. Test files take their rows from here.
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import * as fedify1 from "fedify-1.10";
 import * as otel1 from "fedify-1.10/otel";
 import * as vocab1 from "fedify-1.10/vocab";
+import { afterAll } from "vitest";
 import { type Fedify, installedFedify } from "../../examples/demo/fedify.mts";
 import { type Server, startServer } from "../../examples/demo/server.mts";
-import { MemoryKvStore, SqliteKvStore } from "../../index.js";
+import { MemoryKvStore, PostgresKvStore, SqliteKvStore } from "../../index.js";
+import { PostgresServer } from "../services/postgres.mts";
 
 export type Store = MemoryKvStore | SqliteKvStore;
 
 export interface StoreRow {
   readonly store: string;
   /** A store under `name`; the same directory and name mean the same data. */
-  open(directory: string, name: string): Store;
+  open(directory: string, name: string): Store | Promise<Store>;
   /** Whether the data outlives the store object. */
   readonly durable: boolean;
 }
+
+/** Started by the first row that needs it. */
+let postgres: Promise<PostgresServer> | undefined;
+afterAll(async () => (await postgres)?.stop());
 
 export const stores: readonly StoreRow[] = [
   {
@@ -30,6 +36,16 @@ export const stores: readonly StoreRow[] = [
     store: "MemoryKvStore",
     open: () => new MemoryKvStore(),
     durable: false,
+  },
+  {
+    store: "PostgresKvStore",
+    open: async (directory, name) => {
+      postgres ??= PostgresServer.start();
+      const { url } = await postgres;
+      const tableName = `${basename(directory)}_${name}`;
+      return new PostgresKvStore(url, { tableName });
+    },
+    durable: true,
   },
 ];
 
@@ -66,8 +82,8 @@ export async function startPair({
 }: StoreRow & FedifyRow): Promise<Pair> {
   await using stack = new AsyncDisposableStack();
   const directory = await temporaryDirectory(stack);
-  const aliceKv = stack.use(open(directory, "alice"));
-  const bobKv = stack.use(open(directory, "bob"));
+  const aliceKv = stack.use(await open(directory, "alice"));
+  const bobKv = stack.use(await open(directory, "bob"));
   const alice = stack.use(
     await startServer({ fedify, kv: aliceKv, name: "alice" }),
   );

@@ -59,7 +59,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
     async ({ process }) => {
       await using stack = new AsyncDisposableStack();
       const directory = await temporaryDirectory(stack);
-      const kv = stack.use(open(directory, "traces"));
+      const kv = stack.use(await open(directory, "traces"));
       const exporter = new fedify.FedifySpanExporter(kv);
       const provider = new BasicTracerProvider({
         spanProcessors: [process(exporter)],
@@ -107,7 +107,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
   test("recent traces come newest first, as many as asked for", async () => {
     await using stack = new AsyncDisposableStack();
     const directory = await temporaryDirectory(stack);
-    const kv = stack.use(open(directory, "traces"));
+    const kv = stack.use(await open(directory, "traces"));
     const exporter = new fedify.FedifySpanExporter(kv);
     const provider = new BasicTracerProvider({
       spanProcessors: [new SimpleSpanProcessor(exporter)],

@@ -134,6 +134,11 @@ export function nested(depth: number, inner: unknown = 0): unknown {
   return value;
 }
 
+/** Whether a value has NUL or lone surrogates, which not every engine keeps. */
+export function isOddText(value: unknown): boolean {
+  return /\\u(0000|d[89a-f])/.test(JSON.stringify(value));
+}
+
 /** Values that JSON keeps, with what they are. */
 export const hostileValues: readonly (readonly [string, unknown])[] = [
   ["null", null],

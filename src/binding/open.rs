@@ -2,17 +2,20 @@
 
 use super::args::{Arg, Parse};
 use super::classes::memory::MemoryKvStore;
+use super::classes::postgres::PostgresKvStore;
 use super::classes::redis::RedisKvStore;
 use super::classes::sqlite::SqliteKvStore;
 use super::classes::{js, thrown};
 use super::handle::Handle;
 use super::js::{Js, Value};
 use crate::kv::{Error, Result};
-use crate::stores::{MemoryStore, RedisOptions, RedisStore, SqliteOptions, SqliteStore};
-use napi::bindgen_prelude::{Either3, Env, Unknown};
+use crate::stores::{
+    MemoryStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, SqliteOptions, SqliteStore,
+};
+use napi::bindgen_prelude::{Either4, Env, Unknown};
 use napi_derive::napi;
 
-type Stores = Either3<MemoryKvStore, SqliteKvStore, RedisKvStore>;
+type Stores = Either4<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStore>;
 
 /// Opens the store that a URL names, so that an app can take its store from
 /// one environment variable.
@@ -23,6 +26,7 @@ type Stores = Either3<MemoryKvStore, SqliteKvStore, RedisKvStore>;
 ///   space, `%3F` for a question mark and so on.
 /// - `redis://host:6379/0`, `rediss:` (encrypted), `redis+cluster:`,
 ///   `rediss+cluster:`, `redis+unix:///run/redis.sock` — {@link RedisKvStore}
+/// - `postgres://host:5432/database`, `postgresql:` — {@link PostgresKvStore}
 ///
 /// @param url The URL.
 /// @param options The options of that store's constructor.
@@ -34,8 +38,8 @@ type Stores = Either3<MemoryKvStore, SqliteKvStore, RedisKvStore>;
 /// ```
 #[napi(
     js_name = "openKvStore",
-    ts_args_type = "url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions",
-    ts_return_type = "MemoryKvStore | SqliteKvStore | RedisKvStore"
+    ts_args_type = "url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions",
+    ts_return_type = "MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore"
 )]
 pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::Result<Stores> {
     let js = js(env);
@@ -48,19 +52,23 @@ pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::
 fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     match scheme.to_ascii_lowercase().as_str() {
-        "memory" if rest.is_empty() => Ok(Either3::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
+        "memory" if rest.is_empty() => Ok(Either4::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
         "memory" => Err(Error::InvalidOption("nothing follows memory: in a URL".into())),
         "sqlite" => {
             let store = SqliteStore::at_url(rest, SqliteOptions::parse(js, options)?)?;
-            Ok(Either3::B(SqliteKvStore(Handle::new(js, store))))
+            Ok(Either4::B(SqliteKvStore(Handle::new(js, store))))
         }
         other if other == "unix" || other.starts_with("redis") || other.starts_with("valkey") => {
             let store = RedisStore::at(&[format!("{other}:{rest}")], RedisOptions::parse(js, options)?)?;
-            Ok(Either3::C(RedisKvStore::of(js, store)))
+            Ok(Either4::C(RedisKvStore::of(js, store)))
+        }
+        scheme @ ("postgres" | "postgresql") => {
+            let store = PostgresStore::at(&format!("{scheme}:{rest}"), PostgresOptions::parse(js, options)?)?;
+            Ok(Either4::D(PostgresKvStore(Handle::new(js, store))))
         }
         // The rest may hold a password.
         other => Err(Error::InvalidOption(format!(
-            "a store's URL starts with memory:, sqlite: or redis:, not with {:?}",
+            "a store's URL starts with memory:, sqlite:, redis: or postgres:, not with {:?}",
             other.chars().take(20).collect::<String>()
         ))),
     }

@@ -5,6 +5,8 @@
 pub enum Error {
     #[error("invalid key: {0}")]
     InvalidKey(String),
+    #[error("key too long: {0}")]
+    KeyTooLong(String),
     #[error("invalid value: {0}")]
     InvalidValue(String),
     #[error("invalid ttl: {0}")]
@@ -30,6 +32,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidKey(_) => "ERR_KV_INVALID_KEY",
+            Self::KeyTooLong(_) => "ERR_KV_KEY_TOO_LONG",
             Self::InvalidValue(_) => "ERR_KV_INVALID_VALUE",
             Self::InvalidTtl(_) => "ERR_KV_INVALID_TTL",
             Self::InvalidOption(_) => "ERR_KV_INVALID_OPTION",

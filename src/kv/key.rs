@@ -8,7 +8,7 @@ use std::fmt;
 ///
 /// Kept as exactly what `JSON.stringify` makes of the parts: that is the key's
 /// text in the stores that keep keys as JSON, and its name in messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key(String);
 
 impl Key {

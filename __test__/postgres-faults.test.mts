@@ -1,0 +1,557 @@
+// What happens when the server fails: nothing hangs, nothing resolves that did
+// not happen, and the store works again when the server does.
+import { spawnSync } from "node:child_process";
+import { chown, mkdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Sql } from "postgres";
+import {
+  afterAll,
+  afterEach,
+  beforeAll,
+  beforeEach,
+  expect,
+  test,
+} from "vitest";
+import { PostgresServer, owner } from "./services/postgres.mts";
+import { collect, keysOf } from "./support/collect.mts";
+import { type Options, openStore } from "./support/postgres.mts";
+import { expectRejection, rejection } from "./support/rejection.mts";
+
+let server: PostgresServer;
+let sql: Sql;
+
+beforeAll(async () => {
+  server = await PostgresServer.start({ settings: { max_connections: 20 } });
+});
+afterAll(() => server.stop());
+beforeEach(async () => {
+  if (!server.isRunning) {
+    await server.start();
+  }
+  sql = server.client();
+  await sql`DROP TABLE IF EXISTS fedify_kv_v2`;
+});
+afterEach(() => sql.end({ timeout: 0 }));
+
+const numbers = (count: number) => Array.from(Array(count).keys());
+const key = (i: number) => ["k", String(i)] as const;
+
+/** The store's connections are told apart by their name. */
+const ours = () => sql`
+  SELECT pid, state, query FROM pg_stat_activity
+  WHERE application_name = 'fedify-kv'`;
+
+const terminate = () => sql`
+  SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+  WHERE application_name = 'fedify-kv'`;
+
+/** Whether an operation of the store succeeds at last. */
+const recovers = (call: () => Promise<unknown>) =>
+  expect
+    .poll(
+      () =>
+        call().then(
+          () => true,
+          () => false,
+        ),
+      { timeout: 10_000 },
+    )
+    .toBe(true);
+
+test.each(["SIGQUIT", "SIGINT"] as const)(
+  "ended by %s and started again in the middle of 1,000 operations",
+  async (signal) => {
+    // What it acknowledged has survived a crash.
+    const store = openStore(server.url, { unlogged: false });
+    await store.initialize();
+    let settled = 0;
+    let reached = () => {};
+    const some = new Promise<void>((resolve) => (reached = resolve));
+    const count = (promise: Promise<unknown>) => {
+      const done = () => {
+        settled += 1;
+        if (settled === 200) reached();
+      };
+      promise.then(done, done);
+      return promise;
+    };
+    const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] = [];
+    const run = async () => {
+      for (const batch of numbers(10)) {
+        const ids = numbers(100).map((i) => batch * 100 + i);
+        outcomes.push(
+          ...(await Promise.allSettled(
+            ids.map(async (i) => {
+              const answer = await count(
+                i % 2 === 0
+                  ? store.set(key(i), i)
+                  : store.cas(key(i), undefined, i),
+              );
+              return { i, answer };
+            }),
+          )),
+        );
+      }
+    };
+    const running = run();
+    await some;
+    await server.kill(signal);
+    await server.start();
+    await running;
+    expect(outcomes).toHaveLength(1_000);
+    for (const outcome of outcomes) {
+      if (outcome.status === "rejected") {
+        expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
+        expect(outcome.reason.message).toContain("unknown");
+      } else {
+        const { i, answer } = outcome.value;
+        // Nobody else writes: `false` would be a guess.
+        expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
+        expect(await store.get(key(i))).toBe(i);
+      }
+    }
+    // Writes may be repeated, so they all arrive.
+    const rejected = outcomes.filter(({ status }) => status === "rejected");
+    expect(rejected.length).toBeLessThanOrEqual(50);
+  },
+);
+
+test("backends terminated under load", async () => {
+  const store = openStore(server.url);
+  await store.set(["k"], 0);
+  let cuts = 0;
+  for (const round of numbers(50)) {
+    const operations = numbers(50).map(async (i) => {
+      await store.set(key(i), round);
+      expect(await store.get(key(i))).toBe(round);
+    });
+    cuts += (await terminate()).length;
+    await Promise.all(operations);
+  }
+  expect(cuts).toBeGreaterThan(25);
+  expect(await collect(store.list(["k"]))).toHaveLength(51);
+});
+
+test("a connection cut while idle costs nobody anything", async () => {
+  const store = openStore(server.url);
+  for (let i = 0; i < 10; i += 1) {
+    await store.set(["k"], i);
+    await terminate();
+    await expect.poll(ours).toHaveLength(0);
+    // Its end arrives with the events that are waiting.
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    expect(await store.cas(["k"], i, "mine")).toBe(true);
+  }
+});
+
+test("a cas whose outcome is unknown is not guessed", async () => {
+  const store = openStore(server.url);
+  await store.set(["k"], 0);
+  let unknown = 0;
+  for (let i = 0; unknown === 0; i += 1) {
+    const value = await store.get(["k"]);
+    const settled = Promise.allSettled([
+      store.cas(["k"], value, i + 1),
+      ...numbers(50).map((n) => store.cas(["k", String(n)], undefined, i)),
+    ]);
+    await terminate();
+    const outcomes = await settled;
+    for (const outcome of outcomes) {
+      if (outcome.status === "rejected") {
+        unknown += 1;
+        expect(outcome.reason.code).toBe("ERR_KV_CONNECTION");
+        expect(outcome.reason.message).toContain("unknown");
+      }
+    }
+    const [first] = outcomes;
+    if (first?.status === "fulfilled") {
+      expect(first.value).toBe(true);
+      expect(await store.get(["k"])).toBe(i + 1);
+    }
+    await store.clear(["k", "0"]);
+  }
+});
+
+test("the server has no connection left", async () => {
+  await sql`DROP ROLE IF EXISTS app`;
+  await sql`CREATE ROLE app LOGIN PASSWORD 'secret'`;
+  await sql`GRANT ALL ON SCHEMA public TO app`;
+  const url = server.urlOf({ user: "app", password: "secret" });
+  const connected = openStore(url);
+  await connected.set(["k"], 1);
+  // 17 are for everybody, 3 for superusers.
+  const others = numbers(17).map(() =>
+    server.client({ max: 1, username: "app", password: "secret" }),
+  );
+  await Promise.allSettled(others.map((other) => other`SELECT 1`));
+  const store = openStore(url);
+  const error = await expectRejection(
+    () => store.get(["k"]),
+    "ERR_KV_CONNECTION",
+  );
+  expect(error.message).toMatch(/connection slots|too many clients/);
+  expect(error.message).not.toContain("secret");
+  // Who has one goes on with it.
+  await Promise.all(numbers(500).map((i) => connected.set(key(i), i)));
+  expect(await connected.get(["k"])).toBe(1);
+  await Promise.all(others.map((other) => other.end({ timeout: 0 })));
+  await recovers(() => store.get(["k"]));
+  expect(await store.get(["k"])).toBe(1);
+  await Promise.all([store.close(), connected.close()]);
+  await sql`DROP OWNED BY app`;
+  await sql`DROP ROLE app`;
+});
+
+test("a read-only database", async () => {
+  const store = openStore(server.url);
+  await store.set(["k"], "old");
+  await sql`ALTER DATABASE postgres SET default_transaction_read_only = on`;
+  try {
+    await terminate();
+    await recovers(() => store.get(["k"]));
+    for (const call of [
+      () => store.set(["k"], "new"),
+      () => store.cas(["k"], "old", "new"),
+      () => store.cas(["l"], undefined, "new"),
+      () => store.delete(["k"]),
+      () => store.clear(["k"]),
+    ]) {
+      const error = await expectRejection(call, "ERR_KV_BACKEND");
+      expect(error.message).toContain("read-only transaction");
+    }
+    expect(await collect(store.list())).toEqual([{ key: ["k"], value: "old" }]);
+  } finally {
+    await sql.begin("READ WRITE", async (sql) => {
+      await sql`ALTER DATABASE postgres RESET default_transaction_read_only`;
+    });
+  }
+  await terminate();
+  await recovers(() => store.set(["k"], "new"));
+  expect(await store.get(["k"])).toBe("new");
+});
+
+test("missing privileges", async () => {
+  await sql`DROP ROLE IF EXISTS reader`;
+  await sql`CREATE ROLE reader LOGIN PASSWORD 'secret'`;
+  const url = server.urlOf({ user: "reader", password: "secret" });
+  const store = openStore(url);
+  for (const call of [
+    () => store.get(["k"]),
+    () => store.set(["k"], 1),
+    () => store.initialize(),
+  ]) {
+    const error = await expectRejection(call, "ERR_KV_BACKEND");
+    expect(error.message).toContain("permission denied");
+  }
+  await openStore(server.url).set(["k"], 1);
+  await sql`GRANT SELECT ON fedify_kv_v2 TO reader`;
+  const reader = openStore(url, { initialized: true });
+  for (const each of [store, reader]) {
+    await each.initialize();
+    expect(await each.get(["k"])).toBe(1);
+    expect(await keysOf(each.list())).toEqual([["k"]]);
+    for (const call of [
+      () => each.set(["k"], 2),
+      () => each.cas(["k"], 1, 2),
+      () => each.delete(["k"]),
+    ]) {
+      const error = await expectRejection(call, "ERR_KV_BACKEND");
+      expect(error.message).toContain("permission denied");
+    }
+  }
+  await sql`GRANT INSERT, UPDATE, DELETE ON fedify_kv_v2 TO reader`;
+  expect(await reader.cas(["k"], 1, 2)).toBe(true);
+  await sql`DROP OWNED BY reader`;
+  await sql`DROP ROLE reader`;
+});
+
+test("initialized: true never creates the table", async () => {
+  const store = openStore(server.url, { initialized: true });
+  await store.initialize();
+  for (const call of [() => store.get(["k"]), () => store.set(["k"], 1)]) {
+    const error = await expectRejection(call, "ERR_KV_BACKEND");
+    expect(error.message).toContain("does not exist");
+  }
+  await openStore(server.url).initialize();
+  await store.set(["k"], 1);
+  expect(await store.get(["k"])).toBe(1);
+});
+
+test("a table dropped by somebody else is made again", async () => {
+  const store = openStore(server.url);
+  await store.set(["k"], 1);
+  for (const call of [
+    () => store.get(["k"]),
+    () => store.set(["k"], 1),
+    () => Promise.all(numbers(100).map((i) => store.set(key(i), i))),
+    () => store.cas(["k"], undefined, 1),
+    () => store.delete(["k"]),
+    () => collect(store.list()),
+    () => store.clear(["k"]),
+  ]) {
+    await sql`DROP TABLE fedify_kv_v2`;
+    await call();
+    await store.initialize();
+  }
+});
+
+test("a lock that somebody holds: who waits for it is ended on the server", async () => {
+  const store = openStore(server.url, { queryTimeout: 400 });
+  for (const i of numbers(20)) await store.set(key(i), "old");
+  await sql.begin(async (sql) => {
+    await sql`SELECT * FROM fedify_kv_v2 WHERE key = ${["k", "7"]} FOR UPDATE`;
+    const begin = performance.now();
+    const outcomes = await Promise.allSettled([
+      ...numbers(20).map((i) => store.set(key(i), "new")),
+      store.get(key(7)),
+    ]);
+    expect(performance.now() - begin).toBeLessThan(3_000);
+    for (const [i, outcome] of outcomes.slice(0, 20).entries()) {
+      // The others don't suffer for it.
+      expect(outcome.status, String(i)).toBe(
+        i === 7 ? "rejected" : "fulfilled",
+      );
+    }
+    expect(outcomes[7]).toMatchObject({ reason: { code: "ERR_KV_TIMEOUT" } });
+    expect(outcomes[20]).toEqual({ status: "fulfilled", value: "old" });
+    for (const call of [
+      () => store.cas(key(7), "old", "new"),
+      () => store.delete(key(7)),
+      () => store.clear(["k"]),
+    ]) {
+      await expectRejection(call, "ERR_KV_TIMEOUT");
+    }
+    const left = await sql`
+      SELECT query FROM pg_stat_activity
+      WHERE application_name = 'fedify-kv' AND state = 'active'`;
+    expect(left).toHaveLength(0);
+  });
+  expect(await store.get(key(7))).toBe("old");
+  await store.set(key(7), "new");
+  expect(await store.cas(key(7), "new", "at last")).toBe(true);
+});
+
+test("deadlocks and serialization failures are repeated", async () => {
+  await sql`ALTER DATABASE postgres SET default_transaction_isolation = 'serializable'`;
+  await sql`ALTER DATABASE postgres SET deadlock_timeout = '10ms'`;
+  try {
+    const stores = numbers(3).map(() => openStore(server.url));
+    await Promise.all(stores.map((store) => store.initialize()));
+    for (let round = 0; round < 20; round += 1) {
+      await Promise.all(
+        stores.flatMap((store, n) => [
+          ...numbers(40).map((i) => store.set(key((i * 7 + n * 13) % 40), n)),
+          ...numbers(40).map((i) =>
+            i % 2 === 0
+              ? store.cas(["race", String(round), String(i)], undefined, n)
+              : store.delete(key(i)),
+          ),
+        ]),
+      );
+    }
+    const winners = await Promise.all(
+      stores.map((store, n) => store.cas(["winner"], undefined, n)),
+    );
+    expect(winners.filter(Boolean)).toHaveLength(1);
+  } finally {
+    await sql`ALTER DATABASE postgres RESET ALL`;
+  }
+});
+
+test("a backend that does not answer", async () => {
+  const store = openStore(server.url, { queryTimeout: 300, maxConnections: 1 });
+  await store.set(["k"], "before");
+  const [backend] = await ours();
+  const pid: number = backend?.pid;
+  process.kill(pid, "SIGSTOP");
+  try {
+    const write = await expectRejection(
+      () => store.set(["k"], "during"),
+      "ERR_KV_TIMEOUT",
+    );
+    expect(write.message).toContain("unknown");
+  } finally {
+    process.kill(pid, "SIGCONT");
+  }
+  await expect
+    .poll(async () => (await ours()).some((row) => row.pid === pid))
+    .toBe(false);
+  await store.set(["k"], "after");
+  expect(await store.get(["k"])).toBe("after");
+});
+
+test("a server that was never there is an error at once", async () => {
+  await server.kill();
+  const store = openStore(server.url);
+  const begin = performance.now();
+  const calls: (() => Promise<unknown>)[] = [
+    () => store.get(["k"]),
+    () => store.set(["k"], 1),
+    () => store.initialize(),
+    () => store.list().next(),
+    () => store.clear(["k"]),
+  ];
+  for (const call of calls) {
+    const error = await expectRejection(call, "ERR_KV_CONNECTION");
+    expect(error.message).toContain(`127.0.0.1:${server.port}`);
+  }
+  const many = await Promise.allSettled(
+    numbers(2_000).map((i) => store.get(key(i))),
+  );
+  expect(many.every(({ status }) => status === "rejected")).toBe(true);
+  expect(performance.now() - begin).toBeLessThan(4_000);
+  await server.start();
+  await store.set(["k"], 1);
+  expect(await store.get(["k"])).toBe(1);
+});
+
+test("who may not log in is told so, without secrets", async () => {
+  const begin = performance.now();
+  const failing: [string, Options, RegExp][] = [
+    [server.urlOf({ password: "secret" }), {}, /authentication failed/],
+    [
+      server.urlOf({ user: "nobody", password: "secret" }),
+      {},
+      /authentication/,
+    ],
+    [server.urlOf({ database: "nowhere" }), {}, /"nowhere" does not exist/],
+    ["postgres://u:secret@nowhere.invalid:1/x", {}, /nowhere\.invalid:1/],
+    [`${server.url}?sslmode=require`, {}, /TLS/i],
+  ];
+  for (const [url, options, words] of failing) {
+    const store = openStore(url, options);
+    for (const call of [() => store.get(["k"]), () => store.set(["k"], 1)]) {
+      const error = await expectRejection(call, "ERR_KV_CONNECTION");
+      expect(error.message).toMatch(words);
+      expect(error.message).not.toContain("secret");
+      expect(error.message).not.toContain(server.password);
+    }
+  }
+  expect(performance.now() - begin).toBeLessThan(10_000);
+});
+
+test("a server that stays away: operations wait, and then reject", async () => {
+  const store = openStore(server.url, { queryTimeout: 300 });
+  await store.set(["k"], 1);
+  await server.kill("SIGINT");
+  const begin = performance.now();
+  const calls = [
+    () => store.get(["k"]),
+    () => store.set(["k"], 2),
+    () => store.cas(["k"], 1, 2),
+    () => store.list().next(),
+    () => store.clear(["k"]),
+  ];
+  for (const error of await Promise.all(calls.map((call) => rejection(call)))) {
+    expect(["ERR_KV_CONNECTION", "ERR_KV_TIMEOUT"]).toContain(error.code);
+  }
+  expect(performance.now() - begin).toBeLessThan(3_000);
+  await server.start();
+  await recovers(() => store.set(["k"], 1));
+});
+
+test("operations wait for a server that is started again", async () => {
+  const store = openStore(server.url, { unlogged: false });
+  await store.set(["k"], 1);
+  await server.kill("SIGINT");
+  const answers = Promise.all([
+    store.get(["k"]),
+    store.set(["l"], 2),
+    collect(store.list(["l"])),
+    // If it went into the connection that was just cut, nobody knows.
+    store
+      .cas(["m"], undefined, 3)
+      .catch((error: { code: string }) => error.code),
+  ]);
+  await server.start();
+  const [got, set, listed, swapped] = await answers;
+  expect([got, set, listed]).toEqual([
+    1,
+    undefined,
+    [{ key: ["l"], value: 2 }],
+  ]);
+  expect([true, "ERR_KV_CONNECTION"]).toContain(swapped);
+});
+
+test("the queue has a bound", async () => {
+  const store = openStore(server.url, { queueLimit: 100, queryTimeout: 500 });
+  await store.initialize();
+  await sql.begin(async (sql) => {
+    await sql`LOCK TABLE fedify_kv_v2 IN ACCESS EXCLUSIVE MODE`;
+    const calls = numbers(150).map((i) => store.set(key(i), i));
+    const outcomes = await Promise.allSettled(calls);
+    const codes = outcomes.map((outcome) =>
+      outcome.status === "rejected" ? outcome.reason.code : "",
+    );
+    expect(codes.slice(0, 100)).toEqual(Array(100).fill("ERR_KV_TIMEOUT"));
+    expect(codes.slice(100)).toEqual(Array(50).fill("ERR_KV_BACKEND"));
+  });
+  await store.set(["k"], 1);
+  expect(await store.get(["k"])).toBe(1);
+});
+
+test("close() ends also when the server does not answer, and leaves nothing", async () => {
+  const store = openStore(server.url, { queryTimeout: 300 });
+  await store.set(["k"], 1);
+  await sql.begin(async (sql) => {
+    await sql`LOCK TABLE fedify_kv_v2 IN ACCESS EXCLUSIVE MODE`;
+    const write = expectRejection(() => store.set(["k"], 2), "ERR_KV_TIMEOUT");
+    await store.close();
+    await write;
+  });
+  await expect.poll(ours).toHaveLength(0);
+});
+
+test("a full disk", async ({ skip, onTestFinished }) => {
+  const place = join(server.directory, "small");
+  const { uid, gid } = owner();
+  skip(uid === undefined || gid === undefined, "only root may mount");
+  await mkdir(place);
+  const mounted = spawnSync("mount", [
+    "-t",
+    "tmpfs",
+    "-o",
+    "size=8m",
+    "tmpfs",
+    place,
+  ]);
+  skip(mounted.status !== 0, "this machine allows no mounts");
+  await chown(place, uid ?? 0, gid ?? 0);
+  onTestFinished(() => {
+    spawnSync("umount", ["-l", place]);
+  });
+  await sql.unsafe(`CREATE TABLESPACE small LOCATION '${place}'`);
+  await sql`ALTER DATABASE postgres SET default_tablespace = 'small'`;
+  try {
+    const store = openStore(server.url);
+    await store.set(["kept"], "kept");
+    // Room that the clean-up will need.
+    const reserve = join(place, "reserve");
+    await writeFile(reserve, new Uint8Array(1 << 20));
+    // Random text: the server would compress another.
+    const text = () =>
+      numbers(2_000)
+        .map(() => Math.random().toString(36))
+        .join("");
+    let full: Error | undefined;
+    for (let i = 0; i < 1_000 && full === undefined; i += 1) {
+      full = await store.set(key(i), text()).then(
+        () => undefined,
+        (error: Error) => error,
+      );
+    }
+    expect(full).toMatchObject({ code: "ERR_KV_BACKEND" });
+    expect(full?.message).toMatch(/No space left|could not extend/);
+    expect(await store.get(["kept"])).toBe("kept");
+    expect(await store.clear(["k"])).toBeGreaterThan(10);
+    await rm(reserve);
+    await sql`VACUUM fedify_kv_v2`;
+    await store.set(key(0), text());
+    await store.drop();
+    await store.close();
+  } finally {
+    await sql`ALTER DATABASE postgres RESET default_tablespace`;
+    await sql`DROP TABLE IF EXISTS fedify_kv_v2`;
+    await sql`DROP TABLESPACE small`;
+  }
+});

@@ -1,0 +1,146 @@
+// Encrypted connections, with certificates made here.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { PostgresServer } from "./services/postgres.mts";
+import { type Options, openStore } from "./support/postgres.mts";
+import { expectRejection } from "./support/rejection.mts";
+
+let directory: string;
+let server: PostgresServer;
+let url: string;
+
+const file = (name: string) => join(directory, name);
+const pem = (name: string) => readFileSync(file(name), "utf8");
+
+function openssl(command: string): void {
+  const options = { cwd: directory, stdio: "ignore" } as const;
+  execFileSync("openssl", command.split(" "), options);
+}
+
+const newKey = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+
+function authority(name: string): void {
+  openssl(
+    `req -x509 ${newKey} -days 1 -subj /CN=${name} -keyout ${name}.key -out ${name}.crt`,
+  );
+}
+
+function certificate(name: string, signer: string, host: string): void {
+  const subject = `-subj /CN=${name} -addext subjectAltName=DNS:${host}`;
+  openssl(`req ${newKey} ${subject} -keyout ${name}.key -out ${name}.csr`);
+  openssl(
+    `x509 -req -in ${name}.csr -days 1 -CA ${signer}.crt -CAkey ${signer}.key -CAcreateserial -copy_extensions copy -out ${name}.crt`,
+  );
+}
+
+beforeAll(async () => {
+  directory = mkdtempSync(join(tmpdir(), "fedify-kv-tls-"));
+  authority("ca");
+  authority("stranger");
+  certificate("server", "ca", "localhost");
+  // PostgreSQL takes the certificate's name for the user's.
+  certificate("fedify", "ca", "client");
+  server = await PostgresServer.start({
+    settings: {
+      ssl: "on",
+      ssl_cert_file: "server.crt",
+      ssl_key_file: "server.key",
+      ssl_ca_file: "ca.crt",
+    },
+    files: {
+      "server.crt": pem("server.crt"),
+      "server.key": pem("server.key"),
+      "ca.crt": pem("ca.crt"),
+      "pg_hba.conf": `
+        hostssl cert all all cert
+        hostssl all all all scram-sha-256
+        hostnossl postgres all all scram-sha-256
+      `,
+    },
+  });
+  await server.client()`CREATE DATABASE cert`;
+  url = server.url.replace("127.0.0.1", "localhost");
+});
+afterAll(async () => {
+  await server.stop();
+  rmSync(directory, { recursive: true });
+});
+
+async function works(at: string, tls?: Options["tls"]): Promise<void> {
+  const store = openStore(at, tls === undefined ? {} : { tls });
+  await store.set(["k"], "secret");
+  expect(await store.cas(["k"], "secret", 1)).toBe(true);
+  const [row] = await server.client({ database: "postgres" })`
+    SELECT bool_and(ssl) AS encrypted FROM pg_stat_ssl
+    JOIN pg_stat_activity USING (pid) WHERE application_name = 'fedify-kv'`;
+  expect(row?.encrypted).toBe(true);
+  const value = "x".repeat(100_000);
+  const keys = Array.from({ length: 50 }, (_, i) => ["k", String(i)] as const);
+  await Promise.all(keys.map((key) => store.set(key, value)));
+  expect(await store.clear(["k"])).toBe(51);
+  await store.close();
+}
+
+async function fails(at: string, tls?: Options["tls"]): Promise<string> {
+  const store = openStore(at, tls === undefined ? {} : { tls });
+  const begin = performance.now();
+  const calls = [() => store.get(["k"]), () => store.list().next()];
+  let message = "";
+  for (const call of calls) {
+    ({ message } = await expectRejection(call, "ERR_KV_CONNECTION"));
+    expect(message).not.toContain(server.password);
+  }
+  expect(performance.now() - begin).toBeLessThan(4_000);
+  return message;
+}
+
+test("a known authority, as a string or a Buffer", async () => {
+  await works(url, { ca: pem("ca.crt") });
+  await works(url, {
+    ca: Buffer.from(`${pem("stranger.crt")}\n${pem("ca.crt")}`),
+  });
+  await works(`${url}?sslmode=require`, { ca: pem("ca.crt") });
+});
+
+test("an unknown authority", async () => {
+  expect(await fails(`${url}?sslmode=require`)).toContain("UnknownIssuer");
+  expect(await fails(url, { ca: pem("stranger.crt") })).toContain(
+    "certificate",
+  );
+});
+
+test("a certificate for another host", async () => {
+  const message = await fails(server.url, { ca: pem("ca.crt") });
+  expect(message).toContain("not valid for name");
+});
+
+test("nobody is asked for a certificate where the caller says so", async () => {
+  await works(server.url, { rejectUnauthorized: false });
+  await works(`${server.url}?sslmode=no-verify`);
+  await works(`${server.url}?sslmode=prefer`);
+});
+
+test("a certificate of one's own", async () => {
+  const at = server
+    .urlOf({ database: "cert" })
+    .replace("127.0.0.1", "localhost");
+  const ca = pem("ca.crt");
+  const own = { cert: pem("fedify.crt"), key: pem("fedify.key") };
+  await works(at, { ca, ...own });
+  expect(await fails(at, { ca })).toContain("client certificate");
+});
+
+test("options that can't be", () => {
+  for (const [at, tls] of [
+    [`${url}?sslmode=disable`, { ca: pem("ca.crt") }],
+    [url, { ca: "no certificate" }],
+    [url, { cert: pem("fedify.crt") }],
+  ] as const) {
+    expect(() => openStore(at, { tls })).toThrow(
+      expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
+    );
+  }
+});

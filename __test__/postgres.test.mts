@@ -1,0 +1,377 @@
+// What is PostgresKvStore's own: its options, its limits, its key order, its
+// sweep, other processes, and a pooler in between.
+import type { Sql } from "postgres";
+import {
+  afterAll,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  test,
+} from "vitest";
+import { PostgresKvStore, openKvStore } from "../index.js";
+import { PgBouncer, PostgresServer } from "./services/postgres.mts";
+import { ask } from "./support/child.mts";
+import { collect, inTextOrder, keysOf } from "./support/collect.mts";
+import { hostileKeys } from "./support/hostile.mts";
+import { type Options, openStore } from "./support/postgres.mts";
+import { expectRejection } from "./support/rejection.mts";
+
+let server: PostgresServer;
+let sql: Sql;
+
+beforeAll(async () => {
+  server = await PostgresServer.start();
+  sql = server.client();
+});
+afterAll(() => server.stop());
+beforeEach(async () => {
+  await sql`DROP TABLE IF EXISTS fedify_kv_v2`;
+});
+
+const numbers = (count: number) => Array.from(Array(count).keys());
+const key = (i: number) => ["k", String(i)] as const;
+
+describe("options", () => {
+  test.each<[string, Options]>([
+    ["no name", { tableName: "" }],
+    ["a dot too many", { tableName: "a.b.c" }],
+    ["a name that would be cut", { tableName: "x".repeat(64) }],
+    ["no number", { maxConnections: "1" as never }],
+    ["no connections", { maxConnections: 0 }],
+    ["no time", { queryTimeout: 0 }],
+    ["no boolean", { unlogged: 1 as never }],
+    ["no object", 1 as never],
+  ])("%s", (_, options) => {
+    expect(() => new PostgresKvStore(server.url, options)).toThrow(
+      expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
+    );
+  });
+
+  test.each([
+    "",
+    "http://x:secret@y",
+    "postgres:secret",
+    "postgres://u:secret@h:x",
+  ])("%j is no URL", (url) => {
+    const open = () => new PostgresKvStore(url);
+    expect(open).toThrow(
+      expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
+    );
+    expect(open).not.toThrow("secret");
+  });
+
+  test("openKvStore, and a Unix socket", async () => {
+    const store = openKvStore(server.url.replace("postgres:", "postgresql:"), {
+      tableName: "other",
+    });
+    expect(store).toBeInstanceOf(PostgresKvStore);
+    await store.set(["k"], 1);
+    expect(
+      await openStore(server.socketUrl, { tableName: "other" }).get(["k"]),
+    ).toBe(1);
+    await store.drop();
+    await store.close();
+  });
+});
+
+describe("limits", () => {
+  test("NUL and lone surrogates", async () => {
+    const store = openStore(server.url);
+    await store.set(["k"], "kept");
+    for (const bad of [
+      "a\0",
+      { "\0": 1 },
+      ["\ud800"],
+      { a: { "\udc00": 1 } },
+    ]) {
+      for (const call of [
+        () => store.set(["k"], bad),
+        () => store.cas(["k"], "kept", bad),
+      ]) {
+        await expectRejection(call, "ERR_KV_INVALID_VALUE");
+      }
+      // It can't be there.
+      expect(await store.cas(["k"], bad, 1)).toBe(false);
+    }
+    expect(await store.get(["k"])).toBe("kept");
+    await store.set(["k"], "\\u0000 \\ud800");
+    expect(await store.get(["k"])).toBe("\\u0000 \\ud800");
+    for (const call of [
+      () => store.get(["a\0"]),
+      () => store.set(["a", "\0"], 1),
+      () => store.delete(["\0"]),
+      () => store.cas(["\0"], undefined, 1),
+      () => store.list(["\0"]).next(),
+      () => store.clear(["\0"]),
+    ]) {
+      await expectRejection(call, "ERR_KV_INVALID_KEY");
+    }
+  });
+
+  test("a key that no index holds doesn't take others with it", async () => {
+    const store = openStore(server.url);
+    // Random text: the server would compress another.
+    const long = numbers(400)
+      .map(() => Math.random().toString(36))
+      .join("");
+    const error = await expectRejection(
+      () => store.set(["k", long], 1),
+      "ERR_KV_KEY_TOO_LONG",
+    );
+    expect(error.message.length).toBeLessThan(500);
+    await expectRejection(
+      () => store.cas(["k", long], undefined, 1),
+      "ERR_KV_KEY_TOO_LONG",
+    );
+    expect(await store.get(["k", long])).toBeUndefined();
+    await store.delete(["k", long]);
+    expect(await store.clear(["k", long])).toBe(0);
+    const outcomes = await Promise.allSettled([
+      ...numbers(300).map((i) => store.set(key(i), i)),
+      store.set(["k", long], 1),
+    ]);
+    expect(outcomes.filter(({ status }) => status === "rejected")).toHaveLength(
+      1,
+    );
+    expect(await keysOf(store.list())).toHaveLength(300);
+  });
+
+  test("values nested beyond what the server parses", async () => {
+    const store = openStore(
+      `${server.url}?options=-c%20max_stack_depth%3D100kB`,
+    );
+    let value: unknown = 0;
+    for (let i = 0; i < 2_000; i += 1) value = [value];
+    const [deep, flat] = await Promise.allSettled([
+      store.set(["deep"], value),
+      store.set(["flat"], 1),
+    ]);
+    expect(deep).toMatchObject({
+      status: "rejected",
+      reason: { code: "ERR_KV_VALUE_TOO_LARGE" },
+    });
+    expect(flat).toMatchObject({ status: "fulfilled" });
+  });
+});
+
+describe("cas compares what JavaScript reads", () => {
+  test.each([
+    ["1.0", 1],
+    ["1e2", 100],
+    ["-0", 0],
+    ["9007199254740993", 9007199254740992],
+    ["0.1000000000000000055511151231257827", 0.1],
+    ['{"a":1.50,"b":[2.0]}', { b: [2], a: 1.5 }],
+  ])("%s", async (text, value) => {
+    const store = openStore(server.url);
+    await store.initialize();
+    await sql`INSERT INTO fedify_kv_v2 (key, value) VALUES (${["k"]}, ${text}::text::jsonb)`;
+    expect(await store.get(["k"])).toEqual(value);
+    expect(await store.cas(["k"], [value], "wrong")).toBe(false);
+    expect(await store.cas(["k"], value, "right")).toBe(true);
+    expect(await store.get(["k"])).toBe("right");
+  });
+});
+
+test("lists follow the database's own order, and foreign rows don't disturb", async () => {
+  const store = openStore(server.url);
+  await Promise.all(hostileKeys.map((key) => store.set(key, 1)));
+  const rows = await sql`SELECT key FROM fedify_kv_v2 ORDER BY key`;
+  expect(await keysOf(store.list())).toEqual(rows.map((row) => row.key));
+  await sql`
+    INSERT INTO fedify_kv_v2 (key, value) VALUES
+    ('{}', '1'), ('{{a,b},{c,d}}', '1'), ('{parent,NULL}', '1'),
+    ('[5:6]={other,base}', '1')`;
+  for (const pageSize of [1, 2, 1024]) {
+    const list = store.list({ pageSize });
+    const keys = await keysOf(list);
+    expect(keys).toHaveLength(rows.length + 1);
+    expect(keys).toContainEqual(["other", "base"]);
+    expect(list.skipped).toBe(3);
+  }
+  expect(inTextOrder(await keysOf(store.list(["parent"])))).toEqual(
+    inTextOrder(
+      new Map(
+        hostileKeys
+          .filter(([part]) => part === "parent")
+          .map((key) => [JSON.stringify(key), key]),
+      ).values(),
+    ),
+  );
+});
+
+test("entries that expire go, without a write of theirs", async () => {
+  const store = openStore(server.url);
+  await store.set(["stays"], 1);
+  await sql`
+    INSERT INTO fedify_kv_v2 (key, value, created, ttl)
+    SELECT ARRAY['gone', i::text], '1', now() - interval '1 hour', interval '1 minute'
+    FROM generate_series(1, 2000) AS i`;
+  await sql.begin(async (sql) => {
+    // What somebody holds is left alone, and doesn't hold up the rest.
+    await sql`SELECT 1 FROM fedify_kv_v2 WHERE key = ${["gone", "7"]} FOR UPDATE`;
+    await store.set(["ends"], 1, { ttl: { milliseconds: 1 } });
+    await expect
+      .poll(() => sql`SELECT key FROM fedify_kv_v2 ORDER BY key`, {
+        timeout: 15_000,
+      })
+      .toHaveLength(2);
+  });
+  expect([...(await sql`SELECT key FROM fedify_kv_v2 ORDER BY key`)]).toEqual([
+    { key: ["gone", "7"] },
+    { key: ["stays"] },
+  ]);
+});
+
+test("tables of an older table's shape, and of nobody's", async () => {
+  // Without a ttl, as the first version of the official package had it.
+  await sql`CREATE TABLE fedify_kv_v2 (key text[] PRIMARY KEY, value jsonb NOT NULL)`;
+  const store = openStore(server.url);
+  const error = await expectRejection(() => store.get(["k"]), "ERR_KV_BACKEND");
+  expect(error.message).toContain("ttl");
+  await sql`DROP TABLE fedify_kv_v2`;
+  await store.set(["k"], 1);
+  // A column more changes the plans that are kept.
+  await sql`ALTER TABLE fedify_kv_v2 ADD COLUMN note text DEFAULT 'x'`;
+  await store.set(["k"], 2);
+  expect(await store.get(["k"])).toBe(2);
+});
+
+describe("other processes", () => {
+  const open = `
+    const { PostgresKvStore } = require(addon);
+    const store = new PostgresKvStore(data.url);
+  `;
+
+  test("many create the table at once", async () => {
+    for (let round = 0; round < 3; round += 1) {
+      const all = await Promise.all(
+        numbers(4).map((i) =>
+          ask(
+            `${open}
+             await store.initialize();
+             await store.set(["process", String(data.i)], data.i);
+             await store.close();
+             report(true);`,
+            { url: server.url, i },
+          ),
+        ),
+      );
+      expect(all).toEqual([true, true, true, true]);
+      expect(await sql`SELECT 1 FROM fedify_kv_v2`).toHaveLength(4);
+      await sql`DROP TABLE fedify_kv_v2`;
+    }
+  });
+
+  test("of concurrent creations exactly one wins, and none fails", async () => {
+    const all = await Promise.all(
+      numbers(4).map((i) =>
+        ask<boolean[]>(
+          `${open}
+           report(await Promise.all(Array.from({ length: 300 },
+             (_, k) => store.cas(["race", String(k)], undefined, data.i))));
+           await store.close();`,
+          { url: server.url, i },
+        ),
+      ),
+    );
+    for (const k of numbers(300)) {
+      expect(
+        all.filter((won) => won[k]),
+        String(k),
+      ).toHaveLength(1);
+    }
+  });
+
+  test("an idle store lets the process end", async () => {
+    expect(
+      await ask(
+        `${open}
+         globalThis.kept = store;
+         await store.set(["k"], 1);
+         await store.list().next();
+         report("idle");`,
+        { url: server.url },
+      ),
+    ).toBe("idle");
+  });
+});
+
+describe("behind PgBouncer in transaction mode", () => {
+  let pooler: PgBouncer;
+  beforeAll(async () => {
+    pooler = await PgBouncer.start(server);
+  });
+  afterAll(() => pooler.stop());
+
+  test("with preparedStatements: false everything works", async () => {
+    const stores = numbers(3).map(() =>
+      openStore(pooler.url, { preparedStatements: false }),
+    );
+    await Promise.all(
+      stores.flatMap((store, n) =>
+        numbers(300).map(async (i) => {
+          await store.set(["k", String(n), String(i)], i);
+          expect(await store.get(["k", String(n), String(i)])).toBe(i);
+          expect(await store.cas(["k", String(n), String(i)], i, -i)).toBe(
+            true,
+          );
+        }),
+      ),
+    );
+    const [store] = stores;
+    expect(await keysOf(store!.list(["k"]))).toHaveLength(900);
+    expect(await store!.clear(["k"])).toBe(900);
+    const won = await Promise.all(
+      stores.map((each) => each.cas(["one"], undefined, 1)),
+    );
+    expect(won.filter(Boolean)).toHaveLength(1);
+    await store!.drop();
+  });
+
+  test("a statement that takes too long is ended through it", async () => {
+    const store = openStore(pooler.url, {
+      preparedStatements: false,
+      queryTimeout: 300,
+    });
+    await store.set(["k"], 1);
+    await sql.begin(async (sql) => {
+      await sql`LOCK TABLE fedify_kv_v2 IN ACCESS EXCLUSIVE MODE`;
+      await expectRejection(() => store.set(["k"], 2), "ERR_KV_TIMEOUT");
+    });
+    expect(await store.get(["k"])).toBe(1);
+  });
+
+  test("otherwise the error says what to do", async () => {
+    const stores = numbers(3).map(() => openStore(pooler.url));
+    const outcomes = await Promise.allSettled(
+      stores.flatMap((store) =>
+        numbers(200).flatMap((i) => [store.set(key(i), i), store.get(key(i))]),
+      ),
+    );
+    for (const outcome of outcomes) {
+      if (outcome.status === "rejected") {
+        expect(outcome.reason.message).toContain("preparedStatements: false");
+      }
+    }
+  });
+});
+
+test("close() leaves no connection behind, and a list ends with it", async () => {
+  const store = openStore(server.url);
+  await Promise.all(
+    numbers(500).map((i) => store.set(key(i), "x".repeat(1000))),
+  );
+  const list = store.list({ pageSize: 1 });
+  await list.next();
+  const listed = collect(list).catch((error: { code: string }) => error.code);
+  await store.close();
+  expect(await listed).toBe("ERR_KV_CLOSED");
+  await expect
+    .poll(
+      () =>
+        sql`SELECT 1 FROM pg_stat_activity WHERE application_name = 'fedify-kv'`,
+    )
+    .toHaveLength(0);
+});

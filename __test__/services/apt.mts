@@ -1,0 +1,88 @@
+// Installs what the tests need from Debian, where it is missing and we may: the
+// programs only, without a service of the system's own.
+import { spawnSync } from "node:child_process";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+
+export const runs = (command: string): boolean =>
+  spawnSync(command, ["--version"]).error === undefined;
+
+/** Makes sure of programs that come in a package of Debian. */
+export function need(name: string, isThere: () => boolean): void {
+  if (!isThere() && process.getuid?.() === 0 && runs("apt-get")) {
+    withoutServices(() => install(name));
+  }
+  if (!isThere()) {
+    throw new Error(`the tests need ${name}: please install it`);
+  }
+}
+
+function apt(...words: string[]): boolean {
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  return spawnSync("apt-get", words, { stdio: "ignore", env }).status === 0;
+}
+
+function install(name: string): void {
+  const words = ["install", "--yes", name];
+  if (!apt(...words)) {
+    apt("update");
+    if (!apt(...words)) {
+      installBackport(name);
+    }
+  }
+}
+
+/** What came after the system's release, if that has backports. */
+function installBackport(name: string): void {
+  const format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
+  const words = ["indextargets", "--format", format, "Created-By: Packages"];
+  const targets = String(spawnSync("apt-get", words).stdout);
+  const main = /^(\S+) ([a-z]+) main$/m.exec(targets);
+  if (main === null) {
+    return;
+  }
+  const [, from, release] = main;
+  const sources = mkdtempSync(join(tmpdir(), "fedify-kv-apt-"));
+  try {
+    const usual = "/etc/apt/sources.list.d";
+    if (existsSync(usual)) {
+      cpSync(usual, sources, { recursive: true });
+    }
+    const line = `deb ${from} ${release}-backports main\n`;
+    writeFileSync(join(sources, "backports.list"), line);
+    const option = ["-o", `Dir::Etc::sourceparts=${sources}`];
+    apt(...option, "update");
+    apt(...option, "install", "--yes", "-t", `${release}-backports`, name);
+  } finally {
+    rmSync(sources, { recursive: true });
+  }
+}
+
+/** Debian starts no service, and creates no PostgreSQL cluster, meanwhile. */
+function withoutServices(body: () => void): void {
+  const policy = "/usr/sbin/policy-rc.d";
+  const isOurs = !existsSync(policy);
+  if (isOurs) {
+    writeFileSync(policy, "#!/bin/sh\nexit 101\n", { mode: 0o755 });
+  }
+  const clusters = "/etc/postgresql-common/createcluster.conf";
+  if (!existsSync(clusters)) {
+    mkdirSync("/etc/postgresql-common", { recursive: true });
+    writeFileSync(clusters, "create_main_cluster = false\n");
+  }
+  try {
+    body();
+  } finally {
+    if (isOurs) {
+      rmSync(policy);
+    }
+  }
+}

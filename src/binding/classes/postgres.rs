@@ -1,0 +1,57 @@
+//! `PostgresKvStore`.
+
+use super::list::KvListIterator;
+use super::methods::store_methods;
+use super::{Ready, js, ready, thrown};
+use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
+use crate::binding::handle::Handle;
+use crate::binding::list::Request;
+use crate::kv::{Command, Key};
+use crate::stores::{PostgresOptions, PostgresStore};
+use napi::bindgen_prelude::Env;
+use napi_derive::napi;
+
+/// Keeps entries in a PostgreSQL table, which other processes may use at the
+/// same time, `@fedify/postgres` among them: the format is the same.
+///
+/// Operations that wait go out together, gets in one statement and writes in
+/// another, over a few connections. One that is lost is made again: what may
+/// safely be repeated is, and a `cas` whose outcome nobody knows rejects. Lists
+/// read a range of the primary key, a page at a time.
+///
+/// Values are kept as `jsonb`, which holds neither NUL characters nor lone
+/// surrogates: those reject with `ERR_KV_INVALID_VALUE`. Parts of keys hold no
+/// NUL either (`ERR_KV_INVALID_KEY`), and a key has at most about 2,700 bytes
+/// after compression (`ERR_KV_KEY_TOO_LONG`).
+///
+/// @example
+/// ```ts
+/// import { createFederation } from "@fedify/fedify";
+/// import { PostgresKvStore } from "fedify-kv";
+///
+/// const kv = new PostgresKvStore("postgres://user:password@localhost/app");
+/// const federation = createFederation<void>({ kv });
+/// ```
+#[napi]
+pub struct PostgresKvStore(pub(in crate::binding) Handle);
+
+#[napi]
+impl PostgresKvStore {
+    /// @param url The database's URL, such as
+    ///            `postgres://user:password@host:5432/database`, with
+    ///            `?sslmode=require` for an encrypted connection, or
+    ///            `postgres://user@%2Frun%2Fpostgresql/database` for a Unix
+    ///            socket. Nothing is connected before the first operation.
+    /// @param options What to do differently.
+    /// @throws `ERR_KV_INVALID_OPTION`
+    #[napi(constructor, ts_args_type = "url: string, options?: PostgresKvStoreOptions")]
+    pub fn new(env: Env, url: Arg<String>, options: Arg<PostgresOptions>) -> napi::Result<Self> {
+        let store = || PostgresStore::at(&url.0?, options.0?);
+        match store() {
+            Ok(store) => Ok(Self(Handle::new(js(env), store))),
+            Err(error) => Err(thrown(env, &error)),
+        }
+    }
+}
+
+store_methods!(PostgresKvStore);

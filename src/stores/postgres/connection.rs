@@ -1,0 +1,276 @@
+//! One connection: statements that are prepared once, and ended on the server
+//! when they take too long.
+
+use super::Settings;
+use super::cancel::cancel;
+use super::failure::{Fault, fault, refusal};
+use super::sql::Sql;
+use super::url::Encryption;
+use crate::kv::{Error, Result};
+use crate::stores::TlsOptions;
+use crate::stores::sql::Lost;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// How long a server may take to end a statement that it was told to end. After
+/// that the connection is given up.
+const GRACE: Duration = Duration::from_secs(1);
+const BETWEEN_CANCELS: Duration = Duration::from_millis(50);
+
+/// So long may a good-bye take.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Texts of lists vary; statements beyond so many are forgotten.
+const MOST_PREPARED: usize = 64;
+
+pub type Parameter<'a> = &'a (dyn ToSql + Sync);
+
+/// What the server calls a connection; a number alone may be given again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Backend {
+    pid: i32,
+    started: String,
+}
+
+/// Tells what this connection is called.
+const SELF: &str = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+
+/// Ends another connection of the same user.
+const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
+
+pub struct Connection {
+    client: Client,
+    backend: Option<Backend>,
+    tls: Option<MakeRustlsConnect>,
+    prepared: Option<Mutex<HashMap<String, Statement>>>,
+    given_up: AtomicBool,
+    settings: Arc<Settings>,
+    /// Reads from the socket and writes to it.
+    task: JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.given_up.load(Ordering::Relaxed) {
+            // It would wait for an answer.
+            self.task.abort();
+        }
+    }
+}
+
+impl Connection {
+    /// Why not, otherwise, and whether trying again can't help.
+    pub async fn open(settings: &Arc<Settings>) -> Result<Self, (Error, bool)> {
+        let config = &settings.target.config;
+        let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
+        let (client, task, tls) = if settings.target.encryption == Encryption::None {
+            let (client, connection) = config.connect(NoTls).await.map_err(refused)?;
+            (client, tokio::spawn(async move { drop(connection.await) }), None)
+        } else {
+            let tls = settings.tls().map_err(|error| (error, true))?;
+            let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
+            (client, tokio::spawn(async move { drop(connection.await) }), Some(tls))
+        };
+        // Behind a pooler it would be the name of whoever answers.
+        let backend = if settings.prepared_statements {
+            let row = client.query_typed_opt(SELF, &[]).await.map_err(refused)?;
+            row.and_then(|row| {
+                Some(Backend {
+                    pid: row.try_get(0).ok()?,
+                    started: row.try_get(1).ok()?,
+                })
+            })
+        } else {
+            None
+        };
+        Ok(Self {
+            client,
+            backend,
+            tls,
+            prepared: settings.prepared_statements.then(Mutex::default),
+            given_up: AtomicBool::new(false),
+            settings: Arc::clone(settings),
+            task,
+        })
+    }
+
+    pub fn is_usable(&self) -> bool {
+        !self.client.is_closed() && !self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// What to end before anything else is done, if this one was given up: a
+    /// statement that it may not have begun must not be carried out after those
+    /// that follow elsewhere.
+    pub fn take_given_up(&mut self) -> Option<Backend> {
+        self.backend.take().filter(|_| self.given_up.load(Ordering::Relaxed))
+    }
+
+    /// Ends another connection. Whether this one answers.
+    pub async fn end(&self, other: &Backend) -> bool {
+        let parameters: [(Parameter<'_>, Type); 2] = [(&other.pid, Type::INT4), (&other.started, Type::TEXT)];
+        match timeout(GRACE, self.client.query_typed(END, &parameters)).await {
+            // Not every user may ask.
+            Ok(Err(error)) => error.as_db_error().is_some(),
+            Ok(Ok(_)) => true,
+            Err(_) => {
+                self.given_up.store(true, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// Says good-bye and waits until the socket is closed.
+    pub async fn close(mut self) {
+        self.given_up.store(false, Ordering::Relaxed);
+        let task = std::mem::replace(&mut self.task, tokio::spawn(async {}));
+        drop(self);
+        let abort = task.abort_handle();
+        if timeout(FAREWELL, task).await.is_err() {
+            abort.abort();
+        }
+    }
+
+    fn place(&self) -> &str {
+        &self.settings.target.place
+    }
+
+    fn fault(&self, error: &tokio_postgres::Error) -> Fault {
+        fault(error, self.place())
+    }
+
+    /// The rows of a statement.
+    pub async fn rows(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Fault> {
+        let result = match self.prepare(sql).await? {
+            Some(statement) => self.client.query(&statement, parameters).await,
+            None => self.client.query_typed(&sql.text, &typed(sql, parameters)).await,
+        };
+        result.map_err(|error| self.failed(sql, &error))
+    }
+
+    /// How many rows a statement changed.
+    pub async fn count(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<u64, Fault> {
+        let result = match self.prepare(sql).await? {
+            Some(statement) => self.client.execute(&statement, parameters).await,
+            None => self.client.execute_typed(&sql.text, &typed(sql, parameters)).await,
+        };
+        result.map_err(|error| self.failed(sql, &error))
+    }
+
+    /// Runs what has no parameters.
+    pub async fn run(&self, text: &str) -> Result<(), Fault> {
+        self.client
+            .batch_execute(text)
+            .await
+            .map_err(|error| self.fault(&error))
+    }
+
+    /// Whether a query without parameters says yes.
+    pub async fn says(&self, text: &str) -> Result<bool, Fault> {
+        let rows = self
+            .client
+            .query_typed(text, &[])
+            .await
+            .map_err(|error| self.fault(&error))?;
+        Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(false))
+    }
+
+    /// The statement, prepared; `None` where nothing is to be prepared.
+    pub async fn prepare(&self, sql: &Sql) -> Result<Option<Statement>, Fault> {
+        let Some(prepared) = &self.prepared else {
+            return Ok(None);
+        };
+        if let Some(statement) = lock(prepared).get(&sql.text) {
+            return Ok(Some(statement.clone()));
+        }
+        let statement = self
+            .client
+            .prepare_typed(&sql.text, sql.types)
+            .await
+            .map_err(|error| self.fault(&error))?;
+        let mut prepared = lock(prepared);
+        if prepared.len() >= MOST_PREPARED {
+            prepared.clear();
+        }
+        prepared.insert(sql.text.clone(), statement.clone());
+        Ok(Some(statement))
+    }
+
+    fn failed(&self, sql: &Sql, error: &tokio_postgres::Error) -> Fault {
+        let fault = self.fault(error);
+        if matches!(fault, Fault::Stale(_))
+            && let Some(prepared) = &self.prepared
+        {
+            lock(prepared).remove(&sql.text);
+        }
+        fault
+    }
+
+    /// Waits for statements of this connection, and has the server end them
+    /// after `limit`. Those which it ends say so themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] when not even that is answered: the connection is
+    /// given up, and nobody knows what was done.
+    pub async fn within<T>(&self, limit: Duration, statements: impl Future<Output = T>) -> Result<T> {
+        let mut statements = pin!(statements);
+        if let Ok(result) = timeout(limit, &mut statements).await {
+            return Ok(result);
+        }
+        let end = Instant::now() + GRACE;
+        let mut pause = BETWEEN_CANCELS;
+        while Instant::now() < end {
+            // Each of them that waits in turn has to be told.
+            let told = cancel(self.client.cancel_token(), Arc::clone(&self.settings), self.tls.clone());
+            // Not cut off when it has worked: see there.
+            tokio::spawn(timeout(GRACE, told));
+            tokio::select! {
+                biased;
+                result = &mut statements => return Ok(result),
+                () = sleep(pause) => pause *= 2,
+            }
+        }
+        self.given_up.store(true, Ordering::Relaxed);
+        Err(Error::Timeout(format!(
+            "{} did not answer within {} ms",
+            self.place(),
+            limit.as_millis()
+        )))
+    }
+
+    /// [`Self::within`] for one statement that isn't divided further.
+    pub async fn one<T>(
+        &self,
+        limit: Duration,
+        statement: impl Future<Output = std::result::Result<T, Fault>>,
+    ) -> std::result::Result<T, Fault> {
+        match self.within(limit, statement).await {
+            Ok(result) => result,
+            Err(error) => Err(Fault::Lost(Lost::Unknown(error))),
+        }
+    }
+}
+
+fn typed<'a>(sql: &Sql, parameters: &[Parameter<'a>]) -> Vec<(Parameter<'a>, Type)> {
+    parameters.iter().copied().zip(sql.types.iter().cloned()).collect()
+}
+
+fn lock(prepared: &Mutex<HashMap<String, Statement>>) -> MutexGuard<'_, HashMap<String, Statement>> {
+    prepared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What encrypted connections are set up with.
+pub fn tls_connect(encryption: Encryption, tls: &TlsOptions) -> Result<MakeRustlsConnect> {
+    let mut tls = tls.clone();
+    tls.reject_unauthorized &= encryption == Encryption::Verified;
+    Ok(MakeRustlsConnect::new(tls.config()?))
+}

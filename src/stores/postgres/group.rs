@@ -1,0 +1,343 @@
+//! Groups: gets as one statement, sets as one, deletes as one, and a statement
+//! for each `cas`, all on one connection without waiting in between.
+//!
+//! A statement about many keys fails or waits as one. If it does, because of a
+//! value that can't be stored or a lock that somebody holds, its operations are
+//! divided until those are alone.
+
+use super::Postgres;
+use super::connection::Connection;
+use super::failure::{Fault, about};
+use super::wire::{TextArray, array_text, check_key, is_storable};
+use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
+use crate::stores::sql::{Action, Lost, Operation};
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What does not succeed is divided into so many parts.
+const PARTS: usize = 8;
+
+/// A statement about many keys may take this part of the time that is left.
+const SHARE: u32 = 4;
+
+type Answer = Result<Outcome, Lost>;
+type Attempt = Result<Reply, Fault>;
+
+impl Postgres {
+    /// An answer for each operation.
+    pub async fn answer(&self, group: &[Operation]) -> Vec<Answer> {
+        let mut answers: Vec<Option<Answer>> = group.iter().map(|operation| refuse(operation).map(Ok)).collect();
+        let some: Vec<usize> = (0..group.len()).filter(|index| answers[*index].is_none()).collect();
+        let operations: Vec<&Operation> = some.iter().map(|index| &group[*index]).collect();
+        let deadline = Instant::now() + self.settings.query_timeout;
+        for (index, answer) in some.into_iter().zip(self.divide(operations, deadline).await) {
+            answers[index] = Some(answer);
+        }
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(|| Ok(Err(Error::Backend("internal error: no answer".into())))))
+            .collect()
+    }
+
+    /// Runs operations together, and those apart that don't succeed so.
+    fn divide<'a>(&'a self, group: Vec<&'a Operation>, deadline: Instant) -> BoxFuture<'a, Vec<Answer>> {
+        async move {
+            let mut attempts = self.attempt(&group, deadline).await;
+            let faulty = |wanted: fn(&Fault) -> bool, attempts: &[Attempt]| -> Vec<usize> {
+                let found = |index: &usize| attempts[*index].as_ref().is_err_and(wanted);
+                (0..attempts.len()).filter(found).collect()
+            };
+            // A table that is made anew, or a plan: once more.
+            let again = faulty(|fault| matches!(fault, Fault::NoTable(_) | Fault::Stale(_)), &attempts);
+            if !again.is_empty() && self.renew(&mut attempts, &again, deadline).await {
+                let operations: Vec<_> = again.iter().map(|index| group[*index]).collect();
+                let renewed = self.attempt(&operations, deadline).await;
+                for (index, attempt) in again.into_iter().zip(renewed) {
+                    attempts[index] = attempt;
+                }
+            }
+            let mut parts: Vec<Vec<usize>> = Vec::new();
+            if group.len() > 1 {
+                let apart = faulty(|fault| matches!(fault, Fault::Divide(_)), &attempts);
+                let size = apart.len().div_ceil(PARTS).max(1);
+                parts = apart.chunks(size).map(<[usize]>::to_vec).collect();
+            }
+            let answers = join_all(parts.iter().map(|part| {
+                let operations = part.iter().map(|index| group[*index]).collect();
+                self.divide(operations, deadline)
+            }))
+            .await;
+            let mut all: Vec<Answer> = attempts
+                .into_iter()
+                .zip(&group)
+                .map(|(attempt, operation)| settle(attempt, operation))
+                .collect();
+            for (index, answer) in parts.into_iter().flatten().zip(answers.into_iter().flatten()) {
+                all[index] = answer;
+            }
+            all
+        }
+        .boxed()
+    }
+
+    /// Creates the table where it is missing; whether to try again.
+    async fn renew(&self, attempts: &mut [Attempt], again: &[usize], deadline: Instant) -> bool {
+        let missing = again
+            .iter()
+            .any(|index| matches!(attempts[*index], Err(Fault::NoTable(_))));
+        if !missing {
+            return true;
+        }
+        if self.settings.initialized {
+            return false;
+        }
+        match self.create_within(left(deadline)).await {
+            Ok(()) => true,
+            Err(fault) => {
+                for index in again {
+                    attempts[*index] = Err(fault.clone());
+                }
+                false
+            }
+        }
+    }
+
+    /// One attempt, on one connection.
+    async fn attempt(&self, group: &[&Operation], deadline: Instant) -> Vec<Attempt> {
+        let failed = |fault: Fault| vec![Err(fault); group.len()];
+        let lease = match self.pool.take(left(deadline)).await {
+            Ok(lease) => lease,
+            Err(lost) => return failed(Fault::Lost(lost)),
+        };
+        let limit = left(deadline) / if group.len() > 1 { SHARE } else { 1 };
+        match lease.within(limit, self.statements(&lease, group)).await {
+            Ok(attempts) => attempts,
+            Err(Error::Timeout(why)) => group
+                .iter()
+                .map(|operation| {
+                    let words = match operation.action {
+                        Action::Get => why.clone(),
+                        _ => format!("{why}; whether it was written is unknown"),
+                    };
+                    Err(Fault::Final(Error::Timeout(words)))
+                })
+                .collect(),
+            Err(error) => failed(Fault::Final(error)),
+        }
+    }
+
+    async fn statements(&self, connection: &Connection, group: &[&Operation]) -> Vec<Attempt> {
+        let mut attempts = vec![Ok(Reply::Done); group.len()];
+        let (mut gets, mut sets, mut deletes, mut swaps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (index, operation) in group.iter().enumerate() {
+            let key = &operation.key;
+            match &operation.action {
+                Action::Get => gets.push((index, key)),
+                Action::Put(Write::Store { value, ttl }) => sets.push((index, key, value, *ttl)),
+                Action::Put(Write::Delete) => deletes.push((index, key)),
+                Action::Cas(expected, write) => swaps.push((index, key, expected.as_ref(), write)),
+            }
+        }
+        // Who takes locks in one order never waits in a circle.
+        sets.sort_unstable_by_key(|(_, key, ..)| key.as_json());
+        deletes.sort_unstable_by_key(|(_, key)| key.as_json());
+        let (values, put, deleted, swapped) = futures::join!(
+            self.get(connection, &gets),
+            self.set(connection, &sets),
+            self.delete(connection, &deletes),
+            self.swap(connection, &swaps),
+        );
+        match values {
+            Ok(values) => {
+                for ((index, key), value) in gets.into_iter().zip(values) {
+                    attempts[index] = Ok(Reply::Value(key.clone(), value));
+                }
+            }
+            Err(fault) => fail(&mut attempts, gets.iter().map(|(index, _)| *index), &fault),
+        }
+        if let Err(fault) = put {
+            fail(&mut attempts, sets.iter().map(|(index, ..)| *index), &fault);
+        }
+        if let Err(fault) = deleted {
+            fail(&mut attempts, deletes.iter().map(|(index, _)| *index), &fault);
+        }
+        for ((index, ..), swapped) in swaps.iter().zip(swapped) {
+            attempts[*index] = swapped.map(Reply::Swapped);
+        }
+        attempts
+    }
+
+    async fn get(&self, connection: &Connection, gets: &[(usize, &Key)]) -> Result<Vec<Option<JsonText>>, Fault> {
+        let rows = match gets {
+            [] => return Ok(Vec::new()),
+            [(_, key)] => {
+                let rows = connection.rows(&self.sql.get, &[&TextArray::of(key)]).await?;
+                return Ok(vec![rows.first().map(text).transpose()?.flatten()]);
+            }
+            _ => {
+                let keys: Vec<String> = gets.iter().map(|(_, key)| array_text(key)).collect();
+                connection.rows(&self.sql.get_many, &[&keys]).await?
+            }
+        };
+        rows.iter().map(text).collect()
+    }
+
+    async fn set(&self, connection: &Connection, sets: &[(usize, &Key, &JsonText, Option<Ttl>)]) -> Result<(), Fault> {
+        match sets {
+            [] => {}
+            [(_, key, value, ttl)] => {
+                let parameters = (TextArray::of(key), value.as_str(), ttl.map(millis));
+                let (key, value, ttl) = &parameters;
+                connection.count(&self.sql.set, &[key, value, ttl]).await?;
+            }
+            _ => {
+                let keys: Vec<String> = sets.iter().map(|(_, key, ..)| array_text(key)).collect();
+                let values: Vec<&str> = sets.iter().map(|(_, _, value, _)| value.as_str()).collect();
+                let ttls: Vec<Option<i64>> = sets.iter().map(|(.., ttl)| ttl.map(millis)).collect();
+                connection.count(&self.sql.set_many, &[&keys, &values, &ttls]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, connection: &Connection, deletes: &[(usize, &Key)]) -> Result<(), Fault> {
+        match deletes {
+            [] => {}
+            [(_, key)] => {
+                connection.count(&self.sql.delete, &[&TextArray::of(key)]).await?;
+            }
+            _ => {
+                let keys: Vec<String> = deletes.iter().map(|(_, key)| array_text(key)).collect();
+                connection.count(&self.sql.delete_many, &[&keys]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Each is a statement of its own; all are sent before the first answer.
+    async fn swap(
+        &self,
+        connection: &Connection,
+        swaps: &[(usize, &Key, Option<&JsonText>, &Write)],
+    ) -> Vec<Result<bool, Fault>> {
+        // What is prepared now isn't prepared by each of them.
+        for (_, _, expected, write) in swaps {
+            let sql = match (expected, write) {
+                (None, Write::Store { .. }) => &self.sql.insert,
+                (None, Write::Delete) => &self.sql.get,
+                (Some(_), Write::Store { .. }) => &self.sql.swap,
+                (Some(_), Write::Delete) => &self.sql.swap_delete,
+            };
+            if let Err(fault) = connection.prepare(sql).await {
+                return vec![Err(fault); swaps.len()];
+            }
+        }
+        let swapped = swaps
+            .iter()
+            .map(|(_, key, expected, write)| self.swap_one(connection, key, *expected, write));
+        join_all(swapped).await
+    }
+
+    async fn swap_one(
+        &self,
+        connection: &Connection,
+        key: &Key,
+        expected: Option<&JsonText>,
+        write: &Write,
+    ) -> Result<bool, Fault> {
+        let array = TextArray::of(key);
+        let Some(expected) = expected else {
+            return Ok(match write {
+                Write::Delete => connection.rows(&self.sql.get, &[&array]).await?.is_empty(),
+                Write::Store { value, ttl } => {
+                    let (value, ttl) = (value.as_str(), ttl.map(millis));
+                    connection.count(&self.sql.insert, &[&array, &value, &ttl]).await? > 0
+                }
+            });
+        };
+        if self.swap_text(connection, &array, expected.as_str(), write).await? {
+            return Ok(true);
+        }
+        // jsonb compares numbers as they are written, JavaScript as it reads
+        // them: 9007199254740993 is 9007199254740992 there.
+        if !expected.as_str().bytes().any(|byte| byte.is_ascii_digit()) {
+            return Ok(false);
+        }
+        let rows = connection.rows(&self.sql.get, &[&array]).await?;
+        let Some(stored) = rows.first().map(text).transpose()?.flatten() else {
+            return Ok(false);
+        };
+        match expected.means(stored.as_str(), key) {
+            Ok(true) => self.swap_text(connection, &array, stored.as_str(), write).await,
+            Ok(false) => Ok(false),
+            Err(error) => Err(Fault::Final(error)),
+        }
+    }
+
+    async fn swap_text(
+        &self,
+        connection: &Connection,
+        key: &TextArray,
+        expected: &str,
+        write: &Write,
+    ) -> Result<bool, Fault> {
+        let swapped = match write {
+            Write::Delete => connection.count(&self.sql.swap_delete, &[key, &expected]).await?,
+            Write::Store { value, ttl } => {
+                let (value, ttl) = (value.as_str(), ttl.map(millis));
+                connection
+                    .count(&self.sql.swap, &[key, &expected, &value, &ttl])
+                    .await?
+            }
+        };
+        Ok(swapped > 0)
+    }
+}
+
+fn fail(attempts: &mut [Attempt], indices: impl Iterator<Item = usize>, fault: &Fault) {
+    for index in indices {
+        attempts[index] = Err(fault.clone());
+    }
+}
+
+/// What is answered without asking the server.
+fn refuse(Operation { key, action }: &Operation) -> Option<Outcome> {
+    if let Err(error) = check_key(key) {
+        return Some(Err(error));
+    }
+    if let Action::Put(Write::Store { value, .. }) | Action::Cas(_, Write::Store { value, .. }) = action
+        && !is_storable(value)
+    {
+        let words = format!("PostgreSQL's jsonb can't store the NUL or lone surrogate in the value of {key}");
+        return Some(Err(Error::InvalidValue(words)));
+    }
+    match action {
+        // It can't be there.
+        Action::Cas(Some(expected), _) if !is_storable(expected) => Some(Ok(Reply::Swapped(false))),
+        _ => None,
+    }
+}
+
+fn settle(attempt: Attempt, operation: &Operation) -> Answer {
+    match attempt {
+        Ok(reply) => Ok(Ok(reply)),
+        Err(Fault::Lost(lost)) => Err(lost),
+        Err(fault) => Ok(Err(about(fault.error(), &operation.key))),
+    }
+}
+
+fn text(row: &tokio_postgres::Row) -> Result<Option<JsonText>, Fault> {
+    row.try_get::<_, Option<String>>(0)
+        .map(|value| value.map(JsonText::new))
+        .map_err(|error| Fault::Final(Error::Backend(error.to_string())))
+}
+
+fn millis(ttl: Ttl) -> i64 {
+    ttl.deadline(0)
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}

@@ -1,0 +1,302 @@
+//! PostgreSQL, in the format of Fedify's own PostgreSQL store.
+//!
+//! What waits is gathered by the worker that all SQL stores share
+//! ([`super::sql`]); here is what a group becomes on the server.
+
+mod cancel;
+mod connection;
+mod failure;
+mod group;
+mod pool;
+mod sql;
+mod url;
+mod wire;
+
+use super::served::TlsOptions;
+use super::sql::{Cleared, Cursor, Engine, Lost, Operation, Row, Rows, SqlStore, Swept};
+use crate::kv::{Error, Outcome, Prefix, Result};
+use connection::{Parameter, tls_connect};
+use failure::Fault;
+use futures::future::BoxFuture;
+use pool::Pool;
+use sql::{Sql, Statements, Stretch};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio_postgres_rustls::MakeRustlsConnect;
+use url::Target;
+use wire::{TextArray, check_prefix};
+
+#[derive(Clone)]
+pub struct PostgresOptions {
+    pub table_name: String,
+    /// Whether the table is there already, and is never to be created.
+    pub initialized: bool,
+    pub unlogged: bool,
+    pub max_connections: usize,
+    pub connect_timeout: Duration,
+    pub query_timeout: Duration,
+    /// How many operations may wait.
+    pub queue_limit: usize,
+    pub tls: Option<TlsOptions>,
+    pub prepared_statements: bool,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            table_name: "fedify_kv_v2".into(),
+            initialized: false,
+            unlogged: true,
+            max_connections: 10,
+            connect_timeout: Duration::from_secs(5),
+            query_timeout: Duration::from_secs(5),
+            queue_limit: 100_000,
+            tls: None,
+            prepared_statements: true,
+        }
+    }
+}
+
+/// What does not change while a store is there.
+struct Settings {
+    target: Target,
+    initialized: bool,
+    max_connections: usize,
+    connect_timeout: Duration,
+    query_timeout: Duration,
+    prepared_statements: bool,
+    tls: TlsOptions,
+    tls_connect: OnceLock<MakeRustlsConnect>,
+}
+
+impl Settings {
+    fn tls(&self) -> Result<MakeRustlsConnect> {
+        if let Some(connect) = self.tls_connect.get() {
+            return Ok(connect.clone());
+        }
+        let connect = tls_connect(self.target.encryption, &self.tls)?;
+        Ok(self.tls_connect.get_or_init(|| connect).clone())
+    }
+}
+
+pub type PostgresStore = SqlStore<Postgres>;
+
+impl PostgresStore {
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for URLs and options that cannot be.
+    pub fn at(url: &str, options: PostgresOptions) -> Result<Self> {
+        let mut target = Target::parse(url)?;
+        if let Some(tls) = &options.tls {
+            tls.check()?;
+            target.encrypt()?;
+        }
+        let queue_limit = options.queue_limit;
+        let sql = Statements::new(&options.table_name, options.unlogged)?;
+        let settings = Arc::new(Settings {
+            target,
+            initialized: options.initialized,
+            max_connections: options.max_connections,
+            connect_timeout: options.connect_timeout,
+            query_timeout: options.query_timeout,
+            prepared_statements: options.prepared_statements,
+            tls: options.tls.unwrap_or_default(),
+            tls_connect: OnceLock::new(),
+        });
+        let pool = Arc::new(Pool::new(Arc::clone(&settings)));
+        Ok(Self::new(Postgres { settings, pool, sql }, queue_limit))
+    }
+}
+
+pub struct Postgres {
+    settings: Arc<Settings>,
+    pool: Arc<Pool>,
+    sql: Statements,
+}
+
+/// How often creating is tried when others create at the same moment.
+const CREATORS: u32 = 20;
+
+impl Postgres {
+    /// Runs a statement once more where the table had to be made, or a plan.
+    async fn query(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<tokio_postgres::Row>, Lost> {
+        for last in [false, true] {
+            let limit = self.settings.query_timeout;
+            let lease = self.pool.take(limit).await?;
+            match lease.one(limit, lease.rows(sql, parameters)).await {
+                Ok(rows) => return Ok(rows),
+                // There is nothing in it.
+                Err(Fault::NoTable(_)) if !self.settings.initialized => break,
+                Err(Fault::Stale(_)) if !last => {}
+                Err(fault) => return Err(fault.lost()),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Creates the table, if there is none, whoever else does so.
+    async fn create_within(&self, limit: Duration) -> Result<(), Fault> {
+        let lease = self.pool.take(limit).await.map_err(Fault::Lost)?;
+        let create = async {
+            let mut tries = 0;
+            loop {
+                // Who may not create tables may still use one.
+                if lease.says(&self.sql.exists).await? {
+                    return Ok(());
+                }
+                match lease.run(&self.sql.create).await {
+                    Ok(()) => return Ok(()),
+                    Err(fault) if tries >= CREATORS => return Err(fault),
+                    // Two who create one thing at a time: the other did it.
+                    Err(Fault::Raced(_)) => tries += 1,
+                    Err(fault) => return Err(fault),
+                }
+            }
+        };
+        lease.one(limit, create).await
+    }
+}
+
+impl Engine for Postgres {
+    const NAME: &'static str = "postgres";
+
+    fn connections(&self) -> usize {
+        self.settings.max_connections
+    }
+
+    fn query_timeout(&self) -> Duration {
+        self.settings.query_timeout
+    }
+
+    fn run<'a>(&'a self, group: &'a [Operation]) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
+        Box::pin(self.answer(group))
+    }
+
+    fn read<'a>(
+        &'a self,
+        prefix: &'a Prefix,
+        after: Option<&'a Cursor>,
+        entries: u32,
+    ) -> BoxFuture<'a, Result<Rows, Lost>> {
+        Box::pin(async move {
+            check_prefix(prefix).map_err(lasting)?;
+            let sql = self.sql.read(stretch(prefix, after), entries);
+            let bounds = bounds(prefix, after);
+            let rows = self.query(&sql, &parameters(&bounds)).await?;
+            let full = rows.len() == entries as usize;
+            let mut next = None;
+            let mut live = Vec::with_capacity(rows.len());
+            for row in rows {
+                let key: TextArray = row.try_get(0).map_err(unexpected)?;
+                if let Some(value) = row.try_get::<_, Option<String>>(1).map_err(unexpected)? {
+                    live.push(Row {
+                        key: key.key_json(),
+                        value: Some(value),
+                    });
+                }
+                next = Some(key);
+            }
+            Ok(Rows {
+                rows: live,
+                next: next.filter(|_| full).map(TextArray::into_bytes),
+            })
+        })
+    }
+
+    fn clear<'a>(
+        &'a self,
+        prefix: &'a Prefix,
+        after: Option<&'a Cursor>,
+        slice: u32,
+    ) -> BoxFuture<'a, Result<Cleared, Lost>> {
+        Box::pin(async move {
+            check_prefix(prefix).map_err(lasting)?;
+            let sql = self.sql.clear(stretch(prefix, after), slice);
+            let (found, live, last) = self.slice(&sql, prefix, after).await?;
+            Ok(Cleared {
+                live,
+                next: last.filter(|_| found >= u64::from(slice)),
+            })
+        })
+    }
+
+    fn create(&self) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async {
+            if self.settings.initialized {
+                // Nothing to do but to see that the server is there.
+                return self.pool.take(self.settings.query_timeout).await.map(drop);
+            }
+            self.create_within(self.settings.query_timeout)
+                .await
+                .map_err(Fault::lost)
+        })
+    }
+
+    fn drop_table(&self) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async {
+            let limit = self.settings.query_timeout;
+            let lease = self.pool.take(limit).await?;
+            lease.one(limit, lease.run(&self.sql.drop)).await.map_err(Fault::lost)
+        })
+    }
+
+    fn sweep<'a>(&'a self, after: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
+        Box::pin(async move {
+            let sql = self.sql.sweep(stretch(&Prefix::ALL, after), slice);
+            let (found, removed, last) = self.slice(&sql, &Prefix::ALL, after).await?;
+            Ok(Swept {
+                removed,
+                next: last.filter(|_| found >= u64::from(slice)),
+            })
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.pool.close())
+    }
+}
+
+impl Postgres {
+    /// A statement that tells two numbers and the last key it saw.
+    async fn slice(
+        &self,
+        sql: &Sql,
+        prefix: &Prefix,
+        after: Option<&Cursor>,
+    ) -> Result<(u64, u64, Option<Cursor>), Lost> {
+        let bounds = bounds(prefix, after);
+        let rows = self.query(sql, &parameters(&bounds)).await?;
+        let Some(row) = rows.first() else {
+            return Ok((0, 0, None));
+        };
+        let number = |index| row.try_get::<_, i64>(index).map(i64::unsigned_abs).map_err(unexpected);
+        let last: Option<TextArray> = row.try_get(2).map_err(unexpected)?;
+        Ok((number(0)?, number(1)?, last.map(TextArray::into_bytes)))
+    }
+}
+
+fn stretch(prefix: &Prefix, after: Option<&Cursor>) -> Stretch {
+    Stretch::new(prefix.key().is_some(), after.is_some())
+}
+
+/// The bounds of what comes next: exclusive after a cursor.
+fn bounds(prefix: &Prefix, after: Option<&Cursor>) -> Vec<TextArray> {
+    let first = match (after, prefix.key()) {
+        (Some(after), _) => Some(TextArray::from_bytes(after.clone())),
+        (None, key) => key.map(TextArray::of),
+    };
+    first.into_iter().chain(prefix.key().map(TextArray::end_of)).collect()
+}
+
+fn parameters(bounds: &[TextArray]) -> Vec<Parameter<'_>> {
+    bounds.iter().map(|bound| bound as Parameter<'_>).collect()
+}
+
+fn lasting(error: Error) -> Lost {
+    Lost::Refused { error, lasting: true }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
+fn unexpected(error: tokio_postgres::Error) -> Lost {
+    lasting(Error::Backend(error.to_string()))
+}

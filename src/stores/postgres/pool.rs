@@ -1,0 +1,197 @@
+//! Connections: made when needed, kept for the next who needs one, never more
+//! than allowed.
+
+use super::Settings;
+use super::connection::{Backend, Connection};
+use crate::kv::Error;
+use crate::stores::sql::Lost;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Between two attempts to connect: doubled from one to the next.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+pub struct Pool {
+    settings: Arc<Settings>,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Connection>>,
+    /// To be ended before anything else is done.
+    given_up: Mutex<Vec<Backend>>,
+    /// Held while connecting: one attempt at a time.
+    gate: tokio::sync::Mutex<Gate>,
+    attempts: AtomicU64,
+    reached: AtomicBool,
+}
+
+#[derive(Default)]
+struct Gate {
+    failures: u32,
+    not_before: Option<Instant>,
+    refusal: Option<Lost>,
+}
+
+/// A connection that goes back when it is dropped.
+pub struct Lease {
+    pool: Arc<Pool>,
+    connection: Option<Connection>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Deref for Lease {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("it is taken by drop only")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        if !connection.is_usable() {
+            let ended = connection.take_given_up();
+            self.pool.given_up().extend(ended);
+        } else if !self.pool.permits.is_closed() {
+            self.pool.idle().push(connection);
+        }
+    }
+}
+
+impl Pool {
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(settings.max_connections)),
+            settings,
+            idle: Mutex::default(),
+            given_up: Mutex::default(),
+            gate: tokio::sync::Mutex::default(),
+            attempts: AtomicU64::new(0),
+            reached: AtomicBool::new(false),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn given_up(&self) -> MutexGuard<'_, Vec<Backend>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that nobody else uses meanwhile.
+    pub async fn take(self: &Arc<Self>, limit: Duration) -> Result<Lease, Lost> {
+        let permit = match timeout(limit, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => return Err(closed()),
+            Err(_) => {
+                return Err(Lost::Undone(Error::Timeout(format!(
+                    "no connection was free within {} ms",
+                    limit.as_millis()
+                ))));
+            }
+        };
+        if !self.idle().is_empty() {
+            // The runtime looks at the sockets now, and then runs who reads
+            // from them: a connection that has ended is seen as such.
+            yield_now().await;
+            yield_now().await;
+        }
+        let connection = loop {
+            let idle = self.idle().pop();
+            match idle {
+                Some(connection) if connection.is_usable() => break connection,
+                Some(_) => {}
+                None => break self.connect(limit).await?,
+            }
+        };
+        let lease = self.lease(connection, permit);
+        loop {
+            let other = self.given_up().last().cloned();
+            let Some(other) = other else {
+                return Ok(lease);
+            };
+            if lease.end(&other).await {
+                // Others may be at the same.
+                self.given_up().retain(|each| *each != other);
+            } else {
+                let words = format!("{} does not answer", self.settings.target.place);
+                return Err(Lost::Undone(Error::Timeout(words)));
+            }
+        }
+    }
+
+    fn lease(self: &Arc<Self>, connection: Connection, permit: OwnedSemaphorePermit) -> Lease {
+        Lease {
+            pool: Arc::clone(self),
+            connection: Some(connection),
+            _permit: permit,
+        }
+    }
+
+    async fn connect(&self, limit: Duration) -> Result<Connection, Lost> {
+        let seen = self.attempts.load(Ordering::Relaxed);
+        let mut gate = self.gate.lock().await;
+        // Who has waited for an attempt that failed has nothing to add.
+        if let Some(refusal) = &gate.refusal
+            && self.attempts.load(Ordering::Relaxed) != seen
+        {
+            return Err(refusal.clone());
+        }
+        let reached = self.reached.load(Ordering::Relaxed);
+        if let Some(instant) = gate.not_before.filter(|_| reached) {
+            sleep_until(instant).await;
+        }
+        let limit = self.settings.connect_timeout.min(limit);
+        let opened = timeout(limit, Connection::open(&self.settings))
+            .await
+            .unwrap_or_else(|_| {
+                let place = &self.settings.target.place;
+                let words = format!("{place}: no connection within {} ms", limit.as_millis());
+                Err((Error::Connection(words), false))
+            });
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        match opened {
+            Ok(connection) => {
+                self.reached.store(true, Ordering::Relaxed);
+                *gate = Gate::default();
+                Ok(connection)
+            }
+            Err((error, lasting)) => {
+                let pause = FIRST_PAUSE.saturating_mul(1 << gate.failures.min(10));
+                gate.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                gate.failures += 1;
+                // Nobody waits for a server that may not be there at all.
+                let lost = Lost::Refused {
+                    error,
+                    lasting: lasting || !reached,
+                };
+                gate.refusal = Some(lost.clone());
+                Err(lost)
+            }
+        }
+    }
+
+    /// Gives all connections up, and waits until they are.
+    pub async fn close(&self) {
+        self.permits.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for connection in idle {
+            connection.close().await;
+        }
+    }
+}
+
+fn closed() -> Lost {
+    Lost::Refused {
+        error: Error::Closed,
+        lasting: true,
+    }
+}

@@ -1,0 +1,135 @@
+//! Lists: keyset pages, one request ahead of the consumer. A request is a
+//! statement of its own, so a slow consumer holds nothing open on the server.
+
+use super::Message;
+use super::engine::{Cursor, Engine, Row, Rows};
+use super::retry::{Repeat, persist};
+use crate::kv::{Error, Page, PageLimits, Pages, Prefix, Result};
+use futures::future::BoxFuture;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The first request tells how large values are.
+const FIRST: u32 = 64;
+
+/// A request brings several pages, for as long as values are small.
+const PAGES: u32 = 8;
+
+pub struct SqlPages<E> {
+    worker: UnboundedSender<Message>,
+    limits: PageLimits,
+    /// Taken by the first request.
+    reader: Option<Reader<E>>,
+    reading: Option<Reading<E>>,
+    /// Read and not in a page yet.
+    ready: VecDeque<Row>,
+}
+
+/// A request on its way. Dropping it ends it.
+struct Reading<E>(JoinHandle<Result<Read<E>>>);
+
+/// Rows, and the way to more.
+type Read<E> = (Vec<Row>, Option<Reader<E>>);
+
+impl<E> Drop for Reading<E> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<E: Engine> SqlPages<E> {
+    pub fn new(engine: Arc<E>, worker: UnboundedSender<Message>, prefix: Prefix, limits: PageLimits) -> Self {
+        Self {
+            worker,
+            limits,
+            reader: Some(Reader {
+                engine,
+                prefix,
+                limits,
+                after: None,
+                next: FIRST.min(limits.entries),
+            }),
+            reading: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    async fn page(&mut self) -> Result<Page> {
+        if let Some(reader) = self.reader.take() {
+            self.writes_before_this().await?;
+            self.reading = Some(reader.start());
+        }
+        let mut page = Page::default();
+        loop {
+            while let Some(row) = self.ready.pop_front() {
+                page.push_unchecked(row.key.as_deref(), row.value.as_deref());
+                if page.is_full(self.limits) {
+                    return Ok(page);
+                }
+            }
+            let Some(Reading(task)) = &mut self.reading else {
+                return Ok(page.end());
+            };
+            // A short page now is better than a full one later.
+            if page.entries() > 0 {
+                return Ok(page);
+            }
+            let result = task
+                .await
+                .unwrap_or_else(|_| Err(Error::Backend("internal error in a list".into())));
+            let (rows, reader) = result?;
+            self.ready.extend(rows);
+            self.reading = reader.map(Reader::start);
+        }
+    }
+
+    /// Waits until writes called before this list are in.
+    async fn writes_before_this(&self) -> Result<()> {
+        let (sender, done) = oneshot::channel();
+        let _ = self.worker.send(Message::Ready(sender));
+        done.await.map_err(|_| Error::Closed)
+    }
+}
+
+impl<E: Engine> Pages for SqlPages<E> {
+    fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(self.page())
+    }
+}
+
+/// Reads on from where it is.
+struct Reader<E> {
+    engine: Arc<E>,
+    prefix: Prefix,
+    limits: PageLimits,
+    after: Option<Cursor>,
+    /// How many entries the next request looks at.
+    next: u32,
+}
+
+impl<E: Engine> Reader<E> {
+    fn start(self) -> Reading<E> {
+        Reading(tokio::spawn(self.read()))
+    }
+
+    /// The next entries, and the way to more.
+    async fn read(mut self) -> Result<Read<E>> {
+        let engine = &self.engine;
+        let read = || engine.read(&self.prefix, self.after.as_ref(), self.next);
+        let Rows { rows, next } = persist(engine.query_timeout(), Repeat::Freely, read).await?;
+        let Some(next) = next else {
+            return Ok((rows, None));
+        };
+        self.after = Some(next);
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let bytes: usize = rows.iter().map(|row| length(&row.key) + length(&row.value)).sum();
+        let average = bytes / rows.len().max(1) + 1;
+        let pages = PAGES as usize * self.limits.bytes / average;
+        let most = PAGES * self.limits.entries;
+        self.next = u32::try_from(pages).unwrap_or(most).clamp(1, most);
+        Ok((rows, Some(self)))
+    }
+}

@@ -1,0 +1,465 @@
+//! The worker: takes all that waits, makes groups of it, has several groups
+//! under way, and hands the outcomes of a group over together.
+
+use super::Message;
+use super::engine::{Action, Engine, Lost, Operation, Swept};
+use super::order::{Caller, Op, Order, Wait};
+use super::retry::{Repeat, persist, verdict};
+use super::sweep::{SLICE, Sweeper};
+use crate::kv::{Command, Error, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write};
+use crate::stores::served::{Generations, Load, Pending};
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep_until};
+
+/// Operations in one group at most, and about how many bytes.
+const GROUP: usize = 512;
+const GROUP_BYTES: usize = 512 * 1024;
+
+/// While groups are under way, another one begins when this many operations
+/// wait for each of them, or when one has waited for so long: large groups are
+/// cheap, but nobody should wait for somebody else's round trip.
+const WORTH: usize = 16;
+const LINGER: Duration = Duration::from_millis(1);
+
+/// Entries that a `clear` deletes at a time, so that others get their turn.
+const CLEAR_SLICE: u32 = 1000;
+
+pub struct Worker<E> {
+    engine: Arc<E>,
+    load: Arc<Load>,
+    messages: UnboundedReceiver<Message>,
+    order: Order,
+    gets: Line,
+    writes: Line,
+    backlog: VecDeque<Work>,
+    /// How many in the backlog concern more than one entry.
+    broad: usize,
+    running: Option<Running>,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    generations: Generations,
+    /// Operations that wait or are under way, without those in the backlog.
+    outstanding: usize,
+    sweeper: Sweeper,
+    outbox: Option<Arc<dyn Outbox>>,
+    done: Vec<(Ticket, Outcome)>,
+    closed: Option<Pending>,
+}
+
+/// What waits to be sent, and how many groups are under way. Gets have a line
+/// of their own: they don't wait until writes are on disk.
+#[derive(Default)]
+struct Line {
+    queue: VecDeque<Op>,
+    flights: usize,
+}
+
+impl Line {
+    fn is_worth_a_flight(&self, now: Instant) -> bool {
+        self.queue.front().is_some_and(|first| {
+            self.flights == 0 || self.queue.len() >= self.flights * WORTH || now >= first.wait.since + LINGER
+        })
+    }
+
+    /// The next group.
+    fn take(&mut self) -> impl Iterator<Item = Op> {
+        let mut bytes = 0;
+        let fits = |op: &&Op| {
+            let fits = bytes < GROUP_BYTES;
+            bytes += op.wait.caller.weight;
+            fits
+        };
+        let length = self.queue.iter().take(GROUP).take_while(fits).count();
+        self.queue.drain(..length)
+    }
+}
+
+/// What waits for something that concerns many entries.
+enum Work {
+    One(Operation, Caller),
+    Broad(Broad),
+}
+
+struct Broad {
+    caller: Caller,
+    task: BroadTask,
+}
+
+enum BroadTask {
+    Clear(Prefix),
+    Initialize,
+    Drop,
+    Close,
+}
+
+struct Running {
+    caller: Caller,
+    /// Whose operations wait for it.
+    concerns: Option<Prefix>,
+    closes: bool,
+}
+
+enum Event {
+    Group {
+        gets: bool,
+        operations: Vec<Operation>,
+        waits: Vec<Wait>,
+        outcomes: Vec<Result<Outcome, Lost>>,
+    },
+    Broad(Outcome),
+    Swept(Option<Swept>),
+}
+
+impl<E: Engine> Worker<E> {
+    pub fn new(engine: Arc<E>, load: Arc<Load>, messages: UnboundedReceiver<Message>) -> Self {
+        Self {
+            engine,
+            load,
+            messages,
+            order: Order::default(),
+            gets: Line::default(),
+            writes: Line::default(),
+            backlog: VecDeque::new(),
+            broad: 0,
+            running: None,
+            events: FuturesUnordered::new(),
+            generations: Generations::default(),
+            outstanding: 0,
+            sweeper: Sweeper::default(),
+            outbox: None,
+            done: Vec::new(),
+            closed: None,
+        }
+    }
+
+    /// Until the store is closed or gone, and what was queued before is done.
+    /// Returns what to tell once all is released.
+    pub async fn run(mut self) -> Option<Pending> {
+        let mut batch = Vec::new();
+        let mut gone = false;
+        loop {
+            self.work();
+            self.deliver();
+            let idle = self.outstanding == 0 && self.backlog.is_empty() && self.running.is_none();
+            if self.closed.is_some() {
+                break;
+            }
+            if gone && idle {
+                self.engine.close().await;
+                break;
+            }
+            let due = self.due();
+            tokio::select! {
+                biased;
+                Some(event) = self.events.next(), if !self.events.is_empty() => self.on(event),
+                count = self.messages.recv_many(&mut batch, GROUP), if !gone => {
+                    gone = count == 0;
+                    for message in batch.drain(..) {
+                        self.take(message);
+                    }
+                }
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
+        }
+        self.closed
+    }
+
+    fn take(&mut self, message: Message) {
+        let (pending, command, weight) = match message {
+            Message::Task(task) => return drop(tokio::spawn(task)),
+            Message::Ready(answer) => return self.generations.answer_after(answer),
+            Message::Job(pending, command, weight) => (pending, command, weight),
+        };
+        if self.outbox.is_none() {
+            self.outbox = pending.outbox().cloned();
+        }
+        let writes = !matches!(command, Command::Get(_));
+        let caller = Caller {
+            pending,
+            weight,
+            generation: writes.then(|| self.generations.begin()),
+        };
+        let (key, action) = match command {
+            Command::Get(key) => (key, Action::Get),
+            Command::Put(key, write) => (key, Action::Put(write)),
+            Command::Cas(key, expected, write) => (key, Action::Cas(expected, write)),
+            Command::Clear(prefix) => return self.take_broad(caller, BroadTask::Clear(prefix)),
+            Command::Initialize => return self.take_broad(caller, BroadTask::Initialize),
+            Command::Drop => return self.take_broad(caller, BroadTask::Drop),
+            Command::Close => return self.take_broad(caller, BroadTask::Close),
+        };
+        let concerned = self
+            .running
+            .as_ref()
+            .and_then(|running| running.concerns.as_ref())
+            .is_some_and(|prefix| prefix.contains_json(key.as_json()));
+        let operation = Operation { key, action };
+        if concerned || self.broad > 0 {
+            self.backlog.push_back(Work::One(operation, caller));
+        } else {
+            self.admit(operation, caller);
+        }
+    }
+
+    fn take_broad(&mut self, caller: Caller, task: BroadTask) {
+        self.broad += 1;
+        self.backlog.push_back(Work::Broad(Broad { caller, task }));
+    }
+
+    fn admit(&mut self, operation: Operation, caller: Caller) {
+        self.outstanding += 1;
+        if let Action::Put(Write::Store { ttl: Some(ttl), .. }) | Action::Cas(_, Write::Store { ttl: Some(ttl), .. }) =
+            &operation.action
+        {
+            self.sweeper.expect(*ttl);
+        }
+        let now = Instant::now();
+        let op = Op {
+            operation,
+            wait: Wait {
+                caller,
+                more: Vec::new(),
+                since: now,
+                patience: now + self.engine.query_timeout(),
+            },
+        };
+        if let Some(op) = self.order.pass(op) {
+            self.line(op.is_get()).queue.push_back(op);
+        }
+    }
+
+    fn line(&mut self, gets: bool) -> &mut Line {
+        if gets { &mut self.gets } else { &mut self.writes }
+    }
+
+    /// Does all that can be done now.
+    fn work(&mut self) {
+        self.work_off_backlog();
+        let now = Instant::now();
+        self.send(now);
+        if self.running.is_none() && self.sweeper.is_due(now) {
+            let from = self.sweeper.start(now);
+            let engine = Arc::clone(&self.engine);
+            self.events.push(Box::pin(async move {
+                Event::Swept(engine.sweep(from.as_ref(), SLICE).await.ok())
+            }));
+        }
+    }
+
+    fn work_off_backlog(&mut self) {
+        while self.running.is_none() {
+            match self.backlog.pop_front() {
+                None => return,
+                Some(Work::One(operation, caller)) => self.admit(operation, caller),
+                Some(Work::Broad(broad)) if self.outstanding == 0 => {
+                    self.broad -= 1;
+                    self.start(broad);
+                }
+                Some(waiting) => {
+                    self.backlog.push_front(waiting);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, Broad { caller, task }: Broad) {
+        let engine = Arc::clone(&self.engine);
+        let patience = engine.query_timeout();
+        let closes = matches!(task, BroadTask::Close);
+        let (concerns, task): (_, BoxFuture<'static, Outcome>) = match task {
+            BroadTask::Clear(prefix) => {
+                let concerns = Some(prefix.clone());
+                let clear = async move { clear(&*engine, &prefix).await.map(Reply::Count) };
+                (concerns, Box::pin(clear))
+            }
+            BroadTask::Initialize => {
+                let create = async move {
+                    persist(patience, Repeat::Freely, || engine.create())
+                        .await
+                        .map(|()| Reply::Done)
+                };
+                (None, Box::pin(create))
+            }
+            BroadTask::Drop => {
+                let drop = async move {
+                    persist(patience, Repeat::Freely, || engine.drop_table())
+                        .await
+                        .map(|()| Reply::Done)
+                };
+                (Some(Prefix::ALL), Box::pin(drop))
+            }
+            BroadTask::Close => {
+                let close = async move {
+                    engine.close().await;
+                    Ok(Reply::Done)
+                };
+                (Some(Prefix::ALL), Box::pin(close))
+            }
+        };
+        self.running = Some(Running {
+            caller,
+            concerns,
+            closes,
+        });
+        self.events.push(Box::pin(async move { Event::Broad(task.await) }));
+    }
+
+    /// Sends what waits, if it is worth it.
+    fn send(&mut self, now: Instant) {
+        let most = self.engine.connections();
+        for gets in [true, false] {
+            // Writes that wait for a lock leave gets a connection.
+            let most = if gets { most } else { (most - 1).max(1) };
+            while self.gets.flights + self.writes.flights < most && self.line(gets).is_worth_a_flight(now) {
+                let line = self.line(gets);
+                let (operations, waits): (Vec<_>, _) = line.take().map(|op| (op.operation, op.wait)).unzip();
+                line.flights += 1;
+                let engine = Arc::clone(&self.engine);
+                self.events.push(Box::pin(async move {
+                    let outcomes = engine.run(&operations).await;
+                    Event::Group {
+                        gets,
+                        operations,
+                        waits,
+                        outcomes,
+                    }
+                }));
+            }
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Group {
+                gets,
+                operations,
+                waits,
+                outcomes,
+            } => {
+                self.line(gets).flights -= 1;
+                let ops = operations
+                    .into_iter()
+                    .zip(waits)
+                    .map(|(operation, wait)| Op { operation, wait });
+                self.on_group(gets, ops, outcomes);
+            }
+            Event::Swept(swept) => self.sweeper.on(swept),
+            Event::Broad(outcome) => {
+                if let Some(Running { caller, closes, .. }) = self.running.take() {
+                    if closes {
+                        self.closed = Some(caller.pending);
+                    } else {
+                        self.tell(caller, outcome);
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_group(&mut self, gets: bool, ops: impl Iterator<Item = Op>, outcomes: Vec<Result<Outcome, Lost>>) {
+        let mut outcomes = outcomes.into_iter();
+        let mut again = Vec::new();
+        for op in ops {
+            let outcome = outcomes.next().unwrap_or_else(|| {
+                Ok(Err(Error::Backend(
+                    "internal error: an operation without outcome".into(),
+                )))
+            });
+            match outcome {
+                Ok(outcome) => {
+                    if outcome.is_ok() {
+                        self.sweeper.begin();
+                    }
+                    self.finish(op, outcome);
+                }
+                Err(lost) => match give_up(lost, &op) {
+                    Some(error) => self.finish(op, Err(error)),
+                    None => again.push(op),
+                },
+            }
+        }
+        let queue = &mut self.line(gets).queue;
+        for op in again.into_iter().rev() {
+            queue.push_front(op);
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let linger = |line: &Line| {
+            let lingers = line.flights > 0 && self.gets.flights + self.writes.flights + 1 < self.engine.connections();
+            line.queue
+                .front()
+                .filter(|_| lingers)
+                .map(|first| first.wait.since + LINGER)
+        };
+        let sweep = self.sweeper.due().filter(|_| self.running.is_none());
+        linger(&self.gets)
+            .into_iter()
+            .chain(linger(&self.writes))
+            .chain(sweep)
+            .min()
+    }
+
+    fn finish(&mut self, op: Op, outcome: Outcome) {
+        if let Some(mut next) = self.order.release(&op.operation.key) {
+            next.wait.since = Instant::now();
+            next.wait.patience = next.wait.since + self.engine.query_timeout();
+            self.line(next.is_get()).queue.push_back(next);
+        }
+        self.outstanding -= 1 + op.wait.more.len();
+        for caller in op.wait.more {
+            self.tell(caller, outcome.clone());
+        }
+        self.tell(op.wait.caller, outcome);
+    }
+
+    fn tell(&mut self, mut caller: Caller, outcome: Outcome) {
+        if let Some(generation) = caller.generation {
+            self.generations.end(generation);
+        }
+        self.load.remove(caller.weight);
+        self.done.extend(caller.pending.take().map(|ticket| (ticket, outcome)));
+    }
+
+    fn deliver(&mut self) {
+        if !self.done.is_empty()
+            && let Some(outbox) = &self.outbox
+        {
+            outbox.deliver(std::mem::take(&mut self.done));
+        }
+    }
+}
+
+/// The error to give an operation up with, or `None` to try again.
+fn give_up(lost: Lost, op: &Op) -> Option<Error> {
+    if !matches!(op.operation.action, Action::Cas(..)) {
+        return verdict(lost, Repeat::Freely, op.wait.patience);
+    }
+    let unknown = matches!(lost, Lost::Unknown(_));
+    verdict(lost, Repeat::IfUndone, op.wait.patience).map(|error| match error {
+        Error::Connection(why) if unknown => Error::Connection(format!("{why}; whether it was swapped is unknown")),
+        error => error,
+    })
+}
+
+/// Deletes a prefix and all under it, a slice at a time.
+async fn clear<E: Engine>(engine: &E, prefix: &Prefix) -> Result<u64> {
+    let mut count = 0;
+    let mut after = None;
+    loop {
+        let slice = || engine.clear(prefix, after.as_ref(), CLEAR_SLICE);
+        // Done twice, it would count too little.
+        let cleared = persist(engine.query_timeout(), Repeat::IfUndone, slice).await?;
+        count += cleared.live;
+        match cleared.next {
+            Some(next) => after = Some(next),
+            None => return Ok(count),
+        }
+    }
+}
