@@ -250,6 +250,74 @@ export interface PostgresKvStoreOptions {
   preparedStatements?: boolean;
 }
 
+/** The options of {@link MysqlKvStore}. */
+export interface MysqlKvStoreOptions {
+  /**
+   * The table's name: a letter or `_`, then up to 49 letters, digits or `_`.
+   *
+   * @default "fedify_kv"
+   */
+  tableName?: string;
+  /**
+   * Whether the table exists already. If so the store never creates it, and
+   * operations fail where there is none: for users without the right to create
+   * tables.
+   *
+   * @default false
+   */
+  initialized?: boolean;
+  /**
+   * How many connections are open at most. (One more is made for a moment when
+   * a statement has to be stopped.) What waits shares statements, so that more
+   * connections help little.
+   *
+   * @default 4
+   */
+  maxConnections?: number;
+  /**
+   * How many milliseconds an attempt to connect may take. When a server that
+   * was never reached refuses, operations reject with `ERR_KV_CONNECTION` at
+   * once; when the connection is lost later, they wait for `queryTimeout`.
+   *
+   * @default 5000
+   */
+  connectTimeout?: number;
+  /**
+   * How many milliseconds an operation waits for a connection, and then for its
+   * answer, before its statement is stopped on the server and it rejects with
+   * `ERR_KV_TIMEOUT`.
+   *
+   * @default 5000
+   */
+  queryTimeout?: number;
+  /**
+   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
+   * those that would make what waits larger than 256 MiB.
+   *
+   * @default 100000
+   */
+  queueLimit?: number;
+  /** Encrypts the connections. */
+  tls?: {
+    /**
+     * Certificates in PEM to trust.
+     *
+     * @default Those that the system trusts.
+     */
+    ca?: string | Uint8Array;
+    /** A certificate chain in PEM to show to the server. */
+    cert?: string | Uint8Array;
+    /** The private key of `cert`, in PEM. */
+    key?: string | Uint8Array;
+    /**
+     * Whether to refuse servers that can't prove who they are.
+     *
+     * @default true
+     */
+    rejectUnauthorized?: boolean;
+  };
+}
+
 /** The `code` of the errors that stores throw and reject with. */
 export type KvErrorCode =
   | "ERR_KV_INVALID_KEY"
@@ -322,6 +390,149 @@ export declare class KvListIterator {
  */
 export declare class MemoryKvStore {
   constructor()
+  /**
+   * Gets the value of a key.
+   *
+   * @param key One or more strings.
+   * @returns The value, or `undefined` if there is none or it has
+   *          expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
+   *         stored is not JSON.
+   */
+  get<T = unknown>(key: KvKey): Promise<T | undefined>
+  /**
+   * Sets the value of a key, and its time to live: without `ttl` the
+   * entry lives until it is deleted, whatever it had before.
+   *
+   * @param key One or more strings.
+   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   *              `undefined` does nothing.
+   * @param options The time to live.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
+   *         BigInts, cycles, functions and symbols;
+   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   */
+  set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
+  /**
+   * Deletes the entry of a key, if there is one.
+   *
+   * @param key One or more strings.
+   */
+  delete(key: KvKey): Promise<void>
+  /**
+   * Compares and swaps: sets the value only if the present one is
+   * what you expect, with no other writer in between, in whatever
+   * process it is.
+   *
+   * Values are compared deeply as JSON; the order of an object's
+   * keys doesn't count.
+   *
+   * @param key One or more strings.
+   * @param expectedValue The value you expect; `undefined` for none,
+   *                      missing or expired.
+   * @param newValue The new value; `undefined` deletes the entry.
+   * @param options The time to live.
+   * @returns Whether it was swapped. A lost race is `false`.
+   *
+   * @example
+   * ```ts
+   * const first = await store.cas(["seen", id], undefined, true);
+   * ```
+   */
+  cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
+  /**
+   * Lists the entries whose keys start with a prefix: the prefix
+   * itself, and all that extend it by whole parts.
+   *
+   * An entry that is there all the while is listed exactly once,
+   * whatever is written or deleted meanwhile. The order is that of
+   * the store's encoded keys, the same each time. Deleting while
+   * listing is safe.
+   *
+   * @param prefix A prefix; missing or `[]` for all entries. Or
+   *               options.
+   * @throws Nothing. The first `next()` rejects with
+   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   *
+   * @example
+   * ```ts
+   * for await (const { key, value } of store.list(["traces"])) {
+   *   console.log(key, value);
+   * }
+   * ```
+   */
+  list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
+  /**
+   * Deletes a prefix and all under it.
+   *
+   * Entries go in slices, so that other writes don't wait for all
+   * of them; one that is written meanwhile may stay.
+   *
+   * @param prefix One or more strings. `[]` is refused; `drop()`
+   *               deletes everything.
+   * @returns How many entries were deleted.
+   *
+   * @example
+   * ```ts
+   * await store.clear(["_fedify", "remoteDocument"]);
+   * ```
+   */
+  clear(prefix: KvKey): Promise<number>
+  /**
+   * Connects and creates what the store needs, which otherwise the
+   * first operation does.
+   */
+  initialize(): Promise<void>
+  /** Leaves nothing of the store. The next operation starts afresh. */
+  drop(): Promise<void>
+  /**
+   * Finishes the writes that were called before, and releases all
+   * files and connections. Lists under way reject with
+   * `ERR_KV_CLOSED`, and so does everything called later, except
+   * `close()` itself.
+   */
+  close(): Promise<void>
+  /** Closes the store at the end of an `await using` block. */
+  [globalThis.Symbol.asyncDispose](): Promise<void>
+}
+
+/**
+ * Keeps entries in MySQL (8.0 or later) or MariaDB (10.7 or later), where other
+ * processes may use them at the same time, `@fedify/mysql` among them: the
+ * format is the same.
+ *
+ * Operations that wait share statements: any number of reads or writes is one
+ * round trip for each few hundred. A connection that is lost is made again:
+ * what may safely be repeated is, and a `cas` whose outcome nobody knows
+ * rejects.
+ *
+ * A key may have 768 characters as JSON text; a longer one rejects with
+ * `ERR_KV_KEY_TOO_LONG`. A value may be as large as the server's
+ * `max_allowed_packet` (`ERR_KV_VALUE_TOO_LARGE`), and must be JSON that the
+ * server takes (`ERR_KV_INVALID_VALUE`): neither takes lone surrogates in
+ * strings, MySQL nests to 100 levels and MariaDB 10 to 31.
+ *
+ * @example
+ * ```ts
+ * import { createFederation } from "@fedify/fedify";
+ * import { MysqlKvStore } from "fedify-kv";
+ *
+ * const kv = new MysqlKvStore("mysql://user:password@localhost/fedify");
+ * const federation = createFederation<void>({ kv });
+ * ```
+ */
+export declare class MysqlKvStore {
+  /**
+   * @param url The database's URL, such as
+   *            `mysql://user:password@host:3306/database` (or `mariadb:`).
+   *            `?ssl-mode=VERIFY_IDENTITY` encrypts and asks the server to
+   *            prove who it is, `?ssl-mode=REQUIRED` only encrypts;
+   *            `?socket=/run/mysqld/mysqld.sock` connects to a Unix socket.
+   *            Nothing is connected before the first operation.
+   * @param options What to do differently.
+   * @throws `ERR_KV_INVALID_OPTION`
+   */
+  constructor(url: string, options?: MysqlKvStoreOptions)
   /**
    * Gets the value of a key.
    *
@@ -868,6 +1079,7 @@ export declare class SqliteKvStore {
  * - `redis://host:6379/0`, `rediss:` (encrypted), `redis+cluster:`,
  *   `rediss+cluster:`, `redis+unix:///run/redis.sock` — {@link RedisKvStore}
  * - `postgres://host:5432/database`, `postgresql:` — {@link PostgresKvStore}
+ * - `mysql://host:3306/database`, `mariadb:` — {@link MysqlKvStore}
  *
  * @param url The URL.
  * @param options The options of that store's constructor.
@@ -878,4 +1090,4 @@ export declare class SqliteKvStore {
  * const kv = openKvStore(process.env.KV_URL ?? "sqlite:fedify.db");
  * ```
  */
-export declare function openKvStore(url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions): MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore
+export declare function openKvStore(url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions | MysqlKvStoreOptions): MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore | MysqlKvStore

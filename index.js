@@ -837,6 +837,7 @@ module.exports.__napiBindingTarget = __napiStampBindingTarget(nativeBinding, __n
 module.exports = nativeBinding
 module.exports.KvListIterator = nativeBinding.KvListIterator
 module.exports.MemoryKvStore = nativeBinding.MemoryKvStore
+module.exports.MysqlKvStore = nativeBinding.MysqlKvStore
 module.exports.PostgresKvStore = nativeBinding.PostgresKvStore
 module.exports.RedisKvStore = nativeBinding.RedisKvStore
 module.exports.SqliteKvStore = nativeBinding.SqliteKvStore

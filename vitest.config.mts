@@ -8,5 +8,7 @@ export default defineConfig({
     // must not meet another file's handles.
     pool: "forks",
     testTimeout: 30_000,
+    // A database server is made in some seconds, several at a time in more.
+    hookTimeout: 120_000,
   },
 });

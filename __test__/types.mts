@@ -15,6 +15,7 @@ import {
   type KvKey,
   type KvListIterator,
   MemoryKvStore,
+  MysqlKvStore,
   PostgresKvStore,
   SqliteKvStore,
   openKvStore,
@@ -28,6 +29,11 @@ const postgres = new PostgresKvStore("postgres://localhost/app", {
   preparedStatements: false,
   tls: { rejectUnauthorized: false },
 });
+const mysql = new MysqlKvStore("mysql://localhost/app", {
+  tableName: "kv",
+  maxConnections: 4,
+  tls: { rejectUnauthorized: false },
+});
 const opened = openKvStore("sqlite:fedify.db", { durability: "normal" });
 
 /** Whether two types are one. */
@@ -39,15 +45,23 @@ type Same<A, B> =
 function is<_ extends true>(): void {}
 
 // Fedify takes every store, in both its lines.
-export const stores: KvStore[] = [memory, sqlite, postgres, opened];
-export const oldStores: OldKvStore[] = [memory, sqlite, postgres, opened];
+export const stores: KvStore[] = [memory, sqlite, postgres, mysql, opened];
+export const oldStores: OldKvStore[] = [
+  memory,
+  sqlite,
+  postgres,
+  mysql,
+  opened,
+];
 createFederation<void>({ kv: memory });
 createFederation<void>({ kv: sqlite });
 createFederation<void>({ kv: postgres });
+createFederation<void>({ kv: mysql });
 createFederation<void>({ kv: opened });
 createOldFederation<void>({ kv: memory });
 createOldFederation<void>({ kv: sqlite });
 createOldFederation<void>({ kv: postgres });
+createOldFederation<void>({ kv: mysql });
 createOldFederation<void>({ kv: opened });
 
 // `cas` and `list` are optional in Fedify's types, not in ours.
@@ -59,6 +73,7 @@ is<Same<ReturnType<typeof memory.clear>, Promise<number>>>();
 export const asMemory: MemoryKvStore = sqlite;
 export const asSqlite: SqliteKvStore = memory;
 export const asPostgres: PostgresKvStore = memory;
+export const asMysql: MysqlKvStore = memory;
 
 interface Actor {
   name: string;
@@ -173,6 +188,10 @@ new SqliteKvStore("x", { durability: "off" });
 new SqliteKvStore("x", { busyTimeout: "1s" });
 // @ts-expect-error no option of that name
 new SqliteKvStore("x", { table: "other" });
+// @ts-expect-error a database has a URL
+new MysqlKvStore();
+// @ts-expect-error no option of that name
+new MysqlKvStore("mysql://localhost/app", { table: "kv" });
 // @ts-expect-error it has no options
 new MemoryKvStore({});
 // @ts-expect-error a URL is not optional

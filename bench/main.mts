@@ -2,6 +2,7 @@
 // sides of a row take turns, and a row shows the ratio of their medians: that
 // holds on a machine whose speed drifts.
 import { memory } from "./memory.mts";
+import { mysql } from "./mysql.mts";
 import { postgres } from "./postgres.mts";
 import { redis } from "./redis.mts";
 import { sqlite } from "./sqlite.mts";
@@ -10,3 +11,4 @@ await sqlite();
 await memory();
 await redis();
 await postgres();
+await mysql();

@@ -13,8 +13,12 @@ export type Clause =
   | "exact expiry"
   /** A part of 1 KB, and keys of many parts, are ordinary. */
   | "long keys"
-  /** NUL and lone surrogates in values are ordinary. */
-  | "any text"
+  /** NUL is ordinary in values. */
+  | "NUL in values"
+  /** So are lone surrogates. */
+  | "lone surrogates"
+  /** So are values of 1,000 levels. */
+  | "deep values"
   /** NUL is ordinary in a part. */
   | "NUL in keys";
 

@@ -38,7 +38,8 @@ function postgres(
       };
     },
     except: {
-      "any text": "jsonb holds neither NUL nor lone surrogates",
+      "NUL in values": "jsonb holds none",
+      "lone surrogates": "jsonb holds none",
       "NUL in keys": "text in PostgreSQL can't hold NUL",
     },
   };

@@ -2,6 +2,7 @@
 import { MemoryKvStore, SqliteKvStore } from "../../index.js";
 import { type Options, openStore, temporaryFile } from "../support/sqlite.mts";
 import type { Data, Row, Store } from "./fixture.mts";
+import { mysqlRows } from "./mysql.mts";
 import { postgresRows } from "./postgres.mts";
 import { redisRows } from "./redis.mts";
 
@@ -26,6 +27,7 @@ export const rows: readonly Row[] = [
   },
   ...redisRows,
   ...postgresRows,
+  ...mysqlRows,
 ];
 
 function alone(store: Store): Data {

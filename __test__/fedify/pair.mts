@@ -9,10 +9,16 @@ import * as vocab1 from "fedify-1.10/vocab";
 import { afterAll } from "vitest";
 import { type Fedify, installedFedify } from "../../examples/demo/fedify.mts";
 import { type Server, startServer } from "../../examples/demo/server.mts";
-import { MemoryKvStore, PostgresKvStore, SqliteKvStore } from "../../index.js";
+import {
+  MemoryKvStore,
+  MysqlKvStore,
+  PostgresKvStore,
+  SqliteKvStore,
+} from "../../index.js";
+import { MysqlServer } from "../services/mysql.mts";
 import { PostgresServer } from "../services/postgres.mts";
 
-export type Store = MemoryKvStore | SqliteKvStore;
+export type Store = MemoryKvStore | MysqlKvStore | SqliteKvStore;
 
 export interface StoreRow {
   readonly store: string;
@@ -22,14 +28,28 @@ export interface StoreRow {
   readonly durable: boolean;
 }
 
-/** Started by the first row that needs it. */
+/** Started by the first rows that need them. */
+let mysql: Promise<MysqlServer> | undefined;
 let postgres: Promise<PostgresServer> | undefined;
-afterAll(async () => (await postgres)?.stop());
+afterAll(async () => {
+  await (await mysql)?.stop();
+  await (await postgres)?.stop();
+});
 
 export const stores: readonly StoreRow[] = [
   {
     store: "SqliteKvStore",
     open: (directory, name) => new SqliteKvStore(join(directory, `${name}.db`)),
+    durable: true,
+  },
+  {
+    store: "MysqlKvStore",
+    open: async (directory, name) => {
+      mysql ??= MysqlServer.start({ "innodb-flush-log-at-trx-commit": 0 });
+      const { url } = await mysql;
+      const tableName = `${basename(directory)}_${name}`.replaceAll(/\W/g, "_");
+      return new MysqlKvStore(url, { tableName });
+    },
     durable: true,
   },
   {

@@ -7,9 +7,10 @@ import { PostgresServer } from "../services/postgres.mts";
 import { inTextOrder, keysOf } from "../support/collect.mts";
 import {
   asJson,
+  hasLoneSurrogates,
+  hasNul,
   hostileKeys,
   hostileValues,
-  isOddText,
 } from "../support/hostile.mts";
 import { openStore } from "../support/postgres.mts";
 
@@ -82,7 +83,7 @@ test("every key, both ways", async () => {
 test("every value, both ways", async () => {
   const store = openStore(server.url);
   for (const [name, value] of hostileValues) {
-    if (isOddText(value)) {
+    if (hasNul(value) || hasLoneSurrogates(value)) {
       continue;
     }
     const expected = asJson(value);

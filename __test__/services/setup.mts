@@ -7,4 +7,5 @@ export default function setup(): void {
     need(name, () => runs(name));
   }
   need("postgresql", () => runs(postgresBinary("postgres")));
+  need("mariadb-server", () => runs("mariadbd"));
 }

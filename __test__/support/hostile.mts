@@ -134,9 +134,12 @@ export function nested(depth: number, inner: unknown = 0): unknown {
   return value;
 }
 
-/** Whether a value has NUL or lone surrogates, which not every engine keeps. */
-export function isOddText(value: unknown): boolean {
-  return /\\u(0000|d[89a-f])/.test(JSON.stringify(value));
+export function hasNul(value: unknown): boolean {
+  return JSON.stringify(value).includes("\\u0000");
+}
+
+export function hasLoneSurrogates(value: unknown): boolean {
+  return /\\ud[89a-f]/.test(JSON.stringify(value));
 }
 
 /** Values that JSON keeps, with what they are. */

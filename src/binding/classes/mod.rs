@@ -4,6 +4,7 @@
 mod list;
 pub mod memory;
 mod methods;
+pub mod mysql;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;

@@ -143,7 +143,7 @@ impl Postgres {
         // Who takes locks in one order never waits in a circle.
         sets.sort_unstable_by_key(|(_, key, ..)| key.as_json());
         deletes.sort_unstable_by_key(|(_, key)| key.as_json());
-        let (values, put, deleted, swapped) = futures::join!(
+        let (values, put, gone, swapped) = futures::join!(
             self.get(connection, &gets),
             self.set(connection, &sets),
             self.delete(connection, &deletes),
@@ -160,7 +160,7 @@ impl Postgres {
         if let Err(fault) = put {
             fail(&mut attempts, sets.iter().map(|(index, ..)| *index), &fault);
         }
-        if let Err(fault) = deleted {
+        if let Err(fault) = gone {
             fail(&mut attempts, deletes.iter().map(|(index, _)| *index), &fault);
         }
         for ((index, ..), swapped) in swaps.iter().zip(swapped) {

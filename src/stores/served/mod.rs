@@ -9,4 +9,4 @@ mod tls;
 pub use generations::Generations;
 pub use load::Load;
 pub use pending::Pending;
-pub use tls::TlsOptions;
+pub use tls::{TlsOptions, system_certificates};

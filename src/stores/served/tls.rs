@@ -108,6 +108,15 @@ fn system_roots() -> RootCertStore {
     roots
 }
 
+/// The certificates that the system trusts, for a driver that sets up its
+/// connections itself and refuses what it can't read.
+pub fn system_certificates() -> Vec<CertificateDer<'static>> {
+    let readable = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
+    let mut certificates = rustls_native_certs::load_native_certs().certs;
+    certificates.retain(readable);
+    certificates
+}
+
 /// Trusts any certificate: `rejectUnauthorized: false`.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);

@@ -1,0 +1,44 @@
+// MySQL as rows of the contract: on MariaDB, which Debian has.
+import { MysqlKvStore } from "../../index.js";
+import { MysqlServer } from "../services/mysql.mts";
+import { type Options, ownTable } from "../support/mysql.mts";
+import type { Row, Store } from "./fixture.mts";
+
+function oneServer(name: string, options: Options): Row {
+  let server: MysqlServer;
+  return {
+    name,
+    setUp: async () => {
+      server = await MysqlServer.start({ "innodb-flush-log-at-trx-commit": 0 });
+    },
+    tearDown: () => server.stop(),
+    open: async () => {
+      const handles: Store[] = [];
+      const tableName = ownTable();
+      const openAnother = () => {
+        const handle = new MysqlKvStore(server.url, { tableName, ...options });
+        handles.push(handle);
+        return handle;
+      };
+      return {
+        store: openAnother(),
+        openAnother,
+        remove: async () => {
+          await Promise.all(handles.map((handle) => handle.close()));
+          await server.sql(`DROP TABLE IF EXISTS ${tableName}`);
+        },
+      };
+    },
+    except: {
+      "long keys": "the format's key column has 768 characters",
+      "lone surrogates": "JSON columns take none, in MySQL and in MariaDB",
+      "deep values":
+        "JSON columns nest to 31 levels in MariaDB 10, 100 in MySQL",
+    },
+  };
+}
+
+export const mysqlRows: readonly Row[] = [
+  oneServer("mysql", {}),
+  oneServer("mysql, one connection", { maxConnections: 1 }),
+];

@@ -1,0 +1,519 @@
+// What happens when the server fails: nothing hangs, nothing resolves that did
+// not happen, and the store works again when the server does.
+import type { Connection } from "mysql2/promise";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { MysqlServer, password } from "./services/mysql.mts";
+import { collect, keysOf } from "./support/collect.mts";
+import { openStore } from "./support/mysql.mts";
+import { expectRejection, rejection } from "./support/rejection.mts";
+
+let server: MysqlServer;
+
+beforeAll(async () => {
+  server = await MysqlServer.start();
+});
+afterAll(() => server.stop());
+beforeEach(async () => {
+  if (!server.isRunning) {
+    await server.start();
+  }
+  await server.sql("DROP TABLE IF EXISTS fedify_kv");
+});
+
+const numbers = (count: number) => Array.from(Array(count).keys());
+const key = (i: number) => ["k", String(i)] as const;
+
+/** The threads of stores' connections, except those that are idle if asked. */
+async function threads(root: Connection): Promise<number[]> {
+  const [rows] = await root.query(
+    "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = 'fedify'",
+  );
+  return (rows as { id: number }[]).map(({ id }) => id);
+}
+
+test("killed and started again in the middle of 1,000 operations", async () => {
+  const store = openStore(server.url, { queryTimeout: 20_000 });
+  await store.initialize();
+  let settled = 0;
+  let reached = () => {};
+  const some = new Promise<void>((resolve) => (reached = resolve));
+  const count = (promise: Promise<unknown>) => {
+    const done = () => {
+      settled += 1;
+      if (settled === 200) reached();
+    };
+    promise.then(done, done);
+    return promise;
+  };
+  const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] = [];
+  const run = async () => {
+    for (const batch of numbers(10)) {
+      const ids = numbers(100).map((i) => batch * 100 + i);
+      outcomes.push(
+        ...(await Promise.allSettled(
+          ids.map(async (i) => {
+            const answer = await count(
+              i % 2 === 0
+                ? store.set(key(i), i)
+                : store.cas(key(i), undefined, i),
+            );
+            return { i, answer };
+          }),
+        )),
+      );
+    }
+  };
+  const running = run();
+  await some;
+  await server.kill();
+  await server.start();
+  await running;
+  expect(outcomes).toHaveLength(1_000);
+  for (const outcome of outcomes) {
+    if (outcome.status === "rejected") {
+      expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
+    } else {
+      const { i, answer } = outcome.value;
+      // Nobody else writes: `false` would be a guess.
+      expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
+      expect(await store.get(key(i))).toBe(i);
+    }
+  }
+  // Writes may be repeated, so they all arrive.
+  const rejected = outcomes.filter(({ status }) => status === "rejected");
+  expect(rejected.length).toBeLessThanOrEqual(50);
+});
+
+test("a server that shuts down in order", async () => {
+  const store = openStore(server.url, { queryTimeout: 20_000 });
+  await store.set(["k"], 0);
+  const writes = Promise.all(numbers(500).map((i) => store.set(key(i), i)));
+  await server.kill("SIGTERM");
+  await server.start();
+  await writes;
+  expect(await keysOf(store.list(["k"]))).toHaveLength(501);
+});
+
+test("connections cut by KILL CONNECTION", async () => {
+  const store = openStore(server.url);
+  await store.set(["k"], 0);
+  const root = await server.root();
+  let cuts = 0;
+  for (const round of numbers(30)) {
+    const operations = numbers(50).map(async (i) => {
+      await store.set(key(i), round);
+      expect(await store.get(key(i))).toBe(round);
+    });
+    for (const id of await threads(root)) {
+      await root.query(`KILL CONNECTION ${id}`).then(
+        () => (cuts += 1),
+        () => {},
+      );
+    }
+    await Promise.all(operations);
+  }
+  await root.end();
+  expect(cuts).toBeGreaterThan(15);
+  expect(await collect(store.list(["k"]))).toHaveLength(51);
+});
+
+test("a connection cut while idle costs nobody anything", async () => {
+  const store = openStore(server.url);
+  const root = await server.root();
+  for (const i of numbers(10)) {
+    await store.set(["k"], i);
+    for (const id of await threads(root)) {
+      await root.query(`KILL CONNECTION ${id}`).catch(() => {});
+    }
+    expect(await store.cas(["k"], i, "mine")).toBe(true);
+    for (const id of await threads(root)) {
+      await root.query(`KILL CONNECTION ${id}`).catch(() => {});
+    }
+    expect(await store.get(["k"])).toBe("mine");
+  }
+  await root.end();
+});
+
+test("a cas whose outcome is unknown is not guessed", async () => {
+  const store = openStore(server.url, { queryTimeout: 20_000 });
+  let unknown = 0;
+  for (let round = 0; unknown === 0 && round < 40; round += 1) {
+    await store.initialize();
+    let running = true;
+    const outcomes: {
+      key: readonly [string, string];
+      value: number;
+      swapped: boolean | string;
+    }[] = [];
+    const load = numbers(8).map(async (n) => {
+      for (let i = 0; running; i += 1) {
+        const own = ["cas", `${round}-${n}-${i}`] as const;
+        const swapped = await store
+          .cas(own, undefined, i)
+          .catch((error: { code: string; message: string }) => {
+            expect(error.message).toContain("unknown");
+            return error.code;
+          });
+        outcomes.push({ key: own, value: i, swapped });
+      }
+    });
+    await expect.poll(() => outcomes.length).toBeGreaterThan(5 + round);
+    await server.kill();
+    running = false;
+    await server.start();
+    await Promise.all(load);
+    for (const { key: own, value, swapped } of outcomes) {
+      if (swapped === "ERR_KV_CONNECTION") {
+        unknown += 1;
+        expect([value, undefined]).toContain(await store.get(own));
+      } else {
+        expect(swapped).toBe(true);
+        expect(await store.get(own)).toBe(value);
+      }
+    }
+  }
+  expect(unknown).toBeGreaterThan(0);
+}, 240_000);
+
+test("paused beyond the timeout, and resumed", async () => {
+  const store = openStore(server.url, { queryTimeout: 200 });
+  await store.set(["k"], "before");
+  server.pause();
+  const calls = [
+    () => store.get(["k"]),
+    () => store.set(["k"], "during"),
+    () => store.cas(["k"], "before", "during"),
+    () => store.delete(["k"]),
+    () => store.list().next(),
+    () => store.clear(["k"]),
+  ];
+  for (const call of calls) {
+    const begin = performance.now();
+    const error = await rejection(call);
+    expect(["ERR_KV_TIMEOUT", "ERR_KV_CONNECTION"]).toContain(error.code);
+    expect(performance.now() - begin).toBeLessThan(5_000);
+  }
+  server.resume();
+  await expect
+    .poll(() =>
+      store.set(["k"], "at last").then(
+        () => true,
+        () => false,
+      ),
+    )
+    .toBe(true);
+  expect(await store.get(["k"])).toBe("at last");
+});
+
+test("close() ends also when the server does not answer", async () => {
+  const store = openStore(server.url, {
+    queryTimeout: 200,
+    connectTimeout: 200,
+  });
+  await store.set(["k"], 1);
+  server.pause();
+  const write = rejection(() => store.set(["k"], 2));
+  await store.close();
+  expect((await write).code).toBe("ERR_KV_TIMEOUT");
+  server.resume();
+});
+
+test("a lock that another session holds past the timeout", async () => {
+  const store = openStore(server.url, { queryTimeout: 300 });
+  await store.set(["k"], "old");
+  const holder = await server.root();
+  await holder.query(
+    `BEGIN; SELECT * FROM fedify_kv WHERE \`key\` = '["k"]' FOR UPDATE`,
+  );
+  const root = await server.root();
+  const waiting = async () => {
+    const [rows] = await root.query(
+      "SELECT * FROM information_schema.PROCESSLIST WHERE USER = 'fedify' AND COMMAND <> 'Sleep'",
+    );
+    return (rows as unknown[]).length;
+  };
+  for (const call of [
+    () => store.set(["k"], "new"),
+    () => store.cas(["k"], "old", "new"),
+    () => store.delete(["k"]),
+    () => store.clear(["k"]),
+  ]) {
+    const begin = performance.now();
+    const error = await expectRejection(call, "ERR_KV_TIMEOUT");
+    expect(error.message).toContain("undone");
+    expect(performance.now() - begin).toBeLessThan(5_000);
+    // Nothing is left behind that would take the lock later.
+    expect(await waiting()).toBe(0);
+  }
+  // Others don't wait, and reading takes no lock.
+  await store.set(["other"], 1);
+  expect(await store.get(["k"])).toBe("old");
+  await holder.query("COMMIT");
+  expect(await store.get(["k"])).toBe("old");
+  expect(await store.cas(["k"], "old", "new")).toBe(true);
+  await holder.end();
+  await root.end();
+});
+
+test("a table locked by somebody else", async () => {
+  const store = openStore(server.url, { queryTimeout: 300 });
+  await store.set(["k"], 1);
+  const holder = await server.root();
+  await holder.query("LOCK TABLES fedify_kv WRITE");
+  for (const call of [
+    () => store.get(["k"]),
+    () => store.set(["k"], 2),
+    () => store.list().next(),
+    () => store.drop(),
+  ]) {
+    await expectRejection(call, "ERR_KV_TIMEOUT");
+  }
+  await holder.query("UNLOCK TABLES");
+  await holder.end();
+  expect(await store.get(["k"])).toBe(1);
+});
+
+test("deadlocks are tried again", async () => {
+  const store = openStore(server.url);
+  await store.set(["a"], 0);
+  await store.set(["z"], 0);
+  const root = await server.root();
+  let deadlocks = 0;
+  for (let i = 0; i < 20; i += 1) {
+    // Against the order that the store takes locks in.
+    await root.query(
+      `BEGIN; UPDATE fedify_kv SET value = '"theirs"' WHERE \`key\` = '["z"]'`,
+    );
+    const swaps = Promise.all([
+      store.set(["a"], i),
+      store.set(["z"], i),
+      store.cas(["n", String(i)], undefined, i),
+    ]);
+    await root
+      .query(
+        `UPDATE fedify_kv SET value = '"theirs"' WHERE \`key\` = '["a"]'; COMMIT`,
+      )
+      .catch((error: { code: string }) => {
+        expect(error.code).toBe("ER_LOCK_DEADLOCK");
+        deadlocks += 1;
+      });
+    expect(await swaps).toEqual([undefined, undefined, true]);
+  }
+  await root.end();
+  const [row] = await server.sql("SHOW GLOBAL STATUS LIKE 'innodb_deadlocks'");
+  expect(Number(row?.Value)).toBeGreaterThan(0);
+  expect(Number(row?.Value)).toBeGreaterThanOrEqual(deadlocks);
+});
+
+test("all connections of the server are taken", async () => {
+  await server.sql("SET GLOBAL max_connections = 10");
+  // The server keeps one more for root, on the socket.
+  const others = await Promise.all(
+    numbers(10).map(() => server.pool().getConnection()),
+  );
+  const store = openStore(server.url, { queryTimeout: 300 });
+  for (const call of [() => store.get(["k"]), () => store.set(["k"], 1)]) {
+    const error = await expectRejection(call, "ERR_KV_CONNECTION");
+    expect(error.message).toContain("Too many connections");
+  }
+  others.forEach((connection) => connection.destroy());
+  await expect
+    .poll(() =>
+      store.set(["k"], 1).then(
+        () => true,
+        () => false,
+      ),
+    )
+    .toBe(true);
+  expect(await store.get(["k"])).toBe(1);
+  await server.sql("SET GLOBAL max_connections = 151");
+});
+
+test("a server that only reads", async () => {
+  const store = openStore(server.url);
+  await store.set(["k"], "old");
+  await server.sql("SET GLOBAL read_only = 1");
+  try {
+    for (const call of [
+      () => store.set(["k"], "new"),
+      () => store.delete(["k"]),
+      () => store.cas(["k"], "old", "new"),
+      () => store.clear(["k"]),
+    ]) {
+      const error = await expectRejection(call, "ERR_KV_BACKEND");
+      expect(error.message).toContain("read-only");
+    }
+    expect(await collect(store.list())).toEqual([{ key: ["k"], value: "old" }]);
+  } finally {
+    await server.sql("SET GLOBAL read_only = 0");
+  }
+  expect(await store.cas(["k"], "old", "new")).toBe(true);
+});
+
+test("what a user may not do", async () => {
+  await openStore(server.url).set(["k"], 1);
+  await server.sql(
+    `CREATE OR REPLACE USER reader@'%' IDENTIFIED BY 'r';
+     GRANT SELECT ON fedify.* TO reader@'%'`,
+  );
+  const reader = openStore(server.urlFor("reader", "r"));
+  expect(await reader.get(["k"])).toBe(1);
+  for (const call of [
+    () => reader.set(["k"], 2),
+    () => reader.delete(["k"]),
+    () => reader.cas(["k"], 1, 2),
+    () => reader.clear(["k"]),
+    () => reader.drop(),
+  ]) {
+    const error = await expectRejection(call, "ERR_KV_BACKEND");
+    expect(error.message).toContain("denied");
+  }
+  // Without the right to create anything, what is there can be used.
+  await server.sql(
+    "GRANT INSERT, UPDATE, DELETE ON fedify.* TO reader@'%'; ALTER TABLE fedify_kv DROP INDEX idx_fedify_kv_expires",
+  );
+  const writer = openStore(server.urlFor("reader", "r"));
+  expect(await writer.cas(["k"], 1, 2)).toBe(true);
+  await server.sql("DROP TABLE fedify_kv");
+  const error = await expectRejection(
+    () => writer.get(["k"]),
+    "ERR_KV_BACKEND",
+  );
+  expect(error.message).toContain("denied");
+});
+
+test("a wrong password, host or database is an error at once, and no secret", async () => {
+  const place = `127.0.0.1:${server.port}`;
+  for (const [url, words] of [
+    [server.urlFor("fedify", "wr0ngpass"), "Access denied"],
+    [server.urlFor("nobody", "wr0ngpass"), "Access denied"],
+    [server.urlFor("fedify", password, "elsewhere"), "elsewhere"],
+    ["mysql://fedify:wr0ngpass@nowhere.invalid/fedify", "nowhere.invalid:3306"],
+    ["mysql://fedify:wr0ngpass@127.0.0.1:1/fedify", "127.0.0.1:1"],
+  ] as const) {
+    const store = openStore(url);
+    const begin = performance.now();
+    for (const call of [
+      () => store.get(["k"]),
+      () => store.cas(["k"], 1, 2),
+      () => store.initialize(),
+      () => store.list().next(),
+      () => store.clear(["k"]),
+    ]) {
+      const error = await expectRejection(call, "ERR_KV_CONNECTION");
+      expect(error.message).toContain(words);
+      expect(error.message).not.toContain("wr0ngpass");
+      expect(error.message).not.toContain(password);
+    }
+    expect(performance.now() - begin).toBeLessThan(4_000);
+  }
+  const right = openStore(server.url);
+  await right.set(["k"], 1);
+  expect(place).toContain(String(server.port));
+});
+
+test("a server that was never there is an error at once, and may come", async () => {
+  await server.kill();
+  const store = openStore(server.url);
+  const begin = performance.now();
+  for (const call of [
+    () => store.get(["k"]),
+    () => store.initialize(),
+    () => store.list().next(),
+    () => store.clear(["k"]),
+  ]) {
+    const error = await expectRejection(call, "ERR_KV_CONNECTION");
+    expect(error.message).toContain(`127.0.0.1:${server.port}`);
+  }
+  expect(performance.now() - begin).toBeLessThan(4_000);
+  await server.start();
+  await store.set(["k"], 1);
+  expect(await store.get(["k"])).toBe(1);
+});
+
+test("a server that stays away: operations wait, and then reject", async () => {
+  const store = openStore(server.url, { queryTimeout: 500 });
+  await store.set(["k"], 1);
+  await server.kill();
+  const begin = performance.now();
+  await Promise.all(
+    [
+      () => store.get(["k"]),
+      () => store.set(["k"], 2),
+      () => store.cas(["k"], 1, 2),
+      () => store.list().next(),
+    ].map((call) => expectRejection(call, "ERR_KV_CONNECTION")),
+  );
+  expect(performance.now() - begin).toBeGreaterThan(400);
+  expect(performance.now() - begin).toBeLessThan(5_000);
+  await server.start();
+  expect(await store.get(["k"])).toBe(1);
+});
+
+test("operations wait for a server that is started again", async () => {
+  const store = openStore(server.url, { queryTimeout: 20_000 });
+  await store.set(["k"], 1);
+  await server.kill();
+  const answers = Promise.all([
+    store.get(["k"]),
+    store.set(["l"], 2),
+    collect(store.list(["l"])),
+    // Nothing of it was sent.
+    store.cas(["m"], undefined, 3),
+  ]);
+  await server.start();
+  expect(await answers).toEqual([
+    1,
+    undefined,
+    [{ key: ["l"], value: 2 }],
+    true,
+  ]);
+});
+
+test("the queue has a bound", async () => {
+  const store = openStore(server.url, { queueLimit: 100, queryTimeout: 500 });
+  await store.initialize();
+  server.pause();
+  const calls = numbers(150).map((i) => store.set(key(i), i));
+  const outcomes = await Promise.allSettled(calls);
+  const codes = outcomes.map((outcome) =>
+    outcome.status === "rejected" ? outcome.reason.code : "",
+  );
+  expect(codes.slice(0, 100)).not.toContain("ERR_KV_BACKEND");
+  expect(codes.slice(100)).toEqual(Array(50).fill("ERR_KV_BACKEND"));
+  server.resume();
+  await expect
+    .poll(() =>
+      store.set(["k"], 1).then(
+        () => true,
+        () => false,
+      ),
+    )
+    .toBe(true);
+});
+
+test("a table that is full", async () => {
+  const store = openStore(server.url);
+  await store.set(["k"], "old");
+  // What the server says for a full disk too, told for a table in memory.
+  await server.sql(
+    `SET GLOBAL max_heap_table_size = 65536; SET max_heap_table_size = 65536;
+     DROP TABLE fedify_kv;
+     CREATE TABLE fedify_kv (\`key\` VARCHAR(768) PRIMARY KEY, value VARCHAR(4000) NOT NULL, expires DATETIME(6),
+       KEY idx_fedify_kv_expires (expires)) ENGINE=MEMORY DEFAULT CHARSET=latin1`,
+  );
+  const outcomes = await Promise.allSettled(
+    numbers(100).map((i) => store.set(key(i), "x".repeat(3_000))),
+  );
+  const refused = outcomes.flatMap((outcome) =>
+    outcome.status === "rejected"
+      ? [outcome.reason as { code: string; message: string }]
+      : [],
+  );
+  expect(refused.length).toBeGreaterThan(0);
+  for (const { code, message } of refused) {
+    expect(code).toBe("ERR_KV_BACKEND");
+    expect(message).toContain("is full");
+  }
+  await server.sql("SET GLOBAL max_heap_table_size = DEFAULT");
+});

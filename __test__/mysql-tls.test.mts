@@ -1,0 +1,149 @@
+// Encrypted connections, with certificates made here.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { MysqlServer } from "./services/mysql.mts";
+import { type Options, openStore } from "./support/mysql.mts";
+import { expectRejection } from "./support/rejection.mts";
+
+let directory: string;
+let server: MysqlServer;
+let url: string;
+
+const file = (name: string) => join(directory, name);
+const pem = (name: string) => readFileSync(file(name));
+
+function openssl(command: string): void {
+  const options = { cwd: directory, stdio: "ignore" } as const;
+  execFileSync("openssl", command.split(" "), options);
+}
+
+const newKey = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+
+function authority(name: string): void {
+  openssl(
+    `req -x509 ${newKey} -days 1 -subj /CN=${name} -keyout ${name}.key -out ${name}.crt`,
+  );
+}
+
+function certificate(name: string, signer: string, host: string): void {
+  const subject = `-subj /CN=${name} -addext subjectAltName=DNS:${host}`;
+  openssl(`req ${newKey} ${subject} -keyout ${name}.key -out ${name}.csr`);
+  openssl(
+    `x509 -req -in ${name}.csr -days 1 -CA ${signer}.crt -CAkey ${signer}.key -CAcreateserial -copy_extensions copy -out ${name}.crt`,
+  );
+}
+
+beforeAll(async () => {
+  directory = mkdtempSync(join(tmpdir(), "fedify-kv-tls-"));
+  authority("ca");
+  authority("stranger");
+  certificate("server", "ca", "localhost");
+  certificate("client", "ca", "client");
+  certificate("other", "stranger", "client");
+  server = await MysqlServer.start({
+    "ssl-ca": file("ca.crt"),
+    "ssl-cert": file("server.crt"),
+    "ssl-key": file("server.key"),
+  });
+  url = server.url.replace("127.0.0.1", "localhost");
+  await server.sql(
+    `CREATE USER encrypted@'%' IDENTIFIED BY 'e' REQUIRE SSL;
+     GRANT ALL ON fedify.* TO encrypted@'%';
+     CREATE USER known@'%' IDENTIFIED BY 'k' REQUIRE X509;
+     GRANT ALL ON fedify.* TO known@'%'`,
+  );
+});
+afterAll(async () => {
+  await server.stop();
+  rmSync(directory, { recursive: true });
+});
+
+async function works(tls: Options["tls"], at = url): Promise<void> {
+  const store = openStore(at, tls === undefined ? {} : { tls });
+  await store.set(["k"], "secret");
+  expect(await store.cas(["k"], "secret", 1)).toBe(true);
+  const value = "x".repeat(100_000);
+  const keys = Array.from({ length: 50 }, (_, i) => ["k", String(i)] as const);
+  await Promise.all(keys.map((key) => store.set(key, value)));
+  expect(await store.clear(["k"])).toBe(51);
+}
+
+async function fails(tls: Options["tls"], at = url): Promise<string> {
+  const store = openStore(at, tls === undefined ? {} : { tls });
+  const begin = performance.now();
+  const calls = [() => store.get(["k"]), () => store.list().next()];
+  let message = "";
+  for (const call of calls) {
+    ({ message } = await expectRejection(call, "ERR_KV_CONNECTION"));
+  }
+  expect(performance.now() - begin).toBeLessThan(4_000);
+  return message;
+}
+
+const as = (user: string, word: string) =>
+  server.urlFor(user, word).replace("127.0.0.1", "localhost");
+
+test("a known authority, as a string or a Buffer", async () => {
+  await works({ ca: pem("ca.crt") });
+  await works({ ca: `${pem("stranger.crt")}\n${pem("ca.crt")}` });
+  await works({ ca: pem("ca.crt") }, `${url}?ssl-mode=VERIFY_IDENTITY`);
+});
+
+test("an unknown authority", async () => {
+  expect(await fails({})).toContain("UnknownIssuer");
+  expect(await fails({ ca: pem("stranger.crt") })).toContain("certificate");
+  expect(await fails(undefined, `${url}?ssl-mode=VERIFY_IDENTITY`)).toContain(
+    "UnknownIssuer",
+  );
+});
+
+test("a name that is not the certificate's", async () => {
+  const at = url.replace("localhost", "127.0.0.1");
+  expect(await fails({ ca: pem("ca.crt") }, at)).toContain("not valid for");
+});
+
+test("no questions asked", async () => {
+  await works({ rejectUnauthorized: false });
+  await works(undefined, `${as("encrypted", "e")}?ssl-mode=REQUIRED`);
+});
+
+test("it is encrypted: a user who has to be is let in", async () => {
+  await works({ ca: pem("ca.crt") }, as("encrypted", "e"));
+  expect(await fails(undefined, as("encrypted", "e"))).toContain("denied");
+});
+
+test("a certificate of the client's own", async () => {
+  const ca = pem("ca.crt");
+  const known = as("known", "k");
+  await works({ ca, cert: pem("client.crt"), key: pem("client.key") }, known);
+  await fails({ ca }, known);
+  await fails({ ca, cert: pem("other.crt"), key: pem("other.key") }, known);
+});
+
+test("a server without encryption", async () => {
+  const plain = await MysqlServer.start({ "skip-ssl": 1 });
+  try {
+    const message = await fails({ rejectUnauthorized: false }, plain.url);
+    expect(message).toContain("SSL");
+  } finally {
+    await plain.stop();
+  }
+});
+
+test("what is no PEM is refused by the constructor", () => {
+  for (const tls of [
+    { ca: "not PEM" },
+    { cert: pem("client.crt") },
+    { key: pem("client.key") },
+    { cert: pem("client.crt"), key: "not PEM" },
+    { ca: 1 },
+    { rejectUnauthorized: 1 },
+  ]) {
+    expect(() => openStore(url, { tls } as Options)).toThrow(
+      expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
+    );
+  }
+});

@@ -1,0 +1,182 @@
+// MariaDB servers of a test's own, on free ports of the loopback interface, in
+// directories that go with them.
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { promisify } from "node:util";
+import {
+  type Connection,
+  type Pool,
+  createConnection,
+  createPool,
+} from "mysql2/promise";
+import { freePort } from "./redis.mts";
+
+/** As they stand in my.cnf. */
+type Settings = Readonly<Record<string, string | number>>;
+
+/** What a test may see without harm. */
+export const password = "s3cr:et/ @#?%";
+
+/** Small files: a server is made for each test file. */
+const small = {
+  "innodb-log-file-size": "16M",
+  "innodb-buffer-pool-size": "64M",
+  "skip-name-resolve": 1,
+};
+
+const asRoot = process.getuid?.() === 0 ? ["--user=root"] : [];
+
+function flags(settings: Settings): string[] {
+  return Object.entries(settings).map(([name, value]) => `--${name}=${value}`);
+}
+
+export class MysqlServer {
+  readonly port: number;
+  readonly directory: string;
+  readonly socket: string;
+  readonly #settings: Settings;
+  readonly #pools: Pool[] = [];
+  #process: ChildProcess | undefined;
+
+  private constructor(port: number, directory: string, settings: Settings) {
+    this.port = port;
+    this.directory = directory;
+    this.socket = join(directory, "mysqld.sock");
+    this.#settings = settings;
+  }
+
+  static async start(settings: Settings = {}): Promise<MysqlServer> {
+    const directory = await mkdtemp(join(tmpdir(), "fedify-kv-mysql-"));
+    await promisify(execFile)("mariadb-install-db", [
+      "--no-defaults",
+      `--datadir=${join(directory, "data")}`,
+      "--auth-root-authentication-method=normal",
+      "--skip-test-db",
+      ...flags(small),
+      ...asRoot,
+    ]);
+    await writeFile(
+      join(directory, "init.sql"),
+      [
+        "CREATE DATABASE IF NOT EXISTS fedify;",
+        `CREATE USER IF NOT EXISTS fedify@'%' IDENTIFIED BY '${password}';`,
+        "GRANT ALL ON fedify.* TO fedify@'%';",
+      ].join("\n"),
+    );
+    // A free port may be taken by the time that the server wants it.
+    for (let attempt = 1; ; attempt += 1) {
+      const server = new MysqlServer(await freePort(), directory, settings);
+      try {
+        await server.start();
+        return server;
+      } catch (error) {
+        if (attempt === 3) {
+          throw error;
+        }
+      }
+    }
+  }
+
+  /** With the user that owns the database, and nothing else. */
+  get url(): string {
+    return this.urlFor("fedify", password);
+  }
+
+  urlFor(user: string, word: string, database = "fedify"): string {
+    const login = `${encodeURIComponent(user)}:${encodeURIComponent(word)}`;
+    return `mysql://${login}@127.0.0.1:${this.port}/${database}`;
+  }
+
+  get isRunning(): boolean {
+    const child = this.#process;
+    return child !== undefined && child.exitCode === null && !child.signalCode;
+  }
+
+  /** Starts it, again after `kill`, and waits until it answers. */
+  async start(): Promise<void> {
+    const child = spawn(
+      "mariadbd",
+      [
+        "--no-defaults",
+        `--datadir=${join(this.directory, "data")}`,
+        `--socket=${this.socket}`,
+        `--pid-file=${join(this.directory, "pid")}`,
+        `--init-file=${join(this.directory, "init.sql")}`,
+        `--port=${this.port}`,
+        "--bind-address=127.0.0.1",
+        ...flags({ ...small, ...this.#settings }),
+        ...asRoot,
+      ],
+      { stdio: ["ignore", "ignore", "pipe"] },
+    );
+    this.#process = child;
+    const said: string[] = [];
+    for await (const line of createInterface({ input: child.stderr })) {
+      said.push(line);
+      if (line.includes("ready for connections")) {
+        // What else it says must not fill the pipe.
+        child.stderr.resume();
+        return;
+      }
+    }
+    throw new Error(`mariadbd did not start:\n${said.join("\n")}`);
+  }
+
+  /** Ends it as a crash does. */
+  async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
+    const child = this.#process;
+    if (child !== undefined && this.isRunning) {
+      child.kill(signal);
+      await once(child, "exit");
+    }
+  }
+
+  pause(): void {
+    this.#process?.kill("SIGSTOP");
+  }
+
+  resume(): void {
+    this.#process?.kill("SIGCONT");
+  }
+
+  /** A pool of the JavaScript driver's, as a user's app has one. */
+  pool(options: object = {}): Pool {
+    const pool = createPool({ uri: this.url, ...options });
+    this.#pools.push(pool);
+    return pool;
+  }
+
+  /** A connection that may do everything, for what goes on behind our back. */
+  async root(): Promise<Connection> {
+    return createConnection({
+      socketPath: this.socket,
+      user: "root",
+      database: "fedify",
+      multipleStatements: true,
+    });
+  }
+
+  /** Runs statements as root: the rows of the last one. */
+  async sql(
+    text: string,
+    values: unknown[] = [],
+  ): Promise<Record<string, unknown>[]> {
+    const connection = await this.root();
+    try {
+      const [rows] = await connection.query(text, values);
+      return rows as unknown as Record<string, unknown>[];
+    } finally {
+      await connection.end();
+    }
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#pools.map((pool) => pool.end().catch(() => {})));
+    await this.kill();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}

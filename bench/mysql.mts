@@ -1,0 +1,69 @@
+import type { KvStore } from "@fedify/fedify";
+import { MysqlServer } from "../__test__/services/mysql.mts";
+import { officialStore } from "../__test__/support/mysql-official.mts";
+import { MysqlKvStore } from "../index.js";
+import {
+  compare,
+  concurrent,
+  document,
+  heading,
+  listing,
+  sequential,
+} from "./measure.mts";
+
+const ENTRIES = 100_000;
+
+export async function mysql(): Promise<void> {
+  // As the server comes: each commit is synced to disk.
+  const server = await MysqlServer.start({
+    "innodb-buffer-pool-size": "256M",
+    "innodb-log-file-size": "96M",
+  });
+  try {
+    const ours = new MysqlKvStore(server.url);
+    const pool = server.pool({ connectionLimit: 10 });
+    const peer = officialStore(pool) as unknown as KvStore;
+    // 2,000 prefixes of 50 entries, that both sides use.
+    for (let i = 0; i < ENTRIES; i += 5000) {
+      const some = Array.from({ length: 5000 }, (_, j) => key(i + j));
+      await Promise.all(some.map((key) => ours.set(key, document(0))));
+    }
+
+    heading(
+      "MySQL, beside @fedify/mysql on mysql2, one MariaDB server (its CAST(? AS JSON) taken out by a hook: MariaDB has none)",
+    );
+    const get = (store: KvStore, i: number) =>
+      store.get(key((i * 7919) % ENTRIES));
+    const set = (store: KvStore, i: number) =>
+      store.set(key((i * 7919) % ENTRIES), document(i + 1));
+    await compare(sequential("get, one at a time", 500, get), ours, peer);
+    await compare(concurrent("get, 64 in flight", 64, 30, get), ours, peer);
+    await compare(concurrent("get, 1,000 in flight", 1000, 2, get), ours, peer);
+    await compare(sequential("set, one at a time", 200, set), ours, peer);
+    await compare(concurrent("set, 64 in flight", 64, 10, set), ours, peer);
+    await compare(concurrent("set, 1,000 in flight", 1000, 1, set), ours, peer);
+    const few = listing(
+      "list of 50 among 100,000, the list",
+      (i) => ["traces", String((i * 17) % (ENTRIES / 50))],
+      50,
+      "list",
+      20,
+    );
+    const all = listing(
+      "list of all 100,000, an entry",
+      () => ["traces"],
+      ENTRIES,
+      "entry",
+      1,
+    );
+    await compare(few, ours, peer);
+    await compare(all, ours, peer, 3);
+    await ours.close();
+  } finally {
+    await server.stop();
+  }
+}
+
+function key(i: number): readonly [string, string, string] {
+  return ["traces", String(Math.floor(i / 50)), String(i)];
+}

@@ -1,0 +1,60 @@
+//! `MysqlKvStore`.
+
+use super::list::KvListIterator;
+use super::methods::store_methods;
+use super::{Ready, js, ready, thrown};
+use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
+use crate::binding::handle::Handle;
+use crate::binding::list::Request;
+use crate::kv::{Command, Key};
+use crate::stores::{MysqlOptions, MysqlStore};
+use napi::bindgen_prelude::Env;
+use napi_derive::napi;
+
+/// Keeps entries in MySQL (8.0 or later) or MariaDB (10.7 or later), where other
+/// processes may use them at the same time, `@fedify/mysql` among them: the
+/// format is the same.
+///
+/// Operations that wait share statements: any number of reads or writes is one
+/// round trip for each few hundred. A connection that is lost is made again:
+/// what may safely be repeated is, and a `cas` whose outcome nobody knows
+/// rejects.
+///
+/// A key may have 768 characters as JSON text; a longer one rejects with
+/// `ERR_KV_KEY_TOO_LONG`. A value may be as large as the server's
+/// `max_allowed_packet` (`ERR_KV_VALUE_TOO_LARGE`), and must be JSON that the
+/// server takes (`ERR_KV_INVALID_VALUE`): neither takes lone surrogates in
+/// strings, MySQL nests to 100 levels and MariaDB 10 to 31.
+///
+/// @example
+/// ```ts
+/// import { createFederation } from "@fedify/fedify";
+/// import { MysqlKvStore } from "fedify-kv";
+///
+/// const kv = new MysqlKvStore("mysql://user:password@localhost/fedify");
+/// const federation = createFederation<void>({ kv });
+/// ```
+#[napi]
+pub struct MysqlKvStore(pub(in crate::binding) Handle);
+
+#[napi]
+impl MysqlKvStore {
+    /// @param url The database's URL, such as
+    ///            `mysql://user:password@host:3306/database` (or `mariadb:`).
+    ///            `?ssl-mode=VERIFY_IDENTITY` encrypts and asks the server to
+    ///            prove who it is, `?ssl-mode=REQUIRED` only encrypts;
+    ///            `?socket=/run/mysqld/mysqld.sock` connects to a Unix socket.
+    ///            Nothing is connected before the first operation.
+    /// @param options What to do differently.
+    /// @throws `ERR_KV_INVALID_OPTION`
+    #[napi(constructor, ts_args_type = "url: string, options?: MysqlKvStoreOptions")]
+    pub fn new(env: Env, url: Arg<String>, options: Arg<MysqlOptions>) -> napi::Result<Self> {
+        let store = || MysqlStore::at(&url.0?, &options.0?);
+        match store() {
+            Ok(store) => Ok(Self(Handle::new(js(env), store))),
+            Err(error) => Err(thrown(env, &error)),
+        }
+    }
+}
+
+store_methods!(MysqlKvStore);

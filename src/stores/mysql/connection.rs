@@ -1,0 +1,134 @@
+//! A connection, with its session set up and its statements prepared.
+
+use super::failure::Failure;
+use super::statements::{Statement, Statements};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Params, Row, Statement as Prepared, Value};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// More than there are, so that the driver never closes one by itself.
+pub const MOST_STATEMENTS: usize = 256;
+
+pub struct Connection {
+    conn: Conn,
+    statements: Arc<Statements>,
+    prepared: HashMap<Statement, Prepared>,
+    /// The largest packet that the server takes.
+    pub packet: usize,
+    /// Whether it isolates as a server wants it that logs statements.
+    pub suits_statement_log: bool,
+    /// A transaction is being committed: if nothing more is heard, nobody knows
+    /// whether it was.
+    committing: bool,
+}
+
+impl Connection {
+    pub async fn set_up(
+        mut conn: Conn,
+        statements: Arc<Statements>,
+        query_timeout: Duration,
+        suits_statement_log: bool,
+    ) -> mysql_async::Result<Self> {
+        // What stops a statement when we can't: a little after we do.
+        let seconds = query_timeout.as_secs() + 2;
+        let millis = seconds * 1000;
+        conn.query_drop(format!(
+            // The clock, NOW() in the session's time zone, stays as it is: other
+            // writers use the same.
+            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', autocommit = 1, innodb_lock_wait_timeout = {seconds}, \
+            lock_wait_timeout = {seconds} /*M! , max_statement_time = {seconds} */ \
+            /*!80000 , max_execution_time = {millis} */"
+        ))
+        .await?;
+        if !suits_statement_log {
+            // Without gap locks, writers of different keys don't meet.
+            conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                .await?;
+        }
+        let packet: Option<u64> = conn.query_first("SELECT @@max_allowed_packet").await?;
+        Ok(Self {
+            conn,
+            statements,
+            prepared: HashMap::new(),
+            packet: packet.and_then(|bytes| bytes.try_into().ok()).unwrap_or(1024 * 1024),
+            suits_statement_log,
+            committing: false,
+        })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.conn.id()
+    }
+
+    pub async fn rows(&mut self, statement: Statement, values: Vec<Value>) -> Result<Vec<Row>, Failure> {
+        let prepared = self.prepare(statement).await?;
+        Ok(self.conn.exec(prepared, Params::Positional(values)).await?)
+    }
+
+    /// Returns how many rows it changed.
+    pub async fn change(&mut self, statement: Statement, values: Vec<Value>) -> Result<u64, Failure> {
+        let prepared = self.prepare(statement).await?;
+        self.conn.exec_drop(prepared, Params::Positional(values)).await?;
+        Ok(self.conn.affected_rows())
+    }
+
+    /// Runs a statement that is worth no preparation; whether it brought a row.
+    pub async fn plain(&mut self, text: &str) -> Result<bool, Failure> {
+        let row: Option<Row> = self.conn.query_first(text).await?;
+        Ok(row.is_some())
+    }
+
+    pub async fn begin(&mut self) -> Result<(), Failure> {
+        self.plain("BEGIN").await?;
+        Ok(())
+    }
+
+    pub async fn commit(&mut self) -> Result<(), Failure> {
+        self.committing = true;
+        self.plain("COMMIT").await?;
+        self.committing = false;
+        Ok(())
+    }
+
+    pub async fn roll_back(&mut self) -> Result<(), Failure> {
+        self.plain("ROLLBACK").await?;
+        self.committing = false;
+        Ok(())
+    }
+
+    pub fn is_committing(&self) -> bool {
+        self.committing
+    }
+
+    async fn prepare(&mut self, statement: Statement) -> Result<Prepared, Failure> {
+        if let Some(prepared) = self.prepared.get(&statement) {
+            return Ok(prepared.clone());
+        }
+        let prepared = self.conn.prep(self.statements.text(statement)).await?;
+        self.prepared.insert(statement, prepared.clone());
+        Ok(prepared)
+    }
+
+    pub async fn disconnect(self) {
+        // It is gone either way.
+        let _ = self.conn.disconnect().await;
+    }
+}
+
+/// What a row has in a column.
+pub fn bytes(row: &mut Row, column: usize) -> Vec<u8> {
+    match row.take::<Value, _>(column) {
+        Some(Value::Bytes(bytes)) => bytes,
+        _ => Vec::new(),
+    }
+}
+
+pub fn text(row: &mut Row, column: usize) -> Option<String> {
+    String::from_utf8(bytes(row, column)).ok()
+}
+
+pub fn flag(row: &mut Row, column: usize) -> bool {
+    matches!(row.take::<Value, _>(column), Some(Value::Int(1) | Value::UInt(1)))
+}

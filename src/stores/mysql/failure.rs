@@ -1,0 +1,94 @@
+//! What can go wrong with a server, and what that means to a caller.
+
+use crate::kv::Error;
+use crate::stores::sql::Lost;
+use mysql_async::ServerError;
+
+/// Why a piece of work on a connection came to no end.
+#[derive(Debug)]
+pub enum Failure {
+    /// What the server answered.
+    Server(ServerError),
+    /// The connection ended.
+    Broken(String),
+    /// It was not done in time. `stopped` says that the server has confirmed
+    /// it will not be done either.
+    Late { stopped: bool },
+}
+
+impl From<mysql_async::Error> for Failure {
+    fn from(error: mysql_async::Error) -> Self {
+        match error {
+            mysql_async::Error::Server(error) if ends_connection(error.code) => Self::Broken(words(&error)),
+            mysql_async::Error::Server(error) => Self::Server(error),
+            mysql_async::Error::Io(error) => Self::Broken(error.to_string()),
+            other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
+/// What a server's error means for what was asked.
+pub enum Verdict {
+    /// It stands.
+    Final(Error),
+    /// It was not done, for a reason that passes: a deadlock, say.
+    Passing(Error),
+    /// There is no such table.
+    NoTable(Error),
+    /// The statement was stopped by somebody, or for its time.
+    Stopped(Error),
+    /// The server's log needs another isolation level than we prefer.
+    StatementLog(Error),
+}
+
+pub fn verdict(error: &ServerError) -> Verdict {
+    let words = words(error);
+    match error.code {
+        // A duplicate key is somebody who created the entry just now.
+        1020 | 1062 | 1205 | 1213 | 1412 | 1615 => Verdict::Passing(Error::Backend(words)),
+        1146 => Verdict::NoTable(Error::Backend(words)),
+        1317 => Verdict::Stopped(Error::Backend(words)),
+        1969 | 3024 => Verdict::Stopped(Error::Timeout(words)),
+        1665 => Verdict::StatementLog(Error::Backend(words)),
+        1153 | 1301 | 1406 => Verdict::Final(Error::ValueTooLarge(words)),
+        // A JSON column's check in MariaDB, and its parser in MySQL.
+        4025 | 3140 | 3141 | 3157 | 3158 | 3819 => Verdict::Final(Error::InvalidValue(format!(
+            "the server's JSON cannot hold it: {words}"
+        ))),
+        _ => Verdict::Final(Error::Backend(words)),
+    }
+}
+
+/// Whether the server says with this that it ends the connection.
+fn ends_connection(code: u16) -> bool {
+    matches!(
+        code,
+        1053 | 1077 | 1079 | 1080 | 1152 | 1158..=1161 | 1927 | 3169 | 4031
+    )
+}
+
+fn words(error: &ServerError) -> String {
+    format!("{} ({})", error.message, error.code)
+}
+
+/// Why there is no connection.
+pub fn refusal(place: &str, error: &mysql_async::Error, reached_before: bool) -> Lost {
+    let (why, passes) = match error {
+        // Too many connections, or a server that starts or stops.
+        mysql_async::Error::Server(error) => (
+            words(error),
+            matches!(error.code, 1040 | 1203 | 1226) || ends_connection(error.code),
+        ),
+        mysql_async::Error::Io(mysql_async::IoError::Io(error)) => (error.to_string(), true),
+        mysql_async::Error::Io(mysql_async::IoError::Tls(error)) => (error.to_string(), false),
+        mysql_async::Error::Driver(error) => (
+            error.to_string(),
+            matches!(error, mysql_async::DriverError::ConnectionClosed),
+        ),
+        other => (other.to_string(), false),
+    };
+    Lost::Refused {
+        error: Error::Connection(format!("{place}: {why}")),
+        lasting: !(passes && reached_before),
+    }
+}

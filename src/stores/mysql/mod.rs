@@ -1,0 +1,85 @@
+//! MySQL and MariaDB, in the format of Fedify's own MySQL store.
+//!
+//! Everything is the SQL that MySQL 8 and MariaDB 10.7 share. One engine
+//! ([`engine`]) answers the common worker's requests: groups of operations
+//! ([`group`]) in few statements ([`statements`]), each on one connection
+//! ([`connection`]) of a pool ([`pool`]).
+
+mod connection;
+mod engine;
+mod failure;
+mod group;
+mod pool;
+mod statements;
+mod table;
+mod tls;
+mod url;
+mod walk;
+mod work;
+
+use super::served::TlsOptions;
+use super::sql::SqlStore;
+use crate::kv::{Error, Result};
+use engine::MysqlEngine;
+use std::time::Duration;
+
+#[derive(Clone)]
+pub struct MysqlOptions {
+    pub table: String,
+    /// The table exists: never create it.
+    pub initialized: bool,
+    pub max_connections: usize,
+    pub connect_timeout: Duration,
+    pub query_timeout: Duration,
+    /// How many operations may wait.
+    pub queue_limit: usize,
+    pub tls: Option<TlsOptions>,
+}
+
+impl Default for MysqlOptions {
+    fn default() -> Self {
+        Self {
+            table: "fedify_kv".into(),
+            initialized: false,
+            max_connections: 4,
+            connect_timeout: Duration::from_secs(5),
+            query_timeout: Duration::from_secs(5),
+            queue_limit: 100_000,
+            tls: None,
+        }
+    }
+}
+
+impl MysqlOptions {
+    /// Sets the table's name, by the rule of Fedify's own store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for what is not a plain identifier, or leaves
+    /// no room for the index's name.
+    pub fn table(mut self, name: String) -> Result<Self> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let starts_well = |c: char| !c.is_ascii_digit();
+        if name.len() > 50 || !name.chars().all(plain) || !name.chars().next().is_some_and(starts_well) {
+            return Err(Error::InvalidOption(format!(
+                "tableName must match /^[A-Za-z_][A-Za-z0-9_]{{0,49}}$/, not {name:?}"
+            )));
+        }
+        self.table = name;
+        Ok(self)
+    }
+}
+
+pub type MysqlStore = SqlStore<MysqlEngine>;
+
+impl MysqlStore {
+    /// A store in the database that a URL names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for URLs and options that cannot be.
+    pub fn at(url: &str, options: &MysqlOptions) -> Result<Self> {
+        let engine = MysqlEngine::new(url, options)?;
+        Ok(Self::new(engine, options.queue_limit))
+    }
+}

@@ -1,0 +1,247 @@
+//! The store's connections: made when needed, kept when well, and given up
+//! when anything went wrong on them.
+//!
+//! Not the driver's own pool: there, a connection whose statement never ends
+//! keeps its place until it does.
+
+use super::MysqlOptions;
+use super::connection::{Connection, MOST_STATEMENTS};
+use super::failure::{Failure, Verdict, refusal, verdict};
+use super::statements::Statements;
+use super::tls::ssl_opts;
+use super::url::{Encryption, Target};
+use crate::kv::{Error, Result};
+use crate::stores::TlsOptions;
+use crate::stores::sql::Lost;
+use futures::future::join_all;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+/// No limit of the driver's on what a server may send; what the server takes is
+/// looked up.
+const ANY_PACKET: usize = 1 << 30;
+
+/// Idle connections are not given up by the driver; a server that does it is
+/// noticed.
+const ANY_WAIT: usize = 28_800;
+
+/// Before a server that refused is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+pub struct Pool {
+    target: Target,
+    tls: Option<TlsOptions>,
+    opts: OnceLock<Opts>,
+    statements: Arc<Statements>,
+    connect_timeout: Duration,
+    query_timeout: Duration,
+    idle: Mutex<Vec<Connection>>,
+    places: Semaphore,
+    /// Whether there ever was a connection.
+    reached: AtomicBool,
+    /// The server logs statements, and so has to isolate more than we ask.
+    statement_log: AtomicBool,
+}
+
+/// A connection on loan. Given back it is kept, dropped it is closed.
+pub struct Loan<'a> {
+    pool: &'a Pool,
+    pub connection: Connection,
+    /// Whether it was idle before, and so may have been cut.
+    pub reused: bool,
+    _place: SemaphorePermit<'a>,
+}
+
+impl Loan<'_> {
+    pub fn give_back(self) {
+        self.pool.idle().push(self.connection);
+    }
+}
+
+impl Pool {
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for TLS options that cannot be.
+    pub fn new(target: Target, options: &MysqlOptions, statements: Arc<Statements>) -> Result<Self> {
+        if let Some(tls) = &options.tls {
+            tls.check()?;
+        }
+        Ok(Self {
+            tls: match (target.encryption, &options.tls) {
+                (_, Some(tls)) => Some(tls.clone()),
+                (Encryption::Unsaid, None) => None,
+                (Encryption::Verified, None) => Some(TlsOptions::default()),
+                (Encryption::Required, None) => Some(TlsOptions {
+                    reject_unauthorized: false,
+                    ..TlsOptions::default()
+                }),
+            },
+            target,
+            opts: OnceLock::new(),
+            statements,
+            connect_timeout: options.connect_timeout,
+            query_timeout: options.query_timeout,
+            idle: Mutex::default(),
+            places: Semaphore::new(options.max_connections),
+            reached: AtomicBool::new(false),
+            statement_log: AtomicBool::new(false),
+        })
+    }
+
+    /// An idle connection, or a new one.
+    pub async fn take(&self, deadline: Instant) -> Result<Loan<'_>, Lost> {
+        let place = timeout_at(deadline, self.places.acquire()).await;
+        let Ok(Ok(place)) = place else {
+            return Err(Lost::Refused {
+                error: Error::Timeout("all connections were in use for the whole time".into()),
+                lasting: true,
+            });
+        };
+        let idle = self.idle().pop();
+        let reused = idle.is_some();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => match self.connect(deadline).await {
+                Ok(connection) => connection,
+                Err(lost) => {
+                    if matches!(lost, Lost::Refused { lasting: false, .. }) {
+                        // Whoever tries again shall not do it all the time.
+                        sleep_until(deadline.min(Instant::now() + PAUSE)).await;
+                    }
+                    return Err(lost);
+                }
+            },
+        };
+        Ok(Loan {
+            pool: self,
+            connection,
+            reused,
+            _place: place,
+        })
+    }
+
+    async fn connect(&self, deadline: Instant) -> Result<Connection, Lost> {
+        let reached = self.reached.load(Ordering::Relaxed);
+        let place = &self.target.place;
+        let opts = self.opts().map_err(|error| Lost::Refused { error, lasting: true })?;
+        let statement_log = self.statement_log.load(Ordering::Relaxed);
+        let connecting = async {
+            let conn = Conn::new(opts).await?;
+            Connection::set_up(conn, Arc::clone(&self.statements), self.query_timeout, statement_log).await
+        };
+        let until = deadline.min(Instant::now() + self.connect_timeout);
+        match timeout_at(until, connecting).await {
+            Ok(Ok(connection)) => {
+                self.reached.store(true, Ordering::Relaxed);
+                Ok(connection)
+            }
+            Ok(Err(error)) => Err(refusal(place, &error, reached)),
+            Err(_) => Err(Lost::Refused {
+                error: Error::Connection(format!("{place}: no answer in time")),
+                lasting: !reached,
+            }),
+        }
+    }
+
+    fn opts(&self) -> Result<Opts> {
+        if let Some(opts) = self.opts.get() {
+            return Ok(opts.clone());
+        }
+        let opts = OptsBuilder::from_opts(self.target.opts.clone())
+            .stmt_cache_size(MOST_STATEMENTS)
+            .max_allowed_packet(Some(ANY_PACKET))
+            .wait_timeout(Some(ANY_WAIT))
+            .tcp_keepalive(Some(Duration::from_secs(60)))
+            .ssl_opts(self.tls.as_ref().map(ssl_opts).transpose()?);
+        Ok(self.opts.get_or_init(|| opts.into()).clone())
+    }
+
+    /// Waits for work on a connection. When the deadline comes first, the
+    /// server is told to stop, and its answer says what became of it.
+    pub async fn watch<T>(
+        &self,
+        connection: u32,
+        deadline: Instant,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut work = pin!(work);
+        if let Ok(result) = timeout_at(deadline, &mut work).await {
+            return result;
+        }
+        let patience = self
+            .query_timeout
+            .clamp(Duration::from_millis(250), Duration::from_secs(1));
+        // Where nothing comes of it, the session's own limits stop the
+        // statement a little later.
+        let _ = timeout(patience, self.kill_query(connection)).await;
+        match timeout(patience, work).await {
+            Ok(Err(Failure::Server(error))) if matches!(verdict(&error), Verdict::Stopped(_)) => {
+                Err(Failure::Late { stopped: true })
+            }
+            Ok(result) => result,
+            Err(_) => Err(Failure::Late { stopped: false }),
+        }
+    }
+
+    async fn kill_query(&self, connection: u32) -> mysql_async::Result<()> {
+        let Ok(opts) = self.opts() else { return Ok(()) };
+        let mut conn = Conn::new(opts).await?;
+        conn.query_drop(format!("KILL QUERY {connection}")).await?;
+        conn.disconnect().await
+    }
+
+    /// Gives all idle connections up: the server may have ended them all.
+    pub fn forget_idle(&self) {
+        self.idle().clear();
+    }
+
+    /// Connections made from now on suit a server that logs statements.
+    pub fn suit_statement_log(&self) {
+        self.statement_log.store(true, Ordering::Relaxed);
+        self.forget_idle();
+    }
+
+    pub fn query_timeout(&self) -> Duration {
+        self.query_timeout
+    }
+
+    /// What rejects when time is over.
+    pub fn too_late(&self, undone: bool) -> Error {
+        let what = if undone {
+            "it was stopped and is undone"
+        } else {
+            "what became of it is unknown"
+        };
+        Error::Timeout(format!(
+            "{}: no end within {} ms; {what}",
+            self.target.place,
+            self.query_timeout.as_millis()
+        ))
+    }
+
+    pub fn place(&self) -> &str {
+        &self.target.place
+    }
+
+    /// Says good-bye on all idle connections.
+    pub async fn close(&self) {
+        let idle = std::mem::take(&mut *self.idle());
+        let _ = timeout(
+            self.connect_timeout,
+            join_all(idle.into_iter().map(Connection::disconnect)),
+        )
+        .await;
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+        // Nothing panics while it holds this lock.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

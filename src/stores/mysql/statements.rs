@@ -1,0 +1,187 @@
+//! Every statement the store runs, in the SQL that MySQL 8 and MariaDB 10.7
+//! share. Statements on several entries come in a few sizes only, so that each
+//! connection prepares each of them once.
+
+/// Entries in one statement at most.
+pub const MOST: usize = 512;
+
+/// A statement on one of the sizes below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Statement {
+    /// Keys → key, value of live entries.
+    Get(usize),
+    /// Key, value, time to live in microseconds or NULL, so often.
+    Put(usize),
+    /// The same, for keys that are not there.
+    Create(usize),
+    /// Keys.
+    Delete(usize),
+    /// Keys → key, value, whether it is live; locks what it finds.
+    Lock(usize),
+    /// Keys: deletes them if they are still expired.
+    Expire(usize),
+    /// First, last, count → key, value, whether it is live.
+    Page(Bound),
+    /// The same, without the value; locks what it finds.
+    Slice(Bound),
+    /// Count → keys.
+    Expired,
+}
+
+/// Where a range begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bound {
+    /// At its first key.
+    From,
+    /// After this key.
+    After,
+}
+
+/// The smallest size of a statement that so many entries fit in. The rest is
+/// filled with repetitions of the last.
+pub fn padded(entries: usize) -> usize {
+    let size = entries.next_power_of_two();
+    // Three quarters of it, if that is enough.
+    let less = size / 4 * 3;
+    if less >= entries { less } else { size }
+}
+
+/// The largest part of so many entries that a statement without repetitions can
+/// take.
+pub fn part(entries: usize) -> usize {
+    1 << entries.ilog2()
+}
+
+/// The texts, with the table's name in place.
+pub struct Statements {
+    table: String,
+    index: String,
+}
+
+impl Statements {
+    /// A name that needs no escapes.
+    pub fn new(table: &str) -> Self {
+        Self {
+            table: format!("`{table}`"),
+            index: format!("idx_{table}_expires"),
+        }
+    }
+
+    pub fn text(&self, statement: Statement) -> String {
+        let table = &self.table;
+        let live = "(`expires` IS NULL OR `expires` > NOW(6))";
+        let keys = |size| format!("`key` IN ({})", repeated("?", size));
+        // A ttl is in whole milliseconds, and so is what it is added to: the
+        // entry is gone from its millisecond on.
+        let rows = |size| repeated("(?, ?, NOW(3) + INTERVAL ? MICROSECOND)", size);
+        let begin = |bound| match bound {
+            Bound::From => ">=",
+            Bound::After => ">",
+        };
+        match statement {
+            // Without a hint, stale statistics can choose a scan of the table.
+            Statement::Get(size) => format!(
+                "SELECT `key`, `value` FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND {live}",
+                keys(size)
+            ),
+            Statement::Put(size) => format!(
+                "INSERT INTO {table} (`key`, `value`, `expires`) VALUES {} ON DUPLICATE KEY UPDATE \
+                `value` = VALUES(`value`), `expires` = VALUES(`expires`)",
+                rows(size)
+            ),
+            Statement::Create(size) => {
+                format!("INSERT INTO {table} (`key`, `value`, `expires`) VALUES {}", rows(size))
+            }
+            // In this form a DELETE takes a hint, too: a scan would wait for
+            // everybody's locks.
+            Statement::Delete(size) => {
+                format!("DELETE {table} FROM {table} FORCE INDEX (PRIMARY) WHERE {}", keys(size))
+            }
+            Statement::Lock(size) => format!(
+                "SELECT `key`, `value`, {live} FROM {table} FORCE INDEX (PRIMARY) WHERE {} FOR UPDATE",
+                keys(size)
+            ),
+            Statement::Expire(size) => format!(
+                "DELETE {table} FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND `expires` <= NOW(6)",
+                keys(size)
+            ),
+            Statement::Page(bound) => format!(
+                "SELECT `key`, `value`, {live} FROM {table} FORCE INDEX (PRIMARY) \
+                WHERE `key` {} ? AND `key` <= ? ORDER BY `key` LIMIT ?",
+                begin(bound)
+            ),
+            Statement::Slice(bound) => format!(
+                "SELECT `key`, {live} FROM {table} FORCE INDEX (PRIMARY) \
+                WHERE `key` {} ? AND `key` <= ? ORDER BY `key` LIMIT ? FOR UPDATE",
+                begin(bound)
+            ),
+            Statement::Expired => {
+                format!("SELECT `key` FROM {table} WHERE `expires` <= NOW(6) ORDER BY `expires` LIMIT ?")
+            }
+        }
+    }
+
+    pub fn show_index(&self) -> String {
+        format!("SHOW INDEX FROM {} WHERE Key_name = '{}'", self.table, self.index)
+    }
+
+    /// As the official package writes it.
+    pub fn create_table(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} (\
+            `key` VARCHAR(768) NOT NULL, \
+            `value` JSON NOT NULL, \
+            `expires` DATETIME(6) NULL DEFAULT NULL, \
+            PRIMARY KEY (`key`)\
+            ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin",
+            self.table
+        )
+    }
+
+    pub fn create_index(&self) -> String {
+        format!("CREATE INDEX `{}` ON {} (`expires`)", self.index, self.table)
+    }
+
+    pub fn drop_table(&self) -> String {
+        format!("DROP TABLE IF EXISTS {}", self.table)
+    }
+}
+
+fn repeated(part: &str, size: usize) -> String {
+    let mut text = String::with_capacity((part.len() + 2) * size);
+    for i in 0..size {
+        if i > 0 {
+            text.push_str(", ");
+        }
+        text.push_str(part);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_few_and_large_enough() {
+        let mut sizes: Vec<usize> = (1..=MOST).map(padded).collect();
+        for (i, size) in sizes.iter().enumerate() {
+            let entries = i + 1;
+            assert!(*size >= entries && *size <= MOST);
+            assert!(size * 2 < entries * 3 || entries < 3, "{entries} {size}");
+        }
+        sizes.dedup();
+        assert_eq!(sizes.len(), 18);
+    }
+
+    #[test]
+    fn parts_add_up() {
+        let mut left = 1000;
+        let mut parts = Vec::new();
+        while left > 0 {
+            parts.push(part(left));
+            left -= part(left);
+        }
+        assert_eq!(parts, [512, 256, 128, 64, 32, 8]);
+    }
+}

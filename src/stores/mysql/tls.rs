@@ -1,0 +1,36 @@
+//! Encrypted connections: our options as the driver takes them.
+
+use crate::kv::Result;
+use crate::stores::TlsOptions;
+use crate::stores::served::system_certificates;
+use mysql_async::{ClientIdentity, SslOpts};
+use rustls::crypto::ring;
+
+/// What the driver connects with.
+///
+/// # Errors
+///
+/// [`crate::kv::Error::InvalidOption`] for what is not PEM.
+pub fn ssl_opts(tls: &TlsOptions) -> Result<SslOpts> {
+    tls.check()?;
+    // The driver takes the process's provider, and there may be several
+    // compiled in. Where one is installed already, that one serves.
+    let _ = ring::default_provider().install_default();
+    let mut opts = SslOpts::default();
+    if tls.reject_unauthorized {
+        let roots = match &tls.ca {
+            Some(pem) => vec![pem.clone()],
+            None => system_certificates().iter().map(|der| der.to_vec()).collect(),
+        };
+        opts = opts
+            .with_root_certs(roots.into_iter().map(Into::into).collect())
+            .with_disable_built_in_roots(true);
+    } else {
+        opts = opts.with_danger_accept_invalid_certs(true);
+    }
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        let identity = ClientIdentity::new(cert.clone().into(), key.clone().into());
+        opts = opts.with_client_identity(Some(identity));
+    }
+    Ok(opts)
+}

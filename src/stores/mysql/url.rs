@@ -1,0 +1,155 @@
+//! `mysql:` URLs: where a server is, how to log in, and to which database.
+
+use crate::kv::{Error, Result};
+use mysql_async::{Opts, OptsBuilder};
+use percent_encoding::percent_decode_str;
+use std::fmt;
+
+/// What a URL says.
+#[derive(Debug)]
+pub struct Target {
+    pub opts: Opts,
+    /// For messages: `host:port` or a socket's path, never the login.
+    pub place: String,
+    pub encryption: Encryption,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// Only if the options ask for it.
+    Unsaid,
+    /// `ssl-mode=REQUIRED`: encrypted, whoever the server is.
+    Required,
+    /// `ssl-mode=VERIFY_IDENTITY`: encrypted, and the server proves who it is.
+    Verified,
+}
+
+impl Target {
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for what names no server and database. It never
+    /// shows the URL, which may hold a password.
+    pub fn parse(url: &str) -> Result<Self> {
+        let Some((scheme, rest)) = url.split_once(':') else {
+            return Err(invalid("it has no scheme"));
+        };
+        if !matches!(scheme.to_ascii_lowercase().as_str(), "mysql" | "mariadb") {
+            return Err(invalid("its scheme must be mysql: or mariadb:"));
+        }
+        if rest.contains('#') {
+            return Err(invalid("write %23 for # in names and passwords"));
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        // Its words could show parts of the URL.
+        let opts = Opts::from_url(&format!("mysql:{rest}"))
+            .map_err(|_| invalid("it must look like mysql://user:password@host:port/database"))?;
+        if opts.ip_or_hostname().is_empty() {
+            return Err(invalid("it names no server"));
+        }
+        if opts.db_name().is_none_or(|name| name.is_empty() || name.contains('/')) {
+            return Err(invalid("it names no database"));
+        }
+        let mut socket = None;
+        let mut encryption = Encryption::Unsaid;
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            let value = percent_decode_str(value)
+                .decode_utf8()
+                .map_err(|_| invalid("a parameter is not UTF-8"))?;
+            match name {
+                "socket" => socket = Some(value.into_owned()),
+                "ssl-mode" | "sslmode" => {
+                    encryption = match value.to_ascii_uppercase().as_str() {
+                        "DISABLED" => Encryption::Unsaid,
+                        "REQUIRED" => Encryption::Required,
+                        "VERIFY_IDENTITY" => Encryption::Verified,
+                        _ => return Err(invalid("ssl-mode is DISABLED, REQUIRED or VERIFY_IDENTITY")),
+                    };
+                }
+                _ => {
+                    return Err(invalid(
+                        "its only parameters are socket and ssl-mode; options go into the second argument, and ? is \
+                        %3F in names and passwords",
+                    ));
+                }
+            }
+        }
+        if query.split('&').any(|pair| !pair.is_empty() && !pair.contains('=')) {
+            return Err(invalid("a parameter has no value"));
+        }
+        // A literal IPv6 address stands in brackets in a URL.
+        let host = opts.ip_or_hostname().trim_matches(['[', ']']).to_owned();
+        let port = opts.tcp_port();
+        let place = match &socket {
+            Some(path) => path.clone(),
+            None if host.contains(':') => format!("[{host}]:{port}"),
+            None => format!("{host}:{port}"),
+        };
+        let opts = OptsBuilder::default()
+            .ip_or_hostname(host)
+            .tcp_port(port)
+            .user(opts.user())
+            .pass(opts.pass())
+            .db_name(opts.db_name())
+            .socket(socket)
+            // Of a server on this machine, the driver would otherwise look for
+            // the socket and connect a second time.
+            .prefer_socket(false);
+        Ok(Self {
+            opts: opts.into(),
+            place,
+            encryption,
+        })
+    }
+}
+
+fn invalid(why: impl fmt::Display) -> Error {
+    Error::InvalidOption(format!("not a MySQL URL: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_say_where_and_how() {
+        let target = Target::parse("mysql://us%40er:p%40%2Fss@db.example:3307/fed%20i?ssl-mode=required").unwrap();
+        assert_eq!(target.place, "db.example:3307");
+        assert_eq!(target.opts.user(), Some("us@er"));
+        assert_eq!(target.opts.pass(), Some("p@/ss"));
+        assert_eq!(target.opts.db_name(), Some("fed i"));
+        assert_eq!(target.encryption, Encryption::Required);
+        let target = Target::parse("MariaDB://root@[::1]/kv").unwrap();
+        assert_eq!(target.place, "[::1]:3306");
+        assert_eq!(target.opts.ip_or_hostname(), "::1");
+        assert_eq!(target.opts.pass(), None);
+        assert_eq!(target.encryption, Encryption::Unsaid);
+        let target = Target::parse("mysql://root@localhost/kv?socket=%2Frun%2Fmysqld.sock").unwrap();
+        assert_eq!(target.opts.socket(), Some("/run/mysqld.sock"));
+        assert_eq!(target.place, "/run/mysqld.sock");
+    }
+
+    #[test]
+    fn others_are_refused_without_telling_secrets() {
+        for bad in [
+            "",
+            "secret",
+            "mysql:",
+            "mysql://",
+            "mysql:///kv",
+            "http://user:secret@host/kv",
+            "mysql://user:secret@host",
+            "mysql://user:secret@host/",
+            "mysql://user:secret@host/a/b",
+            "mysql://user:secret@host:port/kv",
+            "mysql://user:secret@host:99999/kv",
+            "mysql://user:secret@host/kv#x",
+            "mysql://user:secret@host/kv?pool_max=1",
+            "mysql://user:secret@host/kv?socket",
+            "mysql://user:secret@host/kv?ssl-mode=VERIFY_CA",
+            "mysql://user:secret?@host/kv",
+        ] {
+            let error = Target::parse(bad).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Walks over many entries: a page of a list, a slice of a `clear`, a batch of
+//! a sweep.
+
+use super::connection::{Connection, bytes, flag, text};
+use super::failure::Failure;
+use super::statements::{Bound, MOST, Statement, padded};
+use super::work::Work;
+use crate::kv::Prefix;
+use crate::stores::sql::{Cleared, Cursor, Row, Rows};
+use mysql_async::Value;
+
+/// The last text of all, greater than every key.
+const LAST: &str = "\u{10ffff}";
+
+/// Some keys in a row.
+pub struct Range {
+    first: Vec<u8>,
+    last: Vec<u8>,
+    bound: Bound,
+    entries: u32,
+}
+
+impl Range {
+    /// So many keys under a prefix, from the first one or after another.
+    pub fn new(prefix: &Prefix, after: Option<&Cursor>, entries: u32) -> Self {
+        let (first, last) = prefix.json_range().unwrap_or_else(|| (String::new(), LAST.into()));
+        Self {
+            first: after.map_or_else(|| first.into_bytes(), Clone::clone),
+            last: last.into_bytes(),
+            bound: if after.is_some() { Bound::After } else { Bound::From },
+            entries,
+        }
+    }
+
+    fn values(&self) -> Vec<Value> {
+        vec![self.first.clone().into(), self.last.clone().into(), self.entries.into()]
+    }
+}
+
+pub struct Read(pub Range);
+
+impl Work for Read {
+    type Answer = Rows;
+
+    async fn attempt(&mut self, connection: &mut Connection) -> Result<Rows, Failure> {
+        let found = connection.rows(Statement::Page(self.0.bound), self.0.values()).await?;
+        let full = found.len() == self.0.entries as usize;
+        let mut rows = Rows::default();
+        for mut row in found {
+            let key = bytes(&mut row, 0);
+            if flag(&mut row, 2) {
+                rows.rows.push(Row {
+                    key: String::from_utf8(key.clone()).ok(),
+                    value: text(&mut row, 1),
+                });
+            }
+            if full {
+                rows.next = Some(key);
+            }
+        }
+        Ok(rows)
+    }
+}
+
+pub struct Clear(pub Range);
+
+impl Work for Clear {
+    type Answer = Cleared;
+
+    async fn attempt(&mut self, connection: &mut Connection) -> Result<Cleared, Failure> {
+        connection.begin().await?;
+        let rows = connection.rows(Statement::Slice(self.0.bound), self.0.values()).await?;
+        let full = rows.len() == self.0.entries as usize;
+        let mut live = 0;
+        let mut keys = Vec::with_capacity(rows.len());
+        for mut row in rows {
+            keys.push(bytes(&mut row, 0));
+            live += u64::from(flag(&mut row, 1));
+        }
+        let next = keys.last().filter(|_| full).cloned();
+        change(connection, Statement::Delete, keys).await?;
+        connection.commit().await?;
+        Ok(Cleared { live, next })
+    }
+}
+
+/// Deletes so many expired entries.
+pub struct Sweep(pub u32);
+
+impl Work for Sweep {
+    type Answer = u64;
+
+    async fn attempt(&mut self, connection: &mut Connection) -> Result<u64, Failure> {
+        // Without a lock; whoever writes one of them meanwhile keeps it.
+        let rows = connection.rows(Statement::Expired, vec![self.0.into()]).await?;
+        let mut keys: Vec<Vec<u8>> = rows.into_iter().map(|mut row| bytes(&mut row, 0)).collect();
+        keys.sort_unstable();
+        change(connection, Statement::Expire, keys).await
+    }
+}
+
+/// Runs a statement on keys, as often as it takes; how many rows it changed.
+async fn change(
+    connection: &mut Connection,
+    statement: impl Fn(usize) -> Statement + Send,
+    keys: Vec<Vec<u8>>,
+) -> Result<u64, Failure> {
+    let mut count = 0;
+    for some in keys.chunks(MOST) {
+        let mut values: Vec<Value> = some.iter().map(|key| Value::Bytes(key.clone())).collect();
+        if let Some(last) = values.last().cloned() {
+            values.resize(padded(some.len()), last);
+        }
+        count += connection.change(statement(values.len()), values).await?;
+    }
+    Ok(count)
+}
