@@ -318,6 +318,30 @@ export interface MysqlKvStoreOptions {
   };
 }
 
+/** The options of {@link DenoKvStore}. */
+export interface DenoKvStoreOptions {
+  /**
+   * What a server knows us by.
+   *
+   * @default The environment variable `DENO_KV_ACCESS_TOKEN`.
+   */
+  accessToken?: string;
+  /**
+   * How many milliseconds an operation waits for the lock of a file that
+   * another process holds, before it rejects with `ERR_KV_TIMEOUT`.
+   *
+   * @default 5000
+   */
+  busyTimeout?: number;
+  /**
+   * How many milliseconds an operation waits for a server's answer, before it
+   * rejects with `ERR_KV_TIMEOUT`. What was written then is unknown.
+   *
+   * @default 5000
+   */
+  commandTimeout?: number;
+}
+
 /** The `code` of the errors that stores throw and reject with. */
 export type KvErrorCode =
   | "ERR_KV_INVALID_KEY"
@@ -340,6 +364,146 @@ export type KvErrorCode =
  * can point the loader at a WASI artifact this package does not build itself.
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
+
+/**
+ * Keeps entries in a Deno KV database: a file that `Deno.openKv(path)` may
+ * have open at the same time in other processes, or a server that speaks KV
+ * Connect, such as `denokv`. Works in Node.js and Bun too.
+ *
+ * A key is a tuple of strings to Deno, a value what V8 serializes. Values that
+ * Deno programs wrote come back as `JSON.stringify` makes them (a `Date` as
+ * its ISO string); what JSON has no form for (BigInts, Maps, `Deno.KvU64`,
+ * binary data) rejects with `ERR_KV_CORRUPT` and is skipped in lists, and so
+ * are keys with parts that are no strings.
+ *
+ * Values have up to 65,536 bytes when serialized, keys about 2,040, as in Deno
+ * itself. All writes that wait are committed together; a resolved write to a
+ * file has reached the disk. In a file, expired entries are invisible here at
+ * once, to Deno programs when they are removed, about a minute later.
+ *
+ * @example
+ * ```ts
+ * import { createFederation } from "@fedify/fedify";
+ * import { DenoKvStore } from "fedify-kv";
+ *
+ * const kv = new DenoKvStore("deno-kv.db");
+ * const federation = createFederation<void>({ kv });
+ * ```
+ */
+export declare class DenoKvStore {
+  /**
+   * @param place The file's path, which is created if there is none, or
+   *              `":memory:"`, or the `http:` or `https:` URL of a server.
+   *              Nothing is opened before the first operation.
+   * @param options What to do differently.
+   * @throws `ERR_KV_INVALID_OPTION`
+   */
+  constructor(place: string, options?: DenoKvStoreOptions)
+  /**
+   * Gets the value of a key.
+   *
+   * @param key One or more strings.
+   * @returns The value, or `undefined` if there is none or it has
+   *          expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
+   *         stored is not JSON.
+   */
+  get<T = unknown>(key: KvKey): Promise<T | undefined>
+  /**
+   * Sets the value of a key, and its time to live: without `ttl` the
+   * entry lives until it is deleted, whatever it had before.
+   *
+   * @param key One or more strings.
+   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   *              `undefined` does nothing.
+   * @param options The time to live.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
+   *         BigInts, cycles, functions and symbols;
+   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   */
+  set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
+  /**
+   * Deletes the entry of a key, if there is one.
+   *
+   * @param key One or more strings.
+   */
+  delete(key: KvKey): Promise<void>
+  /**
+   * Compares and swaps: sets the value only if the present one is
+   * what you expect, with no other writer in between, in whatever
+   * process it is.
+   *
+   * Values are compared deeply as JSON; the order of an object's
+   * keys doesn't count.
+   *
+   * @param key One or more strings.
+   * @param expectedValue The value you expect; `undefined` for none,
+   *                      missing or expired.
+   * @param newValue The new value; `undefined` deletes the entry.
+   * @param options The time to live.
+   * @returns Whether it was swapped. A lost race is `false`.
+   *
+   * @example
+   * ```ts
+   * const first = await store.cas(["seen", id], undefined, true);
+   * ```
+   */
+  cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
+  /**
+   * Lists the entries whose keys start with a prefix: the prefix
+   * itself, and all that extend it by whole parts.
+   *
+   * An entry that is there all the while is listed exactly once,
+   * whatever is written or deleted meanwhile. The order is that of
+   * the store's encoded keys, the same each time. Deleting while
+   * listing is safe.
+   *
+   * @param prefix A prefix; missing or `[]` for all entries. Or
+   *               options.
+   * @throws Nothing. The first `next()` rejects with
+   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   *
+   * @example
+   * ```ts
+   * for await (const { key, value } of store.list(["traces"])) {
+   *   console.log(key, value);
+   * }
+   * ```
+   */
+  list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
+  /**
+   * Deletes a prefix and all under it.
+   *
+   * Entries go in slices, so that other writes don't wait for all
+   * of them; one that is written meanwhile may stay.
+   *
+   * @param prefix One or more strings. `[]` is refused; `drop()`
+   *               deletes everything.
+   * @returns How many entries were deleted.
+   *
+   * @example
+   * ```ts
+   * await store.clear(["_fedify", "remoteDocument"]);
+   * ```
+   */
+  clear(prefix: KvKey): Promise<number>
+  /**
+   * Connects and creates what the store needs, which otherwise the
+   * first operation does.
+   */
+  initialize(): Promise<void>
+  /** Leaves nothing of the store. The next operation starts afresh. */
+  drop(): Promise<void>
+  /**
+   * Finishes the writes that were called before, and releases all
+   * files and connections. Lists under way reject with
+   * `ERR_KV_CLOSED`, and so does everything called later, except
+   * `close()` itself.
+   */
+  close(): Promise<void>
+  /** Closes the store at the end of an `await using` block. */
+  [globalThis.Symbol.asyncDispose](): Promise<void>
+}
 
 /**
  * An async iterator over the entries of a store, from `list()`.
@@ -1080,6 +1244,8 @@ export declare class SqliteKvStore {
  *   `rediss+cluster:`, `redis+unix:///run/redis.sock` — {@link RedisKvStore}
  * - `postgres://host:5432/database`, `postgresql:` — {@link PostgresKvStore}
  * - `mysql://host:3306/database`, `mariadb:` — {@link MysqlKvStore}
+ * - `denokv:deno-kv.db`, `denokv::memory:` (paths as after `sqlite:`),
+ *   `denokv:https://host` — {@link DenoKvStore}
  *
  * @param url The URL.
  * @param options The options of that store's constructor.
@@ -1090,4 +1256,4 @@ export declare class SqliteKvStore {
  * const kv = openKvStore(process.env.KV_URL ?? "sqlite:fedify.db");
  * ```
  */
-export declare function openKvStore(url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions | MysqlKvStoreOptions): MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore | MysqlKvStore
+export declare function openKvStore(url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions | MysqlKvStoreOptions | DenoKvStoreOptions): MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore | MysqlKvStore | DenoKvStore

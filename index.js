@@ -835,6 +835,7 @@ function __napiStampBindingTarget(exportsObject, target) {
 // linked import resolves to `undefined`.
 module.exports.__napiBindingTarget = __napiStampBindingTarget(nativeBinding, __napiLoadedBindingTarget)
 module.exports = nativeBinding
+module.exports.DenoKvStore = nativeBinding.DenoKvStore
 module.exports.KvListIterator = nativeBinding.KvListIterator
 module.exports.MemoryKvStore = nativeBinding.MemoryKvStore
 module.exports.MysqlKvStore = nativeBinding.MysqlKvStore

@@ -20,7 +20,9 @@ export type Clause =
   /** So are values of 1,000 levels. */
   | "deep values"
   /** NUL is ordinary in a part. */
-  | "NUL in keys";
+  | "NUL in keys"
+  /** Values of 100 KB and more are ordinary. */
+  | "large values";
 
 /** Data that no other test sees, and the handles on it. */
 export interface Data {

@@ -2,6 +2,7 @@
 import { MemoryKvStore, SqliteKvStore } from "../../index.js";
 import { type Options, openStore, temporaryFile } from "../support/sqlite.mts";
 import type { Data, Row, Store } from "./fixture.mts";
+import { denoRows } from "./deno.mts";
 import { mysqlRows } from "./mysql.mts";
 import { postgresRows } from "./postgres.mts";
 import { redisRows } from "./redis.mts";
@@ -28,6 +29,7 @@ export const rows: readonly Row[] = [
   ...redisRows,
   ...postgresRows,
   ...mysqlRows,
+  ...denoRows,
 ];
 
 function alone(store: Store): Data {

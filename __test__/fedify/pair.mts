@@ -18,7 +18,7 @@ import {
 import { MysqlServer } from "../services/mysql.mts";
 import { PostgresServer } from "../services/postgres.mts";
 
-export type Store = MemoryKvStore | MysqlKvStore | SqliteKvStore;
+export type Store = MemoryKvStore | SqliteKvStore;
 
 export interface StoreRow {
   readonly store: string;

@@ -1,6 +1,7 @@
 //! `openKvStore`: one URL chooses the store.
 
 use super::args::{Arg, Parse};
+use super::classes::deno::DenoKvStore;
 use super::classes::memory::MemoryKvStore;
 use super::classes::mysql::MysqlKvStore;
 use super::classes::postgres::PostgresKvStore;
@@ -11,13 +12,13 @@ use super::handle::Handle;
 use super::js::{Js, Value};
 use crate::kv::{Error, Result};
 use crate::stores::{
-    MemoryStore, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, RedisOptions, RedisStore, SqliteOptions,
-    SqliteStore,
+    DenoOptions, DenoStore, MemoryStore, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, RedisOptions,
+    RedisStore, SqliteOptions, SqliteStore,
 };
-use napi::bindgen_prelude::{Either5, Env, Unknown};
+use napi::bindgen_prelude::{Either6, Env, Unknown};
 use napi_derive::napi;
 
-type Stores = Either5<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStore, MysqlKvStore>;
+type Stores = Either6<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStore, MysqlKvStore, DenoKvStore>;
 
 /// Opens the store that a URL names, so that an app can take its store from
 /// one environment variable.
@@ -30,6 +31,8 @@ type Stores = Either5<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStor
 ///   `rediss+cluster:`, `redis+unix:///run/redis.sock` — {@link RedisKvStore}
 /// - `postgres://host:5432/database`, `postgresql:` — {@link PostgresKvStore}
 /// - `mysql://host:3306/database`, `mariadb:` — {@link MysqlKvStore}
+/// - `denokv:deno-kv.db`, `denokv::memory:` (paths as after `sqlite:`),
+///   `denokv:https://host` — {@link DenoKvStore}
 ///
 /// @param url The URL.
 /// @param options The options of that store's constructor.
@@ -41,8 +44,8 @@ type Stores = Either5<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStor
 /// ```
 #[napi(
     js_name = "openKvStore",
-    ts_args_type = "url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions | MysqlKvStoreOptions",
-    ts_return_type = "MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore | MysqlKvStore"
+    ts_args_type = "url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions | MysqlKvStoreOptions | DenoKvStoreOptions",
+    ts_return_type = "MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore | MysqlKvStore | DenoKvStore"
 )]
 pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::Result<Stores> {
     let js = js(env);
@@ -55,27 +58,31 @@ pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::
 fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     match scheme.to_ascii_lowercase().as_str() {
-        "memory" if rest.is_empty() => Ok(Either5::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
+        "memory" if rest.is_empty() => Ok(Either6::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
         "memory" => Err(Error::InvalidOption("nothing follows memory: in a URL".into())),
         "sqlite" => {
             let store = SqliteStore::at_url(rest, SqliteOptions::parse(js, options)?)?;
-            Ok(Either5::B(SqliteKvStore(Handle::new(js, store))))
+            Ok(Either6::B(SqliteKvStore(Handle::new(js, store))))
         }
         other if other == "unix" || other.starts_with("redis") || other.starts_with("valkey") => {
             let store = RedisStore::at(&[format!("{other}:{rest}")], RedisOptions::parse(js, options)?)?;
-            Ok(Either5::C(RedisKvStore::of(js, store)))
+            Ok(Either6::C(RedisKvStore::of(js, store)))
         }
         scheme @ ("postgres" | "postgresql") => {
             let store = PostgresStore::at(&format!("{scheme}:{rest}"), PostgresOptions::parse(js, options)?)?;
-            Ok(Either5::D(PostgresKvStore(Handle::new(js, store))))
+            Ok(Either6::D(PostgresKvStore(Handle::new(js, store))))
         }
         "mysql" | "mariadb" => {
             let store = MysqlStore::at(url, &MysqlOptions::parse(js, options)?)?;
-            Ok(Either5::E(MysqlKvStore(Handle::new(js, store))))
+            Ok(Either6::E(MysqlKvStore(Handle::new(js, store))))
+        }
+        "denokv" => {
+            let store = DenoStore::at_url(rest, DenoOptions::parse(js, options)?)?;
+            Ok(Either6::F(DenoKvStore(Handle::new(js, store))))
         }
         // The rest may hold a password.
         other => Err(Error::InvalidOption(format!(
-            "a store's URL starts with memory:, sqlite:, redis:, postgres: or mysql:, not with {:?}",
+            "a store's URL starts with memory:, sqlite:, redis:, postgres:, mysql: or denokv:, not with {:?}",
             other.chars().take(20).collect::<String>()
         ))),
     }

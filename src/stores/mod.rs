@@ -1,7 +1,10 @@
 //! The engines, one room each. None of them knows JavaScript.
 
+mod deno;
+mod files;
 mod memory;
 mod mysql;
+mod pending;
 mod postgres;
 mod redis;
 mod served;
@@ -9,6 +12,7 @@ mod sql;
 mod sqlite;
 mod worker;
 
+pub use deno::{DenoOptions, DenoStore};
 pub use memory::MemoryStore;
 pub use mysql::{MysqlOptions, MysqlStore};
 pub use postgres::{PostgresOptions, PostgresStore};

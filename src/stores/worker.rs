@@ -4,7 +4,9 @@
 use crate::kv::{Reader, Task};
 use std::future::Future;
 use std::thread::{self, JoinHandle};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::LocalSet;
 
 /// Runs a future on a new thread. The name shows in debuggers and `top -H`.
 pub fn spawn<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Send + 'static) -> JoinHandle<()> {
@@ -27,6 +29,27 @@ pub fn spawn_with_io<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     start: impl FnOnce() -> F + Send + 'static,
     finish: impl FnOnce(T) + Send + 'static,
 ) {
+    // As a task: the runtime wakes the future that it blocks on by a system
+    // call, even from its own thread.
+    let run = move |runtime: &Runtime| runtime.block_on(async { tokio::spawn(start()).await }).ok();
+    spawn_runtime(name, run, finish);
+}
+
+/// The same for a future that has to stay on one thread.
+pub fn spawn_local_with_io<T, F: Future<Output = T>>(
+    name: &str,
+    start: impl FnOnce() -> F + Send + 'static,
+    finish: impl FnOnce(T) + Send + 'static,
+) {
+    let run = move |runtime: &Runtime| Some(LocalSet::new().block_on(runtime, start()));
+    spawn_runtime(name, run, finish);
+}
+
+fn spawn_runtime<T>(
+    name: &str,
+    run: impl FnOnce(&Runtime) -> Option<T> + Send + 'static,
+    finish: impl FnOnce(T) + Send + 'static,
+) {
     thread::Builder::new()
         .name(format!("fedify-kv-{name}"))
         .spawn(move || {
@@ -35,12 +58,10 @@ pub fn spawn_with_io<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
                 .enable_io()
                 .build()
                 .expect("the system has a file descriptor to spare");
-            // As a task: the runtime wakes the future that it blocks on by a
-            // system call, even from its own thread.
-            let result = runtime.block_on(async { tokio::spawn(start()).await });
+            let result = run(&runtime);
             // A name look-up may be stuck on a thread of the runtime's own.
             runtime.shutdown_background();
-            if let Ok(result) = result {
+            if let Some(result) = result {
                 finish(result);
             }
         })

@@ -1,6 +1,7 @@
 //! The classes that JavaScript sees. What is documented here is what users
 //! read in their editors.
 
+pub mod deno;
 mod list;
 pub mod memory;
 mod methods;

@@ -1,6 +1,7 @@
 //! The options of the stores' constructors: one file a store, and here what
 //! their options have in common.
 
+mod deno;
 mod mysql;
 mod postgres;
 mod redis;

@@ -1,8 +1,8 @@
 //! Connections to a database, and what its errors mean to a caller.
 
-use super::files::{self, Claim};
 use super::{Durability, SqliteOptions};
 use crate::kv::{Error, Result};
+use crate::stores::files::{self, Claim};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt;
 use std::ops::Deref;
@@ -43,7 +43,7 @@ impl fmt::Display for Place {
 pub struct Database {
     connection: Connection,
     /// Given up after the connection is closed: fields drop in this order.
-    _claim: Option<Claim>,
+    claim: Option<Claim>,
 }
 
 impl Deref for Database {
@@ -65,6 +65,11 @@ impl Database {
                 other => other,
             })?;
         Ok(database)
+    }
+
+    /// For a connection that goes elsewhere: the claim must outlive it.
+    pub fn into_parts(self) -> (Connection, Option<Claim>) {
+        (self.connection, self.claim)
     }
 
     /// A connection that only reads.
@@ -96,7 +101,7 @@ impl Database {
                     .map_err(|error| self::error(&error))?;
                 return Ok(Self {
                     connection,
-                    _claim: None,
+                    claim: None,
                 });
             }
         };
@@ -113,7 +118,7 @@ impl Database {
             .map_err(|error| self::error(&error))?;
         Ok(Self {
             connection,
-            _claim: Some(claim),
+            claim: Some(claim),
         })
     }
 

@@ -4,24 +4,22 @@
 //! thread reads single keys ([`snapshot`]), a writer thread commits all that
 //! waits in one transaction ([`writer`]), and a reader thread lists ([`list`]).
 
-mod database;
-mod files;
+pub(in crate::stores) mod database;
 mod list;
-mod pending;
 mod recent;
 mod snapshot;
 mod statements;
-mod url;
+pub(in crate::stores) mod url;
 mod wal;
 mod writer;
 
+use super::pending::PendingWrites;
 use super::worker::{self, ReaderThread};
 use crate::kv::{
     Command, Error, Job, JsonText, Key, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store,
 };
 use database::Place;
 use list::{ListConnection, SqlitePages};
-use pending::PendingWrites;
 use recent::Recent;
 use rusqlite::types::ValueRef;
 use snapshot::{Found, Snapshot};

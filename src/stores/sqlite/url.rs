@@ -16,7 +16,8 @@ impl SqliteStore {
     }
 }
 
-fn path_of(rest: &str) -> Result<String> {
+/// The path in what follows the scheme of a URL.
+pub fn path_of(rest: &str) -> Result<String> {
     if rest.contains(['?', '#']) {
         return Err(Error::InvalidOption(
             "options go into the second argument, not into the URL; write %3F and %23 for ? and # in a path".into(),
@@ -27,7 +28,7 @@ fn path_of(rest: &str) -> Result<String> {
         Some(path) if path.starts_with('/') => path,
         Some(_) => {
             return Err(Error::InvalidOption(
-                "a sqlite: URL has no host: write sqlite:relative/path or sqlite:///absolute/path".into(),
+                "a path's URL has no host: write sqlite:relative/path or sqlite:///absolute/path".into(),
             ));
         }
         None => rest,

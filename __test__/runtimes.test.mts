@@ -1,0 +1,88 @@
+// The same addon in every runtime that promises to load it.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { RedisServer } from "./services/redis.mts";
+import { type Runtime, otherNodes, runtimes } from "./services/runtimes.mts";
+import { temporaryDirectory, temporaryFile } from "./support/sqlite.mts";
+
+const root = join(import.meta.dirname, "..");
+const smoke = join(import.meta.dirname, "support/smoke.mts");
+
+/** How long a process may take to end when nothing is left to do. */
+const prompt = 2_000;
+
+async function run({ command, flags }: Runtime, args: readonly string[]) {
+  const child = spawn(command, [...flags, ...args], {
+    cwd: root,
+    env: { ...process.env, DENO_NO_UPDATE_CHECK: "1" },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let [stdout, stderr] = ["", ""];
+  let last = performance.now();
+  child.stdout.setEncoding("utf8").on("data", (text) => {
+    stdout += text;
+    last = performance.now();
+  });
+  child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
+  const exited = once(child, "exit").then(() => performance.now());
+  const [code, signal] = await once(child, "close");
+  return { code, signal, stdout, stderr, ending: (await exited) - last };
+}
+
+/** Each store by its class, and where one may be. */
+const stores: Record<string, () => Promise<string> | string> = {
+  MemoryKvStore: () => "",
+  SqliteKvStore: temporaryFile,
+  DenoKvStore: temporaryFile,
+  RedisKvStore: async () => {
+    const server = await RedisServer.start();
+    stopped.push(server);
+    return server.url;
+  },
+};
+
+const stopped: RedisServer[] = [];
+
+for (const runtime of runtimes) {
+  describe(`${runtime.name}: a store`, () => {
+    for (const [store, place] of Object.entries(stores)) {
+      for (const end of ["closed", "idle", "exit"]) {
+        test(`${store}, ${end}`, { timeout: 60_000 }, async () => {
+          try {
+            const ran = await run(runtime, [smoke, store, await place(), end]);
+            expect(ran.stderr).toBe("");
+            expect(ran).toMatchObject({
+              code: end === "exit" ? 3 : 0,
+              signal: null,
+              stdout: `{"end":"${end}","seen":310}\n`,
+            });
+            expect(ran.ending).toBeLessThan(prompt);
+          } finally {
+            await Promise.all(stopped.splice(0).map((one) => one.stop()));
+          }
+        });
+      }
+    }
+  });
+}
+
+describe.each(otherNodes)("$name", (runtime) => {
+  test("keeps the contract", { timeout: 600_000 }, async () => {
+    const report = join(await temporaryDirectory(), "report.json");
+    const ran = await run(runtime, [
+      "node_modules/vitest/vitest.mjs",
+      "run",
+      "__test__/contract",
+      "--testNamePattern=^(memory|sqlite)",
+      "--reporter=dot",
+      "--reporter=json",
+      `--outputFile.json=${report}`,
+    ]);
+    expect(ran.code, ran.stdout + ran.stderr).toBe(0);
+    const result = JSON.parse(await readFile(report, "utf8"));
+    expect(result.numPassedTests).toBeGreaterThan(900);
+  });
+});

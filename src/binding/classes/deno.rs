@@ -1,0 +1,57 @@
+//! `DenoKvStore`.
+
+use super::list::KvListIterator;
+use super::methods::store_methods;
+use super::{Ready, js, ready, thrown};
+use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
+use crate::binding::handle::Handle;
+use crate::binding::list::Request;
+use crate::kv::{Command, Key};
+use crate::stores::{DenoOptions, DenoStore};
+use napi::bindgen_prelude::Env;
+use napi_derive::napi;
+
+/// Keeps entries in a Deno KV database: a file that `Deno.openKv(path)` may
+/// have open at the same time in other processes, or a server that speaks KV
+/// Connect, such as `denokv`. Works in Node.js and Bun too.
+///
+/// A key is a tuple of strings to Deno, a value what V8 serializes. Values that
+/// Deno programs wrote come back as `JSON.stringify` makes them (a `Date` as
+/// its ISO string); what JSON has no form for (BigInts, Maps, `Deno.KvU64`,
+/// binary data) rejects with `ERR_KV_CORRUPT` and is skipped in lists, and so
+/// are keys with parts that are no strings.
+///
+/// Values have up to 65,536 bytes when serialized, keys about 2,040, as in Deno
+/// itself. All writes that wait are committed together; a resolved write to a
+/// file has reached the disk. In a file, expired entries are invisible here at
+/// once, to Deno programs when they are removed, about a minute later.
+///
+/// @example
+/// ```ts
+/// import { createFederation } from "@fedify/fedify";
+/// import { DenoKvStore } from "fedify-kv";
+///
+/// const kv = new DenoKvStore("deno-kv.db");
+/// const federation = createFederation<void>({ kv });
+/// ```
+#[napi]
+pub struct DenoKvStore(pub(in crate::binding) Handle);
+
+#[napi]
+impl DenoKvStore {
+    /// @param place The file's path, which is created if there is none, or
+    ///              `":memory:"`, or the `http:` or `https:` URL of a server.
+    ///              Nothing is opened before the first operation.
+    /// @param options What to do differently.
+    /// @throws `ERR_KV_INVALID_OPTION`
+    #[napi(constructor, ts_args_type = "place: string, options?: DenoKvStoreOptions")]
+    pub fn new(env: Env, place: Arg<String>, options: Arg<DenoOptions>) -> napi::Result<Self> {
+        let store = || DenoStore::at(&place.0?, options.0?);
+        match store() {
+            Ok(store) => Ok(Self(Handle::new(js(env), store))),
+            Err(error) => Err(thrown(env, &error)),
+        }
+    }
+}
+
+store_methods!(DenoKvStore);

@@ -1,0 +1,109 @@
+//! Where a database is: a path, memory, or a server's URL.
+
+use super::DenoOptions;
+use crate::kv::{Error, Result};
+use crate::stores::sqlite::database;
+use http::HeaderValue;
+use std::path::PathBuf;
+use url::Url;
+
+pub enum Place {
+    Local(database::Place),
+    Remote(Server),
+}
+
+pub struct Server {
+    pub url: Url,
+    pub token: String,
+}
+
+/// Where Deno looks for the token too.
+const TOKEN: &str = "DENO_KV_ACCESS_TOKEN";
+
+impl Place {
+    /// Whether it is a server's URL.
+    pub fn is_remote(place: &str) -> bool {
+        let scheme = place.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        scheme.is_some_and(|scheme| scheme == "http" || scheme == "https")
+    }
+
+    pub fn parse(place: &str, options: &DenoOptions) -> Result<Self> {
+        if Self::is_remote(place) {
+            return Server::parse(place, options.access_token.clone()).map(Self::Remote);
+        }
+        if place == ":memory:" {
+            return Ok(Self::Local(database::Place::memory()));
+        }
+        let invalid = |why: &str| Err(Error::InvalidOption(format!("{why}: {place:?}")));
+        if place.is_empty() {
+            return invalid("the path is empty");
+        }
+        if place.contains('\0') {
+            return invalid("the path has a NUL character");
+        }
+        if place.starts_with("file:") {
+            return invalid("give a file's path, not a file: URL");
+        }
+        // Resolved now: the process may change its directory.
+        match std::path::absolute(PathBuf::from(place)) {
+            Ok(path) => Ok(Self::Local(database::Place::File(path))),
+            Err(error) => invalid(&error.to_string()),
+        }
+    }
+}
+
+impl Server {
+    /// Messages never show the URL: it may hold a secret by mistake.
+    fn parse(url: &str, token: Option<String>) -> Result<Self> {
+        let invalid = |why: &str| Err(Error::InvalidOption(why.into()));
+        let Ok(url) = Url::parse(url) else {
+            return invalid("the URL is not one");
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return invalid("the URL has a user or password: a server is told the accessToken instead");
+        }
+        let Some(token) = token.or_else(|| std::env::var(TOKEN).ok()) else {
+            return invalid("a server needs an accessToken, or the environment variable DENO_KV_ACCESS_TOKEN");
+        };
+        if HeaderValue::from_str(&token).is_err() {
+            return invalid("the accessToken has characters that no token can have");
+        }
+        Ok(Self { url, token })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DenoOptions, DenoStore};
+    use super::Place;
+
+    #[test]
+    fn places_are_files_memory_or_servers() {
+        let place = |rest| {
+            let options = DenoOptions {
+                access_token: Some("token".into()),
+                ..DenoOptions::default()
+            };
+            let store = DenoStore::at_url(rest, options).ok()?;
+            Some(match &store.shared.place {
+                Place::Local(place) => place.to_string(),
+                Place::Remote(server) => server.url.to_string(),
+            })
+        };
+        let here = |path: &str| std::path::absolute(path).unwrap().display().to_string();
+        assert_eq!(place("kv.db"), Some(here("kv.db")));
+        assert_eq!(place("///var/my%20app.db"), Some(here("/var/my app.db")));
+        assert_eq!(place(":memory:"), Some(":memory:".into()));
+        assert_eq!(place("HTTPS://host/a?b"), Some("https://host/a?b".into()));
+        for bad in [
+            "",
+            "//host/kv.db",
+            "file:kv.db",
+            "%00",
+            "https://",
+            "http://user:pass@host",
+        ] {
+            assert_eq!(place(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A connection of ours to the engine's database, which only reads. It sees
+//! what the engine's own reads don't tell: when an entry expires.
+
+use super::row::{Row, Stored, reply};
+use super::{key, lock};
+use crate::kv::{Error, Key, Millis, Outcome, Result, now};
+use crate::stores::sqlite::database::{self, Database, Place};
+use denokv_proto::Versionstamp;
+use rusqlite::{OptionalExtension, params};
+use std::sync::Mutex;
+use std::time::Duration;
+
+const GET: &str = "SELECT v, v_encoding, version, expiration_ms FROM kv WHERE k = ?1";
+
+const RANGE: &str = "SELECT v, v_encoding, version, expiration_ms, k FROM kv \
+    WHERE k >= ?1 AND k < ?2 ORDER BY k LIMIT ?3";
+
+pub struct Reader(Database);
+
+impl Reader {
+    pub fn open(place: &Place, busy_timeout: Duration) -> Result<Self> {
+        Database::open_for_reading(place, busy_timeout).map(Self)
+    }
+
+    /// `get`, where it can be answered here and now.
+    pub fn get(&mut self, key: &Key) -> rusqlite::Result<Outcome> {
+        match key::encode(key) {
+            Ok(bytes) => self.row(&bytes).map(|row| reply(key.clone(), row.as_ref())),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    pub fn row(&self, key: &[u8]) -> rusqlite::Result<Option<Row>> {
+        let mut statement = self.0.prepare_cached(GET)?;
+        let now = now();
+        statement.query_row([key], |row| read(row, now)).optional()
+    }
+
+    /// Shows the rows from `start` to before `end` one by one, at most `limit`,
+    /// until `body` has had enough.
+    pub fn range(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        limit: u32,
+        mut body: impl FnMut(&[u8], Row) -> bool,
+    ) -> rusqlite::Result<()> {
+        let mut statement = self.0.prepare_cached(RANGE)?;
+        let mut rows = statement.query(params![start, end, limit])?;
+        let now = now();
+        while let Some(row) = rows.next()? {
+            // No other type of key is ever in a range of keys.
+            let key = row.get_ref(4)?.as_blob().unwrap_or_default();
+            if !body(key, read(row, now)?) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(row: &rusqlite::Row<'_>, now: Millis) -> rusqlite::Result<Row> {
+    let expires: Millis = row.get(3)?;
+    Ok(Row {
+        value: Stored::from_encoding(row.get_ref(0)?.as_blob().unwrap_or_default(), row.get(1)?),
+        stamp: versionstamp(row.get(2)?),
+        // As the engine has it: what is negative never expires.
+        live: expires < 0 || expires > now,
+    })
+}
+
+/// The engine numbers its writes, and calls the number so.
+fn versionstamp(version: i64) -> Versionstamp {
+    let mut stamp = Versionstamp::default();
+    stamp[..8].copy_from_slice(&version.to_be_bytes());
+    stamp
+}
+
+/// Reads with a connection that may be gone.
+pub fn with<T>(reader: &Mutex<Option<Reader>>, body: impl FnOnce(&Reader) -> rusqlite::Result<T>) -> Result<T> {
+    match lock(reader).as_ref() {
+        Some(reader) => body(reader).map_err(|error| database::error(&error)),
+        None => Err(Error::Closed),
+    }
+}

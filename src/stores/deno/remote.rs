@@ -1,0 +1,254 @@
+//! A server that speaks KV Connect, Deno's protocol over HTTP.
+
+use super::place::Server;
+use super::row::{Row, Rows, Stored};
+use crate::kv::{Error, Result};
+use crate::stores::served::TlsOptions;
+use bytes::Bytes;
+use deno_error::JsErrorBox;
+use denokv_proto::{AtomicWrite, Consistency, Database, ReadRange, ReadRangeOutput, SnapshotReadOptions};
+use denokv_remote::{MetadataEndpoint, RemotePermissions, RemoteResponse, RemoteTransport};
+use futures::future::try_join_all;
+use futures::{Stream, stream};
+use http::{HeaderMap, StatusCode};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use url::Url;
+
+/// Ranges that one request may read, and entries, by the protocol.
+const MOST_RANGES: usize = 10;
+pub const MOST_ENTRIES: u32 = 1000;
+
+#[derive(Clone)]
+pub struct Remote {
+    client: denokv_remote::Remote<AnyUrl, Http>,
+    http: Http,
+    timeout: Duration,
+}
+
+impl Remote {
+    /// Asks nothing yet of the server. To be called within the runtime.
+    pub fn new(server: &Server, timeout: Duration) -> Result<Self> {
+        let http = Http::new(timeout)?;
+        let endpoint = MetadataEndpoint {
+            url: server.url.clone(),
+            access_token: server.token.clone(),
+        };
+        Ok(Self {
+            client: denokv_remote::Remote::new(http.clone(), AnyUrl, endpoint),
+            http,
+            timeout,
+        })
+    }
+
+    /// Makes sure that the server is there and lets us in.
+    pub async fn reach(&self) -> Result<()> {
+        self.rows(&[&[]]).await.map(|_| ())
+    }
+
+    pub async fn rows(&self, keys: &[&[u8]]) -> Result<Vec<Option<Row>>> {
+        let requests = keys.chunks(MOST_RANGES).map(|keys| {
+            let one = |key: &&[u8]| ReadRange {
+                start: key.to_vec(),
+                end: super::key::after(key),
+                limit: NonZeroU32::MIN,
+                reverse: false,
+            };
+            self.read(keys.iter().map(one).collect())
+        });
+        let ranges = try_join_all(requests).await?.into_iter().flatten();
+        Ok(ranges.map(|range| rows(range).pop().map(|(_, row)| row)).collect())
+    }
+
+    pub async fn range(&self, start: &[u8], end: &[u8], limit: u32) -> Result<Rows> {
+        let request = ReadRange {
+            start: start.to_vec(),
+            end: end.to_vec(),
+            limit: NonZeroU32::new(limit.min(MOST_ENTRIES)).unwrap_or(NonZeroU32::MIN),
+            reverse: false,
+        };
+        Ok(self.read(vec![request]).await?.into_iter().flat_map(rows).collect())
+    }
+
+    async fn read(&self, requests: Vec<ReadRange>) -> Result<Vec<ReadRangeOutput>> {
+        let options = SnapshotReadOptions {
+            consistency: Consistency::Strong,
+        };
+        self.ask(self.client.snapshot_read(requests, options), "").await
+    }
+
+    /// Whether it was written; not if an entry is not what it was.
+    pub async fn write(&self, write: AtomicWrite) -> Result<bool> {
+        let unknown = "; whether it was written is unknown";
+        let written = self.ask(self.client.atomic_write(write), unknown).await?;
+        Ok(written.is_some())
+    }
+
+    /// The client repeats for ever what fails. Nobody waits for a server that
+    /// was never reached, nor for one that has been silent too long.
+    async fn ask<T>(&self, answer: impl Future<Output = Result<T, JsErrorBox>>, outcome: &str) -> Result<T> {
+        let mut failures = self.http.failures.subscribe();
+        let refused = async {
+            if self.http.reached.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            // The sender is there for as long as this is.
+            let failure = failures.wait_for(Option::is_some).await;
+            failure.ok().and_then(|failure| failure.clone()).unwrap_or_default()
+        };
+        let answer = timeout(self.timeout, answer);
+        tokio::select! {
+            biased;
+            answer = answer => match answer {
+                Ok(Ok(answer)) => {
+                    self.http.reached.store(true, Ordering::Relaxed);
+                    Ok(answer)
+                }
+                Ok(Err(error)) if self.http.reached.load(Ordering::Relaxed) => Err(Error::Backend(error.to_string())),
+                Ok(Err(error)) => Err(Error::Connection(error.to_string())),
+                Err(_) => {
+                    let why = self.http.failures.borrow().clone();
+                    Err(match why {
+                        Some(why) => Error::Connection(format!("{why}{outcome}")),
+                        None => Error::Timeout(format!("the server did not answer{outcome}")),
+                    })
+                }
+            },
+            why = refused => Err(Error::Connection(why)),
+        }
+    }
+}
+
+fn rows(range: ReadRangeOutput) -> Rows {
+    let row = |entry: denokv_proto::KvEntry| {
+        let row = Row {
+            value: Stored::from(entry.value),
+            stamp: entry.versionstamp,
+            // The server doesn't say until when.
+            live: true,
+        };
+        (entry.key, row)
+    };
+    range.entries.into_iter().map(row).collect()
+}
+
+/// The URL was the user's choice.
+#[derive(Clone)]
+struct AnyUrl;
+
+impl RemotePermissions for AnyUrl {
+    fn check_net_url(&self, _: &Url) -> Result<(), JsErrorBox> {
+        Ok(())
+    }
+}
+
+/// How requests go out.
+#[derive(Clone)]
+struct Http {
+    client: reqwest::Client,
+    /// Why the last request failed, unless one has succeeded since.
+    failures: Arc<watch::Sender<Option<String>>>,
+    /// Whether the server has ever answered a request for data.
+    reached: Arc<AtomicBool>,
+}
+
+impl Http {
+    fn new(timeout: Duration) -> Result<Self> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(TlsOptions::default().config()?)
+            .timeout(timeout)
+            .build()
+            .map_err(|error| Error::Connection(words(&error)))?;
+        Ok(Self {
+            client,
+            failures: Arc::new(watch::Sender::new(None)),
+            reached: Arc::default(),
+        })
+    }
+
+    async fn send(self, url: Url, headers: HeaderMap, body: Bytes) -> Result<(Url, StatusCode, Answer), JsErrorBox> {
+        let write = url.path().ends_with("/atomic_write");
+        let answer = self.try_send(url.clone(), headers, body).await;
+        match answer {
+            Ok(answer) => {
+                self.failures.send_replace(None);
+                let (url, status, body) = answer;
+                Ok((url, if write { lasting(status) } else { status }, body))
+            }
+            Err(error) => {
+                let why = words(&error);
+                self.failures.send_replace(Some(why.clone()));
+                if write && !error.is_connect() {
+                    // It may have been carried out.
+                    let why = format!("{why}; whether it was written is unknown");
+                    return Ok((url, StatusCode::REQUEST_TIMEOUT, Answer(why.into())));
+                }
+                Err(JsErrorBox::generic(why))
+            }
+        }
+    }
+
+    async fn try_send(&self, url: Url, headers: HeaderMap, body: Bytes) -> reqwest::Result<(Url, StatusCode, Answer)> {
+        let response = self.client.post(url).headers(headers).body(body).send().await?;
+        let (url, status) = (response.url().clone(), response.status());
+        Ok((url, status, Answer(response.bytes().await?)))
+    }
+}
+
+/// A status that the client does not take for a reason to repeat a write: with
+/// the first one carried out, a repeated `cas` would seem to have failed.
+fn lasting(status: StatusCode) -> StatusCode {
+    if status.is_server_error() {
+        StatusCode::REQUEST_TIMEOUT
+    } else {
+        status
+    }
+}
+
+/// Innermost words say most. URLs may hold secrets.
+fn words(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+impl RemoteTransport for Http {
+    type Response = Answer;
+
+    fn post(
+        &self,
+        url: Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> impl Future<Output = Result<(Url, StatusCode, Answer), JsErrorBox>> + Send + Sync {
+        // As a task, because the trait asks for more than a request can be:
+        // it is not `Sync`.
+        let task = tokio::spawn(self.clone().send(url, headers, body));
+        async move {
+            task.await
+                .unwrap_or_else(|_| Err(JsErrorBox::generic("internal error in a request")))
+        }
+    }
+}
+
+struct Answer(Bytes);
+
+impl RemoteResponse for Answer {
+    async fn bytes(self) -> Result<Bytes, JsErrorBox> {
+        Ok(self.0)
+    }
+
+    async fn text(self) -> Result<String, JsErrorBox> {
+        Ok(String::from_utf8_lossy(&self.0).into_owned())
+    }
+
+    fn stream(self) -> impl Stream<Item = Result<Bytes, JsErrorBox>> + Send + Sync {
+        stream::iter([Ok(self.0)])
+    }
+}

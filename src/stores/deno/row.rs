@@ -1,0 +1,77 @@
+//! An entry as the engine keeps it.
+
+use super::v8;
+use crate::kv::{Error, JsonText, Key, Outcome, Reply, Result};
+use denokv_proto::{KvValue, VALUE_ENCODING_BYTES, VALUE_ENCODING_LE64, VALUE_ENCODING_V8, Versionstamp};
+
+pub struct Row {
+    pub value: Stored,
+    pub stamp: Versionstamp,
+    /// Whether it has not expired, as far as one can know.
+    pub live: bool,
+}
+
+/// Keys with what is stored under them.
+pub type Rows = Vec<(Vec<u8>, Row)>;
+
+/// A value in one of the engine's encodings.
+pub enum Stored {
+    V8(Vec<u8>),
+    /// What it is, said so that it can follow "it is".
+    Other(&'static str),
+}
+
+impl Stored {
+    /// From a column of the database.
+    pub fn from_encoding(value: &[u8], encoding: i64) -> Self {
+        match encoding {
+            VALUE_ENCODING_V8 => Self::V8(value.to_vec()),
+            VALUE_ENCODING_BYTES => Self::BYTES,
+            VALUE_ENCODING_LE64 => Self::U64,
+            _ => Self::Other("of an unknown encoding"),
+        }
+    }
+
+    const BYTES: Self = Self::Other("binary data, which JSON has no form for");
+    const U64: Self = Self::Other("a Deno.KvU64, which JSON has no form for");
+
+    /// The value as JSON text; `None` for `undefined`, which a Deno program may
+    /// have stored, and which here is no entry.
+    ///
+    /// # Errors
+    ///
+    /// Says what it is instead.
+    pub fn json(&self) -> std::result::Result<Option<String>, &'static str> {
+        match self {
+            Self::V8(bytes) => v8::to_json(bytes).map_err(|unreadable| unreadable.0),
+            Self::Other(what) => Err(what),
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Corrupt`] naming the key.
+    pub fn text(&self, key: &Key) -> Result<Option<String>> {
+        self.json()
+            .map_err(|what| Error::Corrupt(format!("the value of {key} is {what}")))
+    }
+}
+
+impl From<KvValue> for Stored {
+    fn from(value: KvValue) -> Self {
+        match value {
+            KvValue::V8(bytes) => Self::V8(bytes),
+            KvValue::Bytes(_) => Self::BYTES,
+            KvValue::U64(_) => Self::U64,
+        }
+    }
+}
+
+/// What `get` says of a row.
+pub fn reply(key: Key, row: Option<&Row>) -> Outcome {
+    let text = match row.filter(|row| row.live) {
+        Some(row) => row.value.text(&key)?,
+        None => None,
+    };
+    Ok(Reply::Value(key, text.map(JsonText::new)))
+}

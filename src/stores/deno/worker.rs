@@ -1,0 +1,293 @@
+//! The worker: takes all that waits, and does it in the order of the calls.
+
+use super::batch::{Batch, Encoded, Op};
+use super::engine::{Engine, Written};
+use super::key::{self, after};
+use super::row::Row;
+use super::{Message, Shared};
+use crate::kv::{Command, Error, Outcome, Prefix, Reply, Result};
+use crate::stores::served::Pending;
+use denokv_proto::{AtomicWrite, Check, Mutation, MutationKind};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+/// Entries that `clear` and `drop` delete in one atomic write.
+const SLICE: u32 = 256;
+
+/// How often a group is tried as one while others write what it depends on.
+const ATTEMPTS: u32 = 4;
+
+/// Before a database is tried again that another process is writing.
+const PAUSE: Duration = Duration::from_millis(1);
+
+pub struct Worker {
+    shared: Arc<Shared>,
+    messages: UnboundedReceiver<Message>,
+    queue: VecDeque<Work>,
+    engine: Option<Engine>,
+    closed: Option<Pending>,
+}
+
+enum Work {
+    One(Op),
+    /// What concerns many entries.
+    Broad(Pending, Command),
+    Ready(oneshot::Sender<Result<()>>),
+}
+
+impl Worker {
+    pub fn new(shared: Arc<Shared>, messages: UnboundedReceiver<Message>) -> Self {
+        Self {
+            shared,
+            messages,
+            queue: VecDeque::new(),
+            engine: None,
+            closed: None,
+        }
+    }
+
+    /// Until the store is closed or gone, and what was queued before is done.
+    /// Returns what to tell once all is released.
+    pub async fn run(mut self) -> Option<Pending> {
+        while self.closed.is_none() {
+            if self.queue.is_empty() {
+                match self.messages.recv().await {
+                    Some(message) => self.take(message),
+                    None => break,
+                }
+            }
+            while let Ok(message) = self.messages.try_recv() {
+                self.take(message);
+            }
+            self.work().await;
+        }
+        self.closed
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Task(task) => drop(tokio::spawn(task)),
+            Message::Ready(answer) => self.queue.push_back(Work::Ready(answer)),
+            Message::Range(start, end, limit, answer) => match &self.engine {
+                Some(Engine::Remote(remote)) => {
+                    let remote = remote.clone();
+                    spawn_local(async move {
+                        // Nobody listens any more: then nobody needs to know.
+                        let _ = answer.send(remote.range(&start, &end, limit).await);
+                    });
+                }
+                // It comes after `Ready`, so there is one.
+                _ => drop(answer),
+            },
+            Message::Job(pending, command) => {
+                let (key, write) = match &command {
+                    Command::Get(key) => (key, None),
+                    Command::Put(key, write) | Command::Cas(key, _, write) => (key, Some(write)),
+                    Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => {
+                        return self.queue.push_back(Work::Broad(pending, command));
+                    }
+                };
+                match Encoded::new(key, write) {
+                    Ok(encoded) => self.queue.push_back(Work::One(Op::new(pending, command, encoded))),
+                    Err(error) => {
+                        self.shared.pending.remove(&command);
+                        pending.deliver(Err(error));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does the next piece of what waits.
+    async fn work(&mut self) {
+        let group = self.next_group();
+        if !group.is_empty() {
+            self.commit(group).await;
+            return;
+        }
+        match self.queue.pop_front() {
+            Some(Work::Broad(pending, Command::Close)) => self.closed = Some(pending),
+            Some(Work::Broad(pending, command)) => {
+                let outcome = self.run_broad(&command).await;
+                self.shared.pending.remove(&command);
+                pending.deliver(outcome);
+            }
+            Some(Work::Ready(answer)) => {
+                // Nobody listens any more: then nobody needs to know.
+                let _ = answer.send(self.engine().await.map(|_| ()));
+            }
+            Some(Work::One(_)) | None => {}
+        }
+    }
+
+    /// The operations at the front that can be done together.
+    fn next_group(&mut self) -> Vec<Op> {
+        let limits = Engine::limits(&self.shared.place);
+        let mut group = Vec::new();
+        let (mut checks, mut bytes) = (0, 0);
+        while group.len() < limits.operations && checks < limits.checks && bytes < limits.bytes {
+            match self.queue.pop_front() {
+                Some(Work::One(op)) => {
+                    checks += usize::from(matches!(op.command, Command::Cas(..)));
+                    bytes += op.size();
+                    group.push(op);
+                }
+                Some(other) => {
+                    self.queue.push_front(other);
+                    break;
+                }
+                None => break,
+            }
+        }
+        group
+    }
+
+    /// Runs a group and delivers its outcomes.
+    async fn commit(&mut self, mut group: Vec<Op>) {
+        let outcomes = match self.attempt(&group).await {
+            Ok(outcomes) => outcomes,
+            Err(error) if group.len() == 1 => vec![Err(error)],
+            // Each on its own, so that only those fail that must.
+            Err(_) => {
+                let mut outcomes = Vec::with_capacity(group.len());
+                for op in group.chunks(1) {
+                    outcomes.push(match self.attempt(op).await {
+                        Ok(mut alone) => alone.pop().unwrap_or(Err(Error::Closed)),
+                        Err(error) => Err(error),
+                    });
+                }
+                outcomes
+            }
+        };
+        for op in &group {
+            self.shared.pending.remove(&op.command);
+        }
+        let outbox = group.first().and_then(|op| op.pending.outbox().cloned());
+        let tickets = group.iter_mut().filter_map(|op| op.pending.take());
+        let done: Vec<_> = tickets.zip(outcomes).collect();
+        if let Some(outbox) = outbox {
+            outbox.deliver(done);
+        }
+    }
+
+    /// Runs a group as one; on failure nothing of it has happened.
+    async fn attempt(&mut self, group: &[Op]) -> Result<Vec<Outcome>> {
+        let start = Instant::now();
+        let mut conflicts = 0;
+        let mut keys: Vec<&[u8]> = group.iter().filter(|op| op.reads()).map(|op| &*op.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        loop {
+            let engine = self.engine().await?;
+            let mut batch = Batch::new(keys.iter().copied().zip(engine.rows(&keys).await?));
+            let outcomes = group.iter().map(|op| batch.run(op)).collect();
+            let Some(write) = batch.write() else {
+                return Ok(outcomes);
+            };
+            let written = engine.write(write).await;
+            match self.settle(written, start).await? {
+                Written::Done => return Ok(outcomes),
+                Written::Conflict if conflicts == ATTEMPTS && group.len() > 1 => {
+                    return Err(Error::Timeout("others write the same entries all the time".into()));
+                }
+                Written::Conflict => conflicts += 1,
+                Written::Busy => {}
+            }
+        }
+    }
+
+    /// Waits before a busy database is tried again, and lets go of an engine
+    /// that has failed: the next operation opens it anew.
+    async fn settle(&mut self, written: Result<Written>, start: Instant) -> Result<Written> {
+        match written {
+            Ok(Written::Busy) => {
+                if start.elapsed() >= self.shared.options.busy_timeout {
+                    return Err(Error::Timeout("another process is writing the database".into()));
+                }
+                sleep(PAUSE).await;
+                Ok(Written::Busy)
+            }
+            Err(error) => {
+                self.engine.take_if(|engine| matches!(engine, Engine::Local(_)));
+                Err(error)
+            }
+            done => done,
+        }
+    }
+
+    async fn engine(&mut self) -> Result<&Engine> {
+        match &mut self.engine {
+            Some(engine) => Ok(engine),
+            none => Ok(none.insert(Engine::open(&self.shared).await?)),
+        }
+    }
+
+    async fn run_broad(&mut self, command: &Command) -> Outcome {
+        match command {
+            Command::Clear(prefix) => self.delete_all(prefix, false).await.map(Reply::Count),
+            Command::Drop => self.delete_all(&Prefix::ALL, true).await.map(|_| Reply::Done),
+            _ => self.engine().await.map(|_| Reply::Done),
+        }
+    }
+
+    /// Deletes what is under a prefix, slice by slice; how many entries that
+    /// were. Keys that have other parts than strings are no entries, and are
+    /// passed over unless `anything` is to go.
+    async fn delete_all(&mut self, prefix: &Prefix, anything: bool) -> Result<u64> {
+        let (mut start, end) = key::range(prefix)?;
+        let mut count = 0;
+        let begun = Instant::now();
+        loop {
+            let engine = self.engine().await?;
+            let rows = engine.range(&start, &end, SLICE).await?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(count);
+            };
+            let last = last.clone();
+            let doomed: Vec<_> = rows
+                .into_iter()
+                .filter(|(key, _)| anything || key::decode(key).is_some())
+                .collect();
+            if !doomed.is_empty() {
+                // What changes meanwhile is looked at again, and counted right,
+                // where that many checks are possible.
+                let checks = Engine::limits(&self.shared.place).checks >= doomed.len();
+                let engine = self.engine().await?;
+                let written = engine.write(deletion(&doomed, checks)).await;
+                match self.settle(written, begun).await? {
+                    Written::Done => {}
+                    Written::Conflict | Written::Busy => continue,
+                }
+            }
+            count += doomed.iter().filter(|(_, row)| row.live).count() as u64;
+            start = after(&last);
+        }
+    }
+}
+
+fn deletion(doomed: &[(Vec<u8>, Row)], checks: bool) -> AtomicWrite {
+    AtomicWrite {
+        checks: doomed
+            .iter()
+            .filter(|_| checks)
+            .map(|(key, row)| Check {
+                key: key.clone(),
+                versionstamp: Some(row.stamp),
+            })
+            .collect(),
+        mutations: doomed
+            .iter()
+            .map(|(key, _)| Mutation {
+                key: key.clone(),
+                kind: MutationKind::Delete,
+                expire_at: None,
+            })
+            .collect(),
+        enqueues: Vec::new(),
+    }
+}
