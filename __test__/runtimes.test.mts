@@ -5,7 +5,12 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { RedisServer } from "./services/redis.mts";
-import { type Runtime, otherNodes, runtimes } from "./services/runtimes.mts";
+import {
+  type Runtime,
+  otherNodes,
+  runtimes,
+  thisNode,
+} from "./services/runtimes.mts";
 import { temporaryDirectory, temporaryFile } from "./support/sqlite.mts";
 
 const root = join(import.meta.dirname, "..");
@@ -69,20 +74,37 @@ for (const runtime of runtimes) {
   });
 }
 
+/** Runs our tests once more; how many have passed. */
+async function runVitest(
+  runtime: Runtime,
+  words: readonly string[],
+): Promise<number> {
+  const report = join(await temporaryDirectory(), "report.json");
+  const ran = await run(runtime, [
+    "node_modules/vitest/vitest.mjs",
+    "run",
+    ...words,
+    "--reporter=dot",
+    "--reporter=json",
+    `--outputFile.json=${report}`,
+  ]);
+  expect(ran.code, ran.stdout + ran.stderr).toBe(0);
+  const result = JSON.parse(await readFile(report, "utf8"));
+  return result.numPassedTests;
+}
+
 describe.each(otherNodes)("$name", (runtime) => {
   test("keeps the contract", { timeout: 600_000 }, async () => {
-    const report = join(await temporaryDirectory(), "report.json");
-    const ran = await run(runtime, [
-      "node_modules/vitest/vitest.mjs",
-      "run",
-      "__test__/contract",
-      "--testNamePattern=^(memory|sqlite)",
-      "--reporter=dot",
-      "--reporter=json",
-      `--outputFile.json=${report}`,
-    ]);
-    expect(ran.code, ran.stdout + ran.stderr).toBe(0);
-    const result = JSON.parse(await readFile(report, "utf8"));
-    expect(result.numPassedTests).toBeGreaterThan(900);
+    const words = ["__test__/contract", "--testNamePattern=^(memory|sqlite)"];
+    expect(await runVitest(runtime, words)).toBeGreaterThan(900);
   });
+});
+
+test("vitest's pool of threads", { timeout: 120_000 }, async () => {
+  const files = ["sqlite.test", "sqlite-list.test", "temporal.test"];
+  const passed = await runVitest(thisNode, [
+    ...files.map((name) => `__test__/${name}.mts`),
+    "--pool=threads",
+  ]);
+  expect(passed).toBeGreaterThan(40);
 });

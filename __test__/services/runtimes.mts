@@ -40,9 +40,11 @@ export const otherNodes: readonly Runtime[] = versions.map((version) =>
   node(version, nodeOf(version)),
 );
 
+export const thisNode = node(process.versions.node, process.execPath);
+
 export const runtimes: readonly Runtime[] = [
   ...otherNodes,
-  node(process.versions.node, process.execPath),
+  thisNode,
   {
     name: "Deno",
     command: join(bin, "deno"),
