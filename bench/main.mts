@@ -1,6 +1,7 @@
 // Our stores beside the ones a user would pick instead, in one run. The two
 // sides of a row take turns, and a row shows the ratio of their medians: that
 // holds on a machine whose speed drifts.
+import { deno } from "./deno.mts";
 import { memory } from "./memory.mts";
 import { mysql } from "./mysql.mts";
 import { postgres } from "./postgres.mts";
@@ -12,3 +13,4 @@ await memory();
 await redis();
 await postgres();
 await mysql();
+await deno();
