@@ -1,13 +1,49 @@
 // Deno KV as rows of the contract.
 import { DenoKvStore } from "../../index.js";
+import { DenokvServer, hasDenokv } from "../services/denokv.mts";
 import { openDenoStore } from "../support/deno.mts";
 import { temporaryFile } from "../support/sqlite.mts";
-import type { Row } from "./fixture.mts";
+import type { Row, Store } from "./fixture.mts";
 
 const limits = {
   "long keys": "Deno KV takes keys of up to 2,048 bytes",
   "large values": "Deno KV takes values of up to 65,536 bytes",
 } as const;
+
+/** A server keeps one database: it is emptied after each test. */
+function server(): Row {
+  let denokv: DenokvServer;
+  return {
+    name: "deno kv, a server",
+    setUp: async () => {
+      denokv = await DenokvServer.start();
+    },
+    tearDown: () => denokv.stop(),
+    open: async () => {
+      const handles: Store[] = [];
+      const openAnother = () => {
+        const { url, token } = denokv;
+        const handle = new DenoKvStore(url, { accessToken: token });
+        handles.push(handle);
+        return handle;
+      };
+      return {
+        store: openAnother(),
+        openAnother,
+        remove: async () => {
+          await Promise.all(handles.map((handle) => handle.close()));
+          await using cleaner = openAnother();
+          await cleaner.drop();
+        },
+      };
+    },
+    except: {
+      ...limits,
+      "exact expiry":
+        "the protocol doesn't tell when an entry expires; the server removes it about a minute later",
+    },
+  };
+}
 
 export const denoRows: readonly Row[] = [
   {
@@ -30,4 +66,5 @@ export const denoRows: readonly Row[] = [
       "second handle": "each :memory: database is its own data",
     },
   },
+  ...(hasDenokv ? [server()] : []),
 ];

@@ -102,7 +102,10 @@ impl Remote {
         };
         let answer = timeout(self.timeout, answer);
         tokio::select! {
+            // The client spins while it has not reached its server once: what is
+            // asked after it would never have its turn.
             biased;
+            why = refused => Err(Error::Connection(why)),
             answer = answer => match answer {
                 Ok(Ok(answer)) => {
                     self.http.reached.store(true, Ordering::Relaxed);
@@ -118,7 +121,6 @@ impl Remote {
                     })
                 }
             },
-            why = refused => Err(Error::Connection(why)),
         }
     }
 }
