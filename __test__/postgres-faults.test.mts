@@ -62,7 +62,11 @@ test.each(["SIGQUIT", "SIGINT"] as const)(
   "ended by %s and started again in the middle of 1,000 operations",
   async (signal) => {
     // What it acknowledged has survived a crash.
-    const store = openStore(server.url, { unlogged: false });
+    // Its recovery may take some time.
+    const store = openStore(server.url, {
+      unlogged: false,
+      queryTimeout: 30_000,
+    });
     await store.initialize();
     let settled = 0;
     let reached = () => {};
@@ -114,6 +118,7 @@ test.each(["SIGQUIT", "SIGINT"] as const)(
     const rejected = outcomes.filter(({ status }) => status === "rejected");
     expect(rejected.length).toBeLessThanOrEqual(50);
   },
+  120_000,
 );
 
 test("backends terminated under load", async () => {
@@ -329,6 +334,24 @@ test("a lock that somebody holds: who waits for it is ended on the server", asyn
   expect(await store.get(key(7))).toBe("old");
   await store.set(key(7), "new");
   expect(await store.cas(key(7), "new", "at last")).toBe(true);
+});
+
+test("a list that waits for a lock and is left ends on the server", async () => {
+  const store = openStore(server.url, { maxConnections: 1 });
+  await store.set(["k"], 1);
+  const waiting = async () =>
+    (await ours()).filter(({ state }) => state === "active");
+  await sql.begin(async (sql) => {
+    await sql`LOCK TABLE fedify_kv_v2 IN ACCESS EXCLUSIVE MODE`;
+    const list = store.list();
+    const next = list.next();
+    await expect.poll(waiting).toHaveLength(1);
+    await Promise.all([list.return?.(), next]);
+    await expect.poll(waiting).toHaveLength(0);
+  });
+  // The connection is none the worse for it.
+  expect(await store.get(["k"])).toBe(1);
+  expect(await ours()).toHaveLength(1);
 });
 
 test("deadlocks and serialization failures are repeated", async () => {

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row, Statement};
@@ -53,6 +54,8 @@ pub struct Connection {
     tls: Option<MakeRustlsConnect>,
     prepared: Option<Mutex<HashMap<String, Statement>>>,
     given_up: AtomicBool,
+    /// Whether statements are under way.
+    busy: AtomicBool,
     settings: Arc<Settings>,
     /// Reads from the socket and writes to it.
     task: JoinHandle<()>,
@@ -98,6 +101,7 @@ impl Connection {
             tls,
             prepared: settings.prepared_statements.then(Mutex::default),
             given_up: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
             settings: Arc::clone(settings),
             task,
         })
@@ -105,6 +109,11 @@ impl Connection {
 
     pub fn is_usable(&self) -> bool {
         !self.client.is_closed() && !self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody waits any more for what it does: a list that was left.
+    pub fn is_abandoned(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
     }
 
     /// What to end before anything else is done, if this one was given up: a
@@ -222,20 +231,38 @@ impl Connection {
     /// [`Error::Timeout`] when not even that is answered: the connection is
     /// given up, and nobody knows what was done.
     pub async fn within<T>(&self, limit: Duration, statements: impl Future<Output = T>) -> Result<T> {
+        self.busy.store(true, Ordering::Relaxed);
+        let result = self.until(limit, statements).await;
+        self.busy.store(false, Ordering::Relaxed);
+        result
+    }
+
+    /// Has the server end what was abandoned, unless it ends by itself.
+    pub async fn end_abandoned(&self) {
+        let ended = async { self.client.batch_execute("").await };
+        // A timeout has given it up.
+        let _ = self.within(BETWEEN_CANCELS, ended).await;
+    }
+
+    async fn until<T>(&self, limit: Duration, statements: impl Future<Output = T>) -> Result<T> {
         let mut statements = pin!(statements);
         if let Ok(result) = timeout(limit, &mut statements).await {
             return Ok(result);
         }
         let end = Instant::now() + GRACE;
         let mut pause = BETWEEN_CANCELS;
+        let mut cancels = Vec::new();
         while Instant::now() < end {
             // Each of them that waits in turn has to be told.
             let told = cancel(self.client.cancel_token(), Arc::clone(&self.settings), self.tls.clone());
             // Not cut off when it has worked: see there.
-            tokio::spawn(timeout(GRACE, told));
+            cancels.push(tokio::spawn(timeout(GRACE, told)));
             tokio::select! {
                 biased;
-                result = &mut statements => return Ok(result),
+                result = &mut statements => {
+                    self.outlast(cancels).await;
+                    return Ok(result);
+                }
                 () = sleep(pause) => pause *= 2,
             }
         }
@@ -245,6 +272,21 @@ impl Connection {
             self.place(),
             limit.as_millis()
         )))
+    }
+
+    /// Waits until requests to end a statement have arrived: a late one would
+    /// end the next statement instead.
+    async fn outlast(&self, cancels: Vec<JoinHandle<std::result::Result<(), Elapsed>>>) {
+        let arrived = async {
+            for cancel in cancels {
+                let _ = cancel.await;
+            }
+            // What they ask for may be noticed here, where it does no harm.
+            self.client.batch_execute("").await
+        };
+        if timeout(2 * GRACE, arrived).await.is_err() {
+            self.given_up.store(true, Ordering::Relaxed);
+        }
     }
 
     /// [`Self::within`] for one statement that isn't divided further.

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -40,7 +41,7 @@ struct Gate {
 pub struct Lease {
     pool: Arc<Pool>,
     connection: Option<Connection>,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Deref for Lease {
@@ -53,14 +54,19 @@ impl Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else {
+        let Some(connection) = self.connection.take() else {
             return;
         };
-        if !connection.is_usable() {
-            let ended = connection.take_given_up();
-            self.pool.given_up().extend(ended);
-        } else if !self.pool.permits.is_closed() {
-            self.pool.idle().push(connection);
+        if !connection.is_abandoned() {
+            return self.pool.put_back(connection);
+        }
+        let (pool, permit) = (Arc::clone(&self.pool), self.permit.take());
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                connection.end_abandoned().await;
+                pool.put_back(connection);
+                drop(permit);
+            });
         }
     }
 }
@@ -84,6 +90,14 @@ impl Pool {
 
     fn given_up(&self) -> MutexGuard<'_, Vec<Backend>> {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put_back(&self, mut connection: Connection) {
+        if !connection.is_usable() {
+            self.given_up().extend(connection.take_given_up());
+        } else if !self.permits.is_closed() {
+            self.idle().push(connection);
+        }
     }
 
     /// A connection that nobody else uses meanwhile.
@@ -132,7 +146,7 @@ impl Pool {
         Lease {
             pool: Arc::clone(self),
             connection: Some(connection),
-            _permit: permit,
+            permit: Some(permit),
         }
     }
 
@@ -155,7 +169,10 @@ impl Pool {
             .unwrap_or_else(|_| {
                 let place = &self.settings.target.place;
                 let words = format!("{place}: no connection within {} ms", limit.as_millis());
-                Err((Error::Connection(words), false))
+                // It is the operation's own time that has run out.
+                let out_of_time = reached && limit < self.settings.connect_timeout;
+                let error = if out_of_time { Error::Timeout } else { Error::Connection };
+                Err((error(words), false))
             });
         self.attempts.fetch_add(1, Ordering::Relaxed);
         match opened {
