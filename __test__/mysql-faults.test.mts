@@ -21,6 +21,7 @@ beforeEach(async () => {
 });
 
 const numbers = (count: number) => Array.from(Array(count).keys());
+const big = "x".repeat(400_000);
 const key = (i: number) => ["k", String(i)] as const;
 
 /** The threads of stores' connections, except those that are idle if asked. */
@@ -255,6 +256,28 @@ test("a lock that another session holds past the timeout", async () => {
   await root.end();
 });
 
+test("the sweep passes over what another session has locked", async () => {
+  // With one connection: who waits for a lock holds everybody up.
+  const store = openStore(server.url, { maxConnections: 1 });
+  await store.set(["held"], 1, { ttl: { hours: 1 } });
+  const holder = await server.root();
+  await holder.query(
+    `BEGIN; UPDATE fedify_kv SET expires = NOW(6) - INTERVAL 1 SECOND WHERE \`key\` = '["held"]'; COMMIT;
+     BEGIN; SELECT * FROM fedify_kv WHERE \`key\` = '["held"]' FOR UPDATE`,
+  );
+  await store.set(["soon"], 1, { ttl: { milliseconds: 1 } });
+  const keys = async () => {
+    const rows = await server.sql("SELECT `key` FROM fedify_kv");
+    return rows.map((row) => row.key);
+  };
+  await expect.poll(keys, { timeout: 5_000 }).toEqual(['["held"]']);
+  const begin = performance.now();
+  await store.set(["other"], 1);
+  expect(performance.now() - begin).toBeLessThan(1_000);
+  await holder.query("COMMIT");
+  await holder.end();
+});
+
 test("a table locked by somebody else", async () => {
   const store = openStore(server.url, { queryTimeout: 300 });
   await store.set(["k"], 1);
@@ -338,6 +361,8 @@ test("a server that only reads", async () => {
       () => store.set(["k"], "new"),
       () => store.delete(["k"]),
       () => store.cas(["k"], "old", "new"),
+      // It locks what it compares, whatever comes of it.
+      () => store.cas(["k"], "other", "new"),
       () => store.clear(["k"]),
     ]) {
       const error = await expectRejection(call, "ERR_KV_BACKEND");
@@ -492,28 +517,37 @@ test("the queue has a bound", async () => {
     .toBe(true);
 });
 
-test("a table that is full", async () => {
-  const store = openStore(server.url);
-  await store.set(["k"], "old");
-  // What the server says for a full disk too, told for a table in memory.
-  await server.sql(
-    `SET GLOBAL max_heap_table_size = 65536; SET max_heap_table_size = 65536;
-     DROP TABLE fedify_kv;
-     CREATE TABLE fedify_kv (\`key\` VARCHAR(768) PRIMARY KEY, value VARCHAR(4000) NOT NULL, expires DATETIME(6),
-       KEY idx_fedify_kv_expires (expires)) ENGINE=MEMORY DEFAULT CHARSET=latin1`,
-  );
-  const outcomes = await Promise.allSettled(
-    numbers(100).map((i) => store.set(key(i), "x".repeat(3_000))),
-  );
-  const refused = outcomes.flatMap((outcome) =>
-    outcome.status === "rejected"
-      ? [outcome.reason as { code: string; message: string }]
-      : [],
-  );
-  expect(refused.length).toBeGreaterThan(0);
-  for (const { code, message } of refused) {
-    expect(code).toBe("ERR_KV_BACKEND");
-    expect(message).toContain("is full");
+test("a table space that is full", async () => {
+  // One that can't grow, as on a full disk.
+  const full = await MysqlServer.start({
+    "innodb-file-per-table": 0,
+    "innodb-data-file-path": "ibdata1:12M",
+  });
+  try {
+    const store = openStore(full.url);
+    await store.set(["k"], "old");
+    const written = numbers(40).map((i) => store.set(key(i), big));
+    const outcomes = await Promise.allSettled(written);
+    const refused = outcomes.filter(({ status }) => status === "rejected");
+    expect(refused.length).toBeGreaterThan(0);
+    expect(refused.length).toBeLessThan(40);
+    for (const outcome of refused) {
+      const { code, message } = (outcome as PromiseRejectedResult).reason;
+      expect(code).toBe("ERR_KV_BACKEND");
+      expect(message).toContain("is full");
+    }
+    // What was refused is not there, what resolved is.
+    for (const [i, { status }] of outcomes.entries()) {
+      const value = await store.get(key(i));
+      expect(value).toBe(status === "fulfilled" ? big : undefined);
+    }
+    const error = await expectRejection(
+      () => store.cas(["k"], "old", big.repeat(4)),
+      "ERR_KV_BACKEND",
+    );
+    expect(error.message).toContain("is full");
+    expect(await store.get(["k"])).toBe("old");
+  } finally {
+    await full.stop();
   }
-  await server.sql("SET GLOBAL max_heap_table_size = DEFAULT");
-});
+}, 120_000);

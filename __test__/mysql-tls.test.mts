@@ -131,7 +131,7 @@ test("a server without encryption", async () => {
   } finally {
     await plain.stop();
   }
-});
+}, 120_000);
 
 test("what is no PEM is refused by the constructor", () => {
   for (const tls of [

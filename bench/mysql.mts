@@ -5,6 +5,7 @@ import { MysqlKvStore } from "../index.js";
 import {
   compare,
   concurrent,
+  cpu,
   document,
   heading,
   listing,
@@ -36,12 +37,15 @@ export async function mysql(): Promise<void> {
       store.get(key((i * 7919) % ENTRIES));
     const set = (store: KvStore, i: number) =>
       store.set(key((i * 7919) % ENTRIES), document(i + 1));
-    await compare(sequential("get, one at a time", 500, get), ours, peer);
-    await compare(concurrent("get, 64 in flight", 64, 30, get), ours, peer);
-    await compare(concurrent("get, 1,000 in flight", 1000, 2, get), ours, peer);
-    await compare(sequential("set, one at a time", 200, set), ours, peer);
-    await compare(concurrent("set, 64 in flight", 64, 10, set), ours, peer);
-    await compare(concurrent("set, 1,000 in flight", 1000, 1, set), ours, peer);
+    const cases = [
+      sequential("get, one at a time", 500, get),
+      concurrent("get, 64 in flight", 64, 30, get),
+      concurrent("get, 1,000 in flight", 1000, 2, get),
+      sequential("set, one at a time", 200, set),
+      concurrent("set, 64 in flight", 64, 10, set),
+      concurrent("set, 1,000 in flight", 1000, 1, set),
+    ];
+    for (const each of cases) await compare(each, ours, peer);
     const few = listing(
       "list of 50 among 100,000, the list",
       (i) => ["traces", String((i * 17) % (ENTRIES / 50))],
@@ -58,6 +62,7 @@ export async function mysql(): Promise<void> {
     );
     await compare(few, ours, peer);
     await compare(all, ours, peer, 3);
+    for (const each of [...cases, few, all]) await cpu(each, ours, peer);
     await ours.close();
   } finally {
     await server.stop();

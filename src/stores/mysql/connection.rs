@@ -129,6 +129,6 @@ pub fn text(row: &mut Row, column: usize) -> Option<String> {
     String::from_utf8(bytes(row, column)).ok()
 }
 
-pub fn flag(row: &mut Row, column: usize) -> bool {
-    matches!(row.take::<Value, _>(column), Some(Value::Int(1) | Value::UInt(1)))
+pub fn flag(row: &Row, column: usize) -> bool {
+    matches!(row.as_ref(column), Some(Value::Int(1) | Value::UInt(1)))
 }

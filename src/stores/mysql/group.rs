@@ -92,6 +92,9 @@ impl<'a> Group<'a> {
 
     async fn get(&mut self, connection: &mut Connection) -> Result<(), Failure> {
         let open = self.open(|action| matches!(action, Action::Get));
+        if let [one] = open[..] {
+            return self.get_one(connection, one).await;
+        }
         for some in open.chunks(MOST) {
             let keys = self.keys(some);
             let rows = connection.rows(Statement::Get(keys.len()), keys).await?;
@@ -102,13 +105,26 @@ impl<'a> Group<'a> {
             for i in some {
                 let key = &self.operations[*i].key;
                 let outcome = match found.remove(key.as_json().as_bytes()) {
-                    Some(Some(value)) => Ok(Reply::Value(key.clone(), Some(JsonText::new(value)))),
-                    Some(None) => Err(Error::Corrupt(format!("the value of {key} is not text"))),
+                    Some(value) => value_of(key, value),
                     None => Ok(Reply::Value(key.clone(), None)),
                 };
                 self.settle(*i, outcome);
             }
         }
+        Ok(())
+    }
+
+    async fn get_one(&mut self, connection: &mut Connection, operation: usize) -> Result<(), Failure> {
+        let key = &self.operations[operation].key;
+        let rows = connection
+            .rows(Statement::GetOne, vec![Value::Bytes(key.as_json().into())])
+            .await?;
+        let mut row = rows.into_iter().next();
+        let outcome = match row.as_mut().filter(|row| flag(row, 1)) {
+            Some(row) => value_of(key, text(row, 0)),
+            None => Ok(Reply::Value(key.clone(), None)),
+        };
+        self.settle(operation, outcome);
         Ok(())
     }
 
@@ -229,7 +245,7 @@ impl<'a> Group<'a> {
         let keys = self.keys(some);
         let mut there = HashMap::new();
         for mut row in connection.rows(Statement::Lock(keys.len()), keys).await? {
-            there.insert(bytes(&mut row, 0), (text(&mut row, 1), flag(&mut row, 2)));
+            there.insert(bytes(&mut row, 0), (text(&mut row, 1), flag(&row, 2)));
         }
         let mut outcomes = Vec::with_capacity(some.len());
         let (mut create, mut put, mut delete) = (Vec::new(), Vec::new(), Vec::new());
@@ -301,6 +317,14 @@ impl<'a> Group<'a> {
     /// Keys for a statement of a usual size.
     fn keys(&self, some: &[usize]) -> Vec<Value> {
         filled(some.iter().map(|i| &self.operations[*i].key), padded(some.len()))
+    }
+}
+
+/// What a get of a live entry comes to.
+fn value_of(key: &Key, stored: Option<String>) -> Outcome {
+    match stored {
+        Some(value) => Ok(Reply::Value(key.clone(), Some(JsonText::new(value)))),
+        None => Err(Error::Corrupt(format!("the value of {key} is not text"))),
     }
 }
 

@@ -8,6 +8,9 @@ pub const MOST: usize = 512;
 /// A statement on one of the sizes below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Statement {
+    /// Key → value, whether it is live. The server finds a single row without
+    /// planning anything.
+    GetOne,
     /// Keys → key, value of live entries.
     Get(usize),
     /// Key, value, time to live in microseconds or NULL, so often.
@@ -18,8 +21,9 @@ pub enum Statement {
     Delete(usize),
     /// Keys → key, value, whether it is live; locks what it finds.
     Lock(usize),
-    /// Keys: deletes them if they are still expired.
-    Expire(usize),
+    /// Keys → those that are still expired; locks them, and passes over what
+    /// somebody else has locked.
+    Claim(usize),
     /// First, last, count → key, value, whether it is live.
     Page(Bound),
     /// The same, without the value; locks what it finds.
@@ -79,6 +83,7 @@ impl Statements {
             Bound::After => ">",
         };
         match statement {
+            Statement::GetOne => format!("SELECT `value`, {live} FROM {table} WHERE `key` = ?"),
             // Without a hint, stale statistics can choose a scan of the table.
             Statement::Get(size) => format!(
                 "SELECT `key`, `value` FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND {live}",
@@ -101,8 +106,9 @@ impl Statements {
                 "SELECT `key`, `value`, {live} FROM {table} FORCE INDEX (PRIMARY) WHERE {} FOR UPDATE",
                 keys(size)
             ),
-            Statement::Expire(size) => format!(
-                "DELETE {table} FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND `expires` <= NOW(6)",
+            Statement::Claim(size) => format!(
+                "SELECT `key` FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND `expires` <= NOW(6) \
+                FOR UPDATE SKIP LOCKED",
                 keys(size)
             ),
             Statement::Page(bound) => format!(

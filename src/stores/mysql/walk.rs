@@ -44,18 +44,21 @@ impl Work for Read {
 
     async fn attempt(&mut self, connection: &mut Connection) -> Result<Rows, Failure> {
         let found = connection.rows(Statement::Page(self.0.bound), self.0.values()).await?;
-        let full = found.len() == self.0.entries as usize;
-        let mut rows = Rows::default();
-        for mut row in found {
+        let last = (found.len() == self.0.entries as usize).then(|| found.len() - 1);
+        let mut rows = Rows {
+            rows: Vec::with_capacity(found.len()),
+            next: None,
+        };
+        for (i, mut row) in found.into_iter().enumerate() {
             let key = bytes(&mut row, 0);
-            if flag(&mut row, 2) {
+            if last == Some(i) {
+                rows.next = Some(key.clone());
+            }
+            if flag(&row, 2) {
                 rows.rows.push(Row {
-                    key: String::from_utf8(key.clone()).ok(),
+                    key: String::from_utf8(key).ok(),
                     value: text(&mut row, 1),
                 });
-            }
-            if full {
-                rows.next = Some(key);
             }
         }
         Ok(rows)
@@ -75,7 +78,7 @@ impl Work for Clear {
         let mut keys = Vec::with_capacity(rows.len());
         for mut row in rows {
             keys.push(bytes(&mut row, 0));
-            live += u64::from(flag(&mut row, 1));
+            live += u64::from(flag(&row, 1));
         }
         let next = keys.last().filter(|_| full).cloned();
         change(connection, Statement::Delete, keys).await?;
@@ -95,7 +98,16 @@ impl Work for Sweep {
         let rows = connection.rows(Statement::Expired, vec![self.0.into()]).await?;
         let mut keys: Vec<Vec<u8>> = rows.into_iter().map(|mut row| bytes(&mut row, 0)).collect();
         keys.sort_unstable();
-        change(connection, Statement::Expire, keys).await
+        let mut count = 0;
+        for some in keys.chunks(MOST) {
+            connection.begin().await?;
+            let some = filled(some);
+            let rows = connection.rows(Statement::Claim(some.len()), some).await?;
+            let claimed = rows.into_iter().map(|mut row| bytes(&mut row, 0)).collect();
+            count += change(connection, Statement::Delete, claimed).await?;
+            connection.commit().await?;
+        }
+        Ok(count)
     }
 }
 
@@ -107,11 +119,17 @@ async fn change(
 ) -> Result<u64, Failure> {
     let mut count = 0;
     for some in keys.chunks(MOST) {
-        let mut values: Vec<Value> = some.iter().map(|key| Value::Bytes(key.clone())).collect();
-        if let Some(last) = values.last().cloned() {
-            values.resize(padded(some.len()), last);
-        }
+        let values = filled(some);
         count += connection.change(statement(values.len()), values).await?;
     }
     Ok(count)
+}
+
+/// Keys for a statement of a usual size, the last one repeated.
+fn filled(keys: &[Vec<u8>]) -> Vec<Value> {
+    let mut values: Vec<Value> = keys.iter().map(|key| Value::Bytes(key.clone())).collect();
+    if let Some(last) = values.last().cloned() {
+        values.resize(padded(keys.len()), last);
+    }
+    values
 }
