@@ -3,7 +3,9 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { MysqlServer } from "./services/mysql.mts";
+import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
 import {
   type Runtime,
@@ -37,37 +39,46 @@ async function run({ command, flags }: Runtime, args: readonly string[]) {
   return { code, signal, stdout, stderr, ending: (await exited) - last };
 }
 
-/** Each store by its class, and where one may be. */
-const stores: Record<string, () => Promise<string> | string> = {
-  MemoryKvStore: () => "",
-  SqliteKvStore: temporaryFile,
-  DenoKvStore: temporaryFile,
-  RedisKvStore: async () => {
-    const server = await RedisServer.start();
-    stopped.push(server);
-    return server.url;
-  },
+let redis: RedisServer;
+let postgres: PostgresServer;
+let mysql: MysqlServer;
+beforeAll(async () => {
+  redis = await RedisServer.start();
+  postgres = await PostgresServer.start();
+  mysql = await MysqlServer.start({ "innodb-flush-log-at-trx-commit": 0 });
+});
+afterAll(() => Promise.all([redis.stop(), postgres.stop(), mysql.stop()]));
+
+/** Each store by its class, and what it is opened with. */
+const stores: Record<
+  string,
+  (unique: string) => unknown[] | Promise<unknown[]>
+> = {
+  MemoryKvStore: () => [],
+  SqliteKvStore: async () => [await temporaryFile()],
+  DenoKvStore: async () => [await temporaryFile()],
+  RedisKvStore: (unique) => [redis.url, { keyPrefix: `${unique}::` }],
+  PostgresKvStore: (unique) => [postgres.url, { tableName: unique }],
+  MysqlKvStore: (unique) => [mysql.url, { tableName: unique }],
 };
 
-const stopped: RedisServer[] = [];
+let count = 0;
 
 for (const runtime of runtimes) {
   describe(`${runtime.name}: a store`, () => {
     for (const [store, place] of Object.entries(stores)) {
       for (const end of ["closed", "idle", "exit"]) {
         test(`${store}, ${end}`, { timeout: 60_000 }, async () => {
-          try {
-            const ran = await run(runtime, [smoke, store, await place(), end]);
-            expect(ran.stderr).toBe("");
-            expect(ran).toMatchObject({
-              code: end === "exit" ? 3 : 0,
-              signal: null,
-              stdout: `{"end":"${end}","seen":310}\n`,
-            });
-            expect(ran.ending).toBeLessThan(prompt);
-          } finally {
-            await Promise.all(stopped.splice(0).map((one) => one.stop()));
-          }
+          count += 1;
+          const words = JSON.stringify(await place(`smoke_${count}`));
+          const ran = await run(runtime, [smoke, store, words, end]);
+          expect(ran.stderr).toBe("");
+          expect(ran).toMatchObject({
+            code: end === "exit" ? 3 : 0,
+            signal: null,
+            stdout: `{"end":"${end}","seen":310}\n`,
+          });
+          expect(ran.ending).toBeLessThan(prompt);
         });
       }
     }

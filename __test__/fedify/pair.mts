@@ -10,13 +10,16 @@ import { afterAll } from "vitest";
 import { type Fedify, installedFedify } from "../../examples/demo/fedify.mts";
 import { type Server, startServer } from "../../examples/demo/server.mts";
 import {
+  DenoKvStore,
   MemoryKvStore,
   MysqlKvStore,
   PostgresKvStore,
+  RedisKvStore,
   SqliteKvStore,
 } from "../../index.js";
 import { MysqlServer } from "../services/mysql.mts";
 import { PostgresServer } from "../services/postgres.mts";
+import { RedisServer } from "../services/redis.mts";
 
 export type Store = MemoryKvStore | SqliteKvStore;
 
@@ -31,9 +34,11 @@ export interface StoreRow {
 /** Started by the first rows that need them. */
 let mysql: Promise<MysqlServer> | undefined;
 let postgres: Promise<PostgresServer> | undefined;
+let redis: Promise<RedisServer> | undefined;
 afterAll(async () => {
   await (await mysql)?.stop();
   await (await postgres)?.stop();
+  await (await redis)?.stop();
 });
 
 export const stores: readonly StoreRow[] = [
@@ -65,6 +70,21 @@ export const stores: readonly StoreRow[] = [
       const tableName = `${basename(directory)}_${name}`;
       return new PostgresKvStore(url, { tableName });
     },
+    durable: true,
+  },
+  {
+    store: "RedisKvStore",
+    open: async (directory, name) => {
+      redis ??= RedisServer.start();
+      const { url } = await redis;
+      const keyPrefix = `${basename(directory)}_${name}::`;
+      return new RedisKvStore(url, { keyPrefix });
+    },
+    durable: true,
+  },
+  {
+    store: "DenoKvStore",
+    open: (directory, name) => new DenoKvStore(join(directory, `${name}.kv`)),
     durable: true,
   },
 ];

@@ -1,13 +1,13 @@
 // What any runtime must be able to do with a store. Runs by itself, in Node.js,
-// Deno and Bun: `smoke.mts <class> <place> <end>`. It reports what it saw in
-// lines of JSON; the last line is the end of its work.
+// Deno and Bun: `smoke.mts <class> <constructor's arguments> <end>`. It reports
+// what it saw in a line of JSON, at the end of its work.
 import { strict as assert } from "node:assert";
 import { createRequire } from "node:module";
 import process from "node:process";
 
 const addon = createRequire(import.meta.url)("../../index.js");
-const [name = "MemoryKvStore", place, end] = process.argv.slice(2);
-const open = () => new addon[name](...(place ? [place] : []));
+const [name = "MemoryKvStore", words = "[]", end] = process.argv.slice(2);
+const open = () => new addon[name](...JSON.parse(words));
 
 const store = open();
 const text = "aé漢😀\n".repeat(100);
