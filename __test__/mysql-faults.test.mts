@@ -17,7 +17,8 @@ beforeEach(async () => {
   if (!server.isRunning) {
     await server.start();
   }
-  await server.sql("DROP TABLE IF EXISTS fedify_kv");
+  // What a failed test has left locked shall not hold up all others for long.
+  await server.sql("SET lock_wait_timeout = 5; DROP TABLE IF EXISTS fedify_kv");
 });
 
 const numbers = (count: number) => Array.from(Array(count).keys());
