@@ -23,6 +23,12 @@ use url::Url;
 const MOST_RANGES: usize = 10;
 pub const MOST_ENTRIES: u32 = 1000;
 
+const UNKNOWN: &str = "; whether it was written is unknown";
+
+/// A status that the client does not take for a reason to repeat a write: with
+/// the first one carried out, a repeated `cas` would seem to have failed.
+const LASTING: StatusCode = StatusCode::REQUEST_TIMEOUT;
+
 #[derive(Clone)]
 pub struct Remote {
     client: denokv_remote::Remote<AnyUrl, Http>,
@@ -81,11 +87,20 @@ impl Remote {
         self.ask(self.client.snapshot_read(requests, options), "").await
     }
 
-    /// Whether it was written; not if an entry is not what it was.
+    /// Whether it was written; not if an entry is not what it was. One at a
+    /// time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connection`] and [`Error::Timeout`] where it may have been
+    /// written.
     pub async fn write(&self, write: AtomicWrite) -> Result<bool> {
-        let unknown = "; whether it was written is unknown";
-        let written = self.ask(self.client.atomic_write(write), unknown).await?;
-        Ok(written.is_some())
+        self.http.unsure.store(false, Ordering::Relaxed);
+        match self.ask(self.client.atomic_write(write), UNKNOWN).await {
+            Ok(written) => Ok(written.is_some()),
+            Err(Error::Backend(why)) if self.http.unsure.load(Ordering::Relaxed) => Err(Error::Connection(why)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The client repeats for ever what fails. Nobody waits for a server that
@@ -156,19 +171,23 @@ struct Http {
     failures: Arc<watch::Sender<Option<String>>>,
     /// Whether the server has ever answered a request for data.
     reached: Arc<AtomicBool>,
+    /// Whether a write was sent whose outcome nobody knows.
+    unsure: Arc<AtomicBool>,
 }
 
 impl Http {
     fn new(timeout: Duration) -> Result<Self> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(TlsOptions::default().config()?)
-            .timeout(timeout)
+            // Those who wait have given up before.
+            .timeout(2 * timeout)
             .build()
             .map_err(|error| Error::Connection(words(&error)))?;
         Ok(Self {
             client,
             failures: Arc::new(watch::Sender::new(None)),
             reached: Arc::default(),
+            unsure: Arc::default(),
         })
     }
 
@@ -179,15 +198,21 @@ impl Http {
             Ok(answer) => {
                 self.failures.send_replace(None);
                 let (url, status, body) = answer;
-                Ok((url, if write { lasting(status) } else { status }, body))
+                if write && status.is_server_error() {
+                    self.unsure.store(true, Ordering::Relaxed);
+                    return Ok((url, LASTING, body));
+                }
+                Ok((url, status, body))
             }
             Err(error) => {
                 let why = words(&error);
-                self.failures.send_replace(Some(why.clone()));
+                // Silence says nothing about the server.
+                if !error.is_timeout() {
+                    self.failures.send_replace(Some(why.clone()));
+                }
                 if write && !error.is_connect() {
-                    // It may have been carried out.
-                    let why = format!("{why}; whether it was written is unknown");
-                    return Ok((url, StatusCode::REQUEST_TIMEOUT, Answer(why.into())));
+                    self.unsure.store(true, Ordering::Relaxed);
+                    return Ok((url, LASTING, Answer(format!("{why}{UNKNOWN}").into())));
                 }
                 Err(JsErrorBox::generic(why))
             }
@@ -198,16 +223,6 @@ impl Http {
         let response = self.client.post(url).headers(headers).body(body).send().await?;
         let (url, status) = (response.url().clone(), response.status());
         Ok((url, status, Answer(response.bytes().await?)))
-    }
-}
-
-/// A status that the client does not take for a reason to repeat a write: with
-/// the first one carried out, a repeated `cas` would seem to have failed.
-fn lasting(status: StatusCode) -> StatusCode {
-    if status.is_server_error() {
-        StatusCode::REQUEST_TIMEOUT
-    } else {
-        status
     }
 }
 

@@ -33,6 +33,40 @@ pub struct Worker {
     closed: Option<Pending>,
 }
 
+/// Why a group has no outcomes.
+enum Failed {
+    /// Nothing was written, maybe because of one operation among many.
+    Apart(Error),
+    /// Nothing was written, nor would it be if it were tried again.
+    All(Error),
+    /// It may have been written.
+    Unknown(Error),
+}
+
+impl Failed {
+    fn of_read(error: Error) -> Self {
+        match error {
+            Error::Connection(_) | Error::Timeout(_) => Self::All(error),
+            error => Self::Apart(error),
+        }
+    }
+
+    fn of_write(error: Error, is_remote: bool) -> Self {
+        match error {
+            Error::Connection(_) if is_remote => Self::Unknown(error),
+            // The time for another attempt is over.
+            Error::Timeout(_) => Self::All(error),
+            error => Self::Apart(error),
+        }
+    }
+
+    fn error(self) -> Error {
+        match self {
+            Self::Apart(error) | Self::All(error) | Self::Unknown(error) => error,
+        }
+    }
+}
+
 enum Work {
     One(Op),
     /// What concerns many entries.
@@ -151,18 +185,19 @@ impl Worker {
     async fn commit(&mut self, mut group: Vec<Op>) {
         let outcomes = match self.attempt(&group).await {
             Ok(outcomes) => outcomes,
-            Err(error) if group.len() == 1 => vec![Err(error)],
-            // Each on its own, so that only those fail that must.
-            Err(_) => {
+            Err(Failed::Apart(_)) if group.len() > 1 => {
+                // Each on its own, so that only those fail that must.
                 let mut outcomes = Vec::with_capacity(group.len());
                 for op in group.chunks(1) {
                     outcomes.push(match self.attempt(op).await {
                         Ok(mut alone) => alone.pop().unwrap_or(Err(Error::Closed)),
-                        Err(error) => Err(error),
+                        Err(failed) => Err(failed.error()),
                     });
                 }
                 outcomes
             }
+            Err(Failed::Unknown(error)) => self.repeat(&group, &error).await,
+            Err(failed) => vec![Err(failed.error()); group.len()],
         };
         for op in &group {
             self.shared.pending.remove(&op.command);
@@ -175,25 +210,47 @@ impl Worker {
         }
     }
 
-    /// Runs a group as one; on failure nothing of it has happened.
-    async fn attempt(&mut self, group: &[Op]) -> Result<Vec<Outcome>> {
+    /// Once more what may be done twice, after a group that may have been
+    /// written.
+    async fn repeat(&mut self, group: &[Op], error: &Error) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(group.len());
+        let may_repeat = |op: &Op| !matches!(op.command, Command::Cas(..));
+        for run in group.chunk_by(|a, b| may_repeat(a) == may_repeat(b)) {
+            let repeated = if may_repeat(&run[0]) {
+                self.attempt(run).await.map_err(Failed::error)
+            } else {
+                Err(error.clone())
+            };
+            match repeated {
+                Ok(some) => outcomes.extend(some),
+                Err(error) => outcomes.extend(run.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        outcomes
+    }
+
+    async fn attempt(&mut self, group: &[Op]) -> Result<Vec<Outcome>, Failed> {
         let start = Instant::now();
         let mut conflicts = 0;
         let mut keys: Vec<&[u8]> = group.iter().filter(|op| op.reads()).map(|op| &*op.key).collect();
         keys.sort_unstable();
         keys.dedup();
         loop {
-            let engine = self.engine().await?;
-            let mut batch = Batch::new(keys.iter().copied().zip(engine.rows(&keys).await?));
+            let engine = self.engine().await.map_err(Failed::All)?;
+            let is_remote = matches!(engine, Engine::Remote(_));
+            let rows = engine.rows(&keys).await.map_err(Failed::of_read)?;
+            let mut batch = Batch::new(keys.iter().copied().zip(rows));
             let outcomes = group.iter().map(|op| batch.run(op)).collect();
             let Some(write) = batch.write() else {
                 return Ok(outcomes);
             };
             let written = engine.write(write).await;
-            match self.settle(written, start).await? {
+            let settled = self.settle(written, start).await;
+            match settled.map_err(|error| Failed::of_write(error, is_remote))? {
                 Written::Done => return Ok(outcomes),
                 Written::Conflict if conflicts == ATTEMPTS && group.len() > 1 => {
-                    return Err(Error::Timeout("others write the same entries all the time".into()));
+                    let why = "others write the same entries all the time";
+                    return Err(Failed::Apart(Error::Timeout(why.into())));
                 }
                 Written::Conflict => conflicts += 1,
                 Written::Busy => {}

@@ -112,7 +112,7 @@ impl Postgres {
             Err(lost) => return failed(Fault::Lost(lost)),
         };
         let limit = left(deadline) / if group.len() > 1 { SHARE } else { 1 };
-        match lease.within(limit, self.statements(&lease, group)).await {
+        match lease.within(limit, Box::pin(self.statements(&lease, group))).await {
             Ok(attempts) => attempts,
             Err(Error::Timeout(why)) => group
                 .iter()
