@@ -329,26 +329,34 @@ describe("at the same time", () => {
 
 // What the runtime's own V8 says of single values: Node's has the same format.
 describe("V8 of Node.js", () => {
-  test("reads what we write", async () => {
+  test("reads what we write, which is what it would have written", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path);
     const values = [...smallValues.map(([, value]) => value), ...anyValues(3)];
     await Promise.all(values.map((value, i) => store.set([`${i}`], value)));
     await store.close();
-    const got = await ask<[string, unknown][]>(
+    const got = await ask<[string, unknown, boolean][]>(
       `
         const { DatabaseSync } = await import("node:sqlite");
-        const { deserialize } = await import("node:v8");
+        const { deserialize, serialize } = await import("node:v8");
         const rows = new DatabaseSync(data).prepare("SELECT k, v FROM kv").all();
-        report(rows.map(({ k, v }) => [
-          Buffer.from(k).toString("latin1").slice(1, -1), deserialize(v),
-        ]));
+        report(rows.map(({ k, v }) => {
+          const value = deserialize(v);
+          const parsed = JSON.parse(JSON.stringify(value));
+          return [
+            Buffer.from(k).toString("latin1").slice(1, -1),
+            value,
+            serialize(parsed).equals(Buffer.from(v)),
+          ];
+        }));
       `,
       path,
     );
     expect(inTextOrder(got.map(([key]) => [key]))).toHaveLength(values.length);
-    for (const [i, value] of got) {
-      expect(value).toEqual(asJson(values[Number(i)]));
+    for (const [i, value, isTheSame] of got) {
+      const expected = asJson(values[Number(i)]);
+      expect(value).toEqual(expected);
+      expect(isTheSame, JSON.stringify(expected)).toBe(true);
     }
   });
 

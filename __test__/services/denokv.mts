@@ -70,9 +70,11 @@ export class DenokvServer {
       { stdio: "ignore" },
     );
     this.#process = child;
+    const patience = performance.now() + 20_000;
     while (!(await listens(this.port))) {
-      if (child.exitCode !== null) {
-        throw new Error(`denokv ended with ${child.exitCode}`);
+      if (child.exitCode !== null || performance.now() > patience) {
+        await this.kill();
+        throw new Error(`denokv did not start (${child.exitCode})`);
       }
     }
   }

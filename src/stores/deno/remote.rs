@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use url::Url;
 
@@ -246,11 +247,22 @@ impl RemoteTransport for Http {
     ) -> impl Future<Output = Result<(Url, StatusCode, Answer), JsErrorBox>> + Send + Sync {
         // As a task, because the trait asks for more than a request can be:
         // it is not `Sync`.
-        let task = tokio::spawn(self.clone().send(url, headers, body));
+        let mut task = Request(tokio::spawn(self.clone().send(url, headers, body)));
         async move {
-            task.await
+            (&mut task.0)
+                .await
                 .unwrap_or_else(|_| Err(JsErrorBox::generic("internal error in a request")))
         }
+    }
+}
+
+/// A request on its way. Dropping it ends it: what was given up must not be
+/// carried out after what follows.
+struct Request<T>(JoinHandle<T>);
+
+impl<T> Drop for Request<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -37,9 +37,9 @@ pub struct Worker {
 enum Failed {
     /// Nothing was written, maybe because of one operation among many.
     Apart(Error),
-    /// Nothing was written, nor would it be if it were tried again.
+    /// It is not to be tried again: there is no database, or no time.
     All(Error),
-    /// It may have been written.
+    /// It may have been written, and may be tried again where that does no harm.
     Unknown(Error),
 }
 

@@ -46,8 +46,12 @@ impl Target {
         if opts.ip_or_hostname().is_empty() {
             return Err(invalid("it names no server"));
         }
-        if opts.db_name().is_none_or(|name| name.is_empty() || name.contains('/')) {
+        if opts.db_name().is_none_or(str::is_empty) {
             return Err(invalid("it names no database"));
+        }
+        // The driver overlooks what follows.
+        if rest.trim_start_matches('/').matches('/').count() > 1 {
+            return Err(invalid("write %2F for / in names and passwords"));
         }
         let mut socket = None;
         let mut encryption = Encryption::Unsaid;
