@@ -3,7 +3,13 @@
 // Node the machine has, because the right one is among the packages.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -29,23 +35,32 @@ function fail(why) {
   process.exit(1);
 }
 
-function hash(file) {
-  return createHash("sha256")
-    .update(readFileSync(join(root, file)))
-    .digest("hex");
+/** What files and words say, in short. */
+function hash(files, words = []) {
+  const sum = createHash("sha256");
+  for (const file of files) {
+    sum.update(`${file}\n`).update(readFileSync(join(root, file)));
+  }
+  return sum.update(words.join("\n")).digest("hex");
+}
+
+/** Whether a step was done with just these inputs. */
+function isDone(step, inputs) {
+  const stamp = join(stamps, step);
+  return existsSync(stamp) && readFileSync(stamp, "utf8") === inputs;
+}
+
+function setDone(step, inputs) {
+  mkdirSync(stamps, { recursive: true });
+  writeFileSync(join(stamps, step), inputs);
 }
 
 if (spawnSync("cargo", ["--version"]).error) {
   fail("Rust is missing: install it from https://rustup.rs and run this again");
 }
 
-const packages = join(stamps, "packages");
-const lock = hash("package-lock.json");
-const installed =
-  existsSync(join(root, "node_modules")) &&
-  existsSync(packages) &&
-  readFileSync(packages, "utf8") === lock;
-if (!installed) {
+const lock = hash(["package-lock.json"]);
+if (!existsSync(join(root, "node_modules")) || !isDone("packages", lock)) {
   // Not `npm ci`: it refuses a lock file without the binaries for other
   // platforms, which npm leaves out where a registry doesn't have them.
   run("npm", [
@@ -55,9 +70,29 @@ if (!installed) {
     "--no-fund",
     "--loglevel=error",
   ]);
-  mkdirSync(stamps, { recursive: true });
-  writeFileSync(packages, lock);
+  setDone("packages", lock);
 }
 
-// Cargo knows what is stale; with nothing to do this takes a second.
-run("npm", ["run", "--silent", "build"]);
+/** All that the addon comes from, and the files that its build writes. */
+function addon() {
+  const sources = readdirSync(join(root, "src"), { recursive: true })
+    .filter((name) => name.endsWith(".rs"))
+    .map((name) => join("src", name))
+    .sort();
+  const others = ["Cargo.lock", "Cargo.toml", "build.rs", "package.json"];
+  const types = ["scripts/index.d.ts.header", "index.js", "index.d.ts"];
+  const settings = Object.entries(process.env)
+    .filter(([name]) => /^(CARGO_|RUSTFLAGS$)/.test(name))
+    .map(([name, value]) => `${name}=${value}`)
+    .sort();
+  const compiler = String(spawnSync("rustc", ["-vV"]).stdout);
+  return hash([...sources, ...others, ...types], [compiler, ...settings]);
+}
+
+// Cargo would know what is stale, but the build has the types written anew each
+// time, for which it compiles again.
+const isBuilt = readdirSync(root).some((name) => name.endsWith(".node"));
+if (!isBuilt || !isDone("addon", addon())) {
+  run("npm", ["run", "--silent", "build"]);
+  setDone("addon", addon());
+}
