@@ -34,6 +34,12 @@ function flags(settings: Settings): string[] {
   return Object.entries(settings).map(([name, value]) => `--${name}=${value}`);
 }
 
+/** In one folder, temporary tables of two servers may have the same name. */
+const environment = (directory: string) => ({
+  ...process.env,
+  TMPDIR: directory,
+});
+
 export class MysqlServer {
   readonly port: number;
   readonly directory: string;
@@ -51,14 +57,18 @@ export class MysqlServer {
 
   static async start(settings: Settings = {}): Promise<MysqlServer> {
     const directory = await mkdtemp(join(tmpdir(), "fedify-kv-mysql-"));
-    await promisify(execFile)("mariadb-install-db", [
-      "--no-defaults",
-      `--datadir=${join(directory, "data")}`,
-      "--auth-root-authentication-method=normal",
-      "--skip-test-db",
-      ...flags(small),
-      ...asRoot,
-    ]);
+    await promisify(execFile)(
+      "mariadb-install-db",
+      [
+        "--no-defaults",
+        `--datadir=${join(directory, "data")}`,
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+        ...flags(small),
+        ...asRoot,
+      ],
+      { env: environment(directory) },
+    );
     await writeFile(
       join(directory, "init.sql"),
       [
@@ -111,7 +121,10 @@ export class MysqlServer {
         ...flags({ ...small, ...this.#settings }),
         ...asRoot,
       ],
-      { stdio: ["ignore", "ignore", "pipe"] },
+      {
+        stdio: ["ignore", "ignore", "pipe"],
+        env: environment(this.directory),
+      },
     );
     this.#process = child;
     const said: string[] = [];
