@@ -1,6 +1,9 @@
 // A process that runs for weeks: what is done with is given back.
 import { existsSync } from "node:fs";
-import { expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { MysqlServer } from "./services/mysql.mts";
+import { PostgresServer } from "./services/postgres.mts";
+import { RedisServer } from "./services/redis.mts";
 import { ask } from "./support/child.mts";
 import { temporaryFile } from "./support/sqlite.mts";
 
@@ -37,24 +40,64 @@ const operations: Record<string, string> = {
   `,
 };
 
-const stores = {
-  memory: "new MemoryKvStore()",
-  sqlite: 'new SqliteKvStore(data, { durability: "normal" })',
+interface Place {
+  readonly path: string;
+  readonly redis: string;
+  readonly postgres: string;
+  readonly mysql: string;
+}
+
+/** How each store is opened, and how often it does an operation. */
+const stores: Record<string, readonly [open: string, times: number]> = {
+  memory: ["new MemoryKvStore()", 4_000],
+  sqlite: ['new SqliteKvStore(data.path, { durability: "normal" })', 4_000],
+  "deno kv": ['new DenoKvStore(":memory:")', 2_000],
+  redis: ["new RedisKvStore(data.redis)", 2_000],
+  "redis, indexed": ["new RedisKvStore(data.redis, { index: true })", 2_000],
+  postgres: ["new PostgresKvStore(data.postgres)", 1_000],
+  mysql: ["new MysqlKvStore(data.mysql)", 1_000],
 };
 
-const times = 4_000;
+/** What an operation may leave on average: half its value. */
+const bound = 4_000;
 
-/** What each of so many operations may leave: half its value. */
-const bound = times * 4_000;
+let servers: {
+  redis: RedisServer;
+  postgres: PostgresServer;
+  mysql: MysqlServer;
+};
+beforeAll(async () => {
+  servers = {
+    redis: await RedisServer.start(),
+    postgres: await PostgresServer.start(),
+    mysql: await MysqlServer.start({ "innodb-flush-log-at-trx-commit": 0 }),
+  };
+});
+afterAll(() =>
+  Promise.all(Object.values(servers).map((server) => server.stop())),
+);
 
 /**
  * Runs one operation many times, again and again: the least that a run added.
  * What leaks adds as much each time; how a heap settles differs.
  */
-function growth(path: string, open: string, operation: string, wait: number) {
+function growth(
+  place: Place,
+  open: string,
+  times: number,
+  operation: string,
+  wait: number,
+) {
   return ask<number>(
     `
-      const { MemoryKvStore, SqliteKvStore } = require(addon);
+      const {
+        DenoKvStore,
+        MemoryKvStore,
+        MysqlKvStore,
+        PostgresKvStore,
+        RedisKvStore,
+        SqliteKvStore,
+      } = require(addon);
       const { readFileSync } = await import("node:fs");
       const store = ${open};
       const value = { text: "é".repeat(4_000) };
@@ -78,20 +121,27 @@ function growth(path: string, open: string, operation: string, wait: number) {
       await store.close();
       report(least);
     `,
-    path,
+    place,
     ["--expose-gc"],
   );
 }
 
-for (const [name, open] of Object.entries(stores)) {
+for (const [name, [open, times]] of Object.entries(stores)) {
   for (const [kind, operation] of Object.entries(operations)) {
     test.skipIf(!existsSync("/proc/self/status"))(
       `${name}: ${kind}`,
+      { timeout: 120_000 },
       async () => {
-        const path = await temporaryFile();
+        const place = {
+          path: await temporaryFile(),
+          redis: servers.redis.url,
+          postgres: servers.postgres.url,
+          mysql: servers.mysql.url,
+        };
         // What expires goes a little later.
         const wait = kind === "a short life" ? 1_100 : 50;
-        expect(await growth(path, open, operation, wait)).toBeLessThan(bound);
+        const grown = await growth(place, open, times, operation, wait);
+        expect(grown).toBeLessThan(times * bound);
       },
     );
   }
