@@ -1,5 +1,6 @@
 // Deno itself on the same database: each reads what the other wrote.
 import * as fc from "fast-check";
+import { statSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import {
   askDeno,
@@ -325,6 +326,24 @@ describe("at the same time", () => {
     expect(await keysOf(store.list(["deno"]))).toHaveLength(1_000);
     expect(await store.clear(["deno"])).toBe(1_000);
   });
+});
+
+test("what is written moves from the log into the database", async () => {
+  const path = await temporaryFile();
+  const store = openDenoStore(path);
+  const value = "x".repeat(1_000);
+  const write = (round: number) =>
+    Promise.all(
+      Array.from({ length: 500 }, (_, i) =>
+        store.set(["k", String(i)], `${round}${value}`),
+      ),
+    );
+  for (let round = 0; round < 4; round += 1) {
+    await write(round);
+  }
+  // Before anything is closed.
+  await expect.poll(() => statSync(path).size).toBeGreaterThan(400_000);
+  expect(await keysOf(store.list())).toHaveLength(500);
 });
 
 // What the runtime's own V8 says of single values: Node's has the same format.

@@ -1,5 +1,6 @@
 //! Deno's engine in its two forms, behind what the worker needs of it.
 
+use super::checkpoint::{Checkpoints, MOST_PAGES};
 use super::reader::{self, Reader};
 use super::remote::Remote;
 use super::row::{Row, Rows};
@@ -99,6 +100,7 @@ impl Engine {
 pub struct Local {
     shared: Arc<Shared>,
     sqlite: Sqlite,
+    checkpoints: Checkpoints,
     /// Given up after the engine's connection is closed.
     claim: Option<Claim>,
 }
@@ -112,9 +114,8 @@ impl Local {
             ..SqliteOptions::default()
         };
         let database = Database::open_for_writing(place, &options)?;
-        // Nobody else does it here.
         database
-            .pragma_update(None, "wal_autocheckpoint", 1000)
+            .pragma_update(None, "wal_autocheckpoint", MOST_PAGES)
             .map_err(|error| database::error(&error))?;
         let (connection, claim) = database.into_parts();
         let mut connection = Some(connection);
@@ -141,6 +142,7 @@ impl Local {
         let engine = Self {
             shared: Arc::clone(shared),
             sqlite,
+            checkpoints: Checkpoints::new(place),
             claim,
         };
         *lock(&shared.list_reader) = Some(Reader::open(place, busy_timeout)?);
@@ -167,8 +169,12 @@ impl Local {
     }
 
     async fn write(&self, write: AtomicWrite) -> Result<Written> {
+        let entries = write.mutations.len();
         match self.sqlite.atomic_write(write).await {
-            Ok(AtomicWriteOutcome::Committed(_)) => Ok(Written::Done),
+            Ok(AtomicWriteOutcome::Committed(_)) => {
+                self.checkpoints.wrote(entries);
+                Ok(Written::Done)
+            }
             Ok(AtomicWriteOutcome::CheckFailed { .. }) => Ok(Written::Conflict),
             Err(SqliteBackendError::SqliteError(error)) if database::is_busy(&error) => Ok(Written::Busy),
             Err(SqliteBackendError::SqliteError(error)) => Err(database::error(&error)),
@@ -181,6 +187,7 @@ impl Drop for Local {
     fn drop(&mut self) {
         *lock(&self.shared.reader) = None;
         *lock(&self.shared.list_reader) = None;
+        self.checkpoints.end();
         // It waits for its thread, and panics if that did.
         let _ = catch_unwind(AssertUnwindSafe(|| self.sqlite.close()));
         self.claim = None;

@@ -7,6 +7,7 @@
 //! expires: the engine doesn't tell.
 
 mod batch;
+mod checkpoint;
 mod engine;
 mod key;
 mod list;

@@ -17,6 +17,7 @@ const MAPPED_BYTES: i64 = 256 * 1024 * 1024;
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 
 /// Where a database is.
+#[derive(Clone)]
 pub enum Place {
     File(PathBuf),
     /// A name that connections of this process share.
