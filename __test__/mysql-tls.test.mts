@@ -1,48 +1,23 @@
 // Encrypted connections, with certificates made here.
-import { execFileSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { MysqlServer } from "./services/mysql.mts";
+import { Certificates } from "./support/certificates.mts";
 import { type Options, openStore } from "./support/mysql.mts";
 import { expectRejection } from "./support/rejection.mts";
 
-let directory: string;
+const certificates = new Certificates();
 let server: MysqlServer;
 let url: string;
 
-const file = (name: string) => join(directory, name);
-const pem = (name: string) => readFileSync(file(name));
-
-function openssl(command: string): void {
-  const options = { cwd: directory, stdio: "ignore" } as const;
-  execFileSync("openssl", command.split(" "), options);
-}
-
-const newKey = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-
-function authority(name: string): void {
-  openssl(
-    `req -x509 ${newKey} -days 1 -subj /CN=${name} -keyout ${name}.key -out ${name}.crt`,
-  );
-}
-
-function certificate(name: string, signer: string, host: string): void {
-  const subject = `-subj /CN=${name} -addext subjectAltName=DNS:${host}`;
-  openssl(`req ${newKey} ${subject} -keyout ${name}.key -out ${name}.csr`);
-  openssl(
-    `x509 -req -in ${name}.csr -days 1 -CA ${signer}.crt -CAkey ${signer}.key -CAcreateserial -copy_extensions copy -out ${name}.crt`,
-  );
-}
+const file = (name: string) => certificates.file(name);
+const pem = (name: string) => certificates.pem(name);
 
 beforeAll(async () => {
-  directory = mkdtempSync(join(tmpdir(), "fedify-kv-tls-"));
-  authority("ca");
-  authority("stranger");
-  certificate("server", "ca", "localhost");
-  certificate("client", "ca", "client");
-  certificate("other", "stranger", "client");
+  certificates.authority("ca");
+  certificates.authority("stranger");
+  certificates.certificate("server", "ca", "DNS:localhost");
+  certificates.certificate("client", "ca", "DNS:client");
+  certificates.certificate("other", "stranger", "DNS:client");
   server = await MysqlServer.start({
     "ssl-ca": file("ca.crt"),
     "ssl-cert": file("server.crt"),
@@ -58,7 +33,7 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   await server.stop();
-  rmSync(directory, { recursive: true });
+  certificates.remove();
 });
 
 async function works(tls: Options["tls"], at = url): Promise<void> {
