@@ -9,6 +9,7 @@ import {
   concurrent,
   document,
   heading,
+  key,
   listing,
   sequential,
 } from "./measure.mts";
@@ -90,8 +91,4 @@ export async function deno(): Promise<void> {
     kv.close();
     await rm(folder, { recursive: true });
   }
-}
-
-function key(i: number): readonly [string, string, string] {
-  return ["traces", String(Math.floor(i / 50)), String(i)];
 }

@@ -5,6 +5,7 @@ import {
   concurrent,
   document,
   heading,
+  key,
   listing,
   sequential,
 } from "./measure.mts";
@@ -42,10 +43,6 @@ export async function memory(): Promise<void> {
   ];
   for (const each of cases) await compare(each, ours, peer);
   await ours.close();
-}
-
-function key(i: number): readonly [string, string, string] {
-  return ["traces", String(Math.floor(i / 50)), String(i)];
 }
 
 /** The prefix of some trace. */

@@ -8,6 +8,7 @@ import {
   cpu,
   document,
   heading,
+  key,
   listing,
   sequential,
 } from "./measure.mts";
@@ -67,8 +68,4 @@ export async function mysql(): Promise<void> {
   } finally {
     await server.stop();
   }
-}
-
-function key(i: number): readonly [string, string, string] {
-  return ["traces", String(Math.floor(i / 50)), String(i)];
 }

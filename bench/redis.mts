@@ -9,6 +9,7 @@ import {
   cpu,
   document,
   heading,
+  key,
   listing,
   sequential,
 } from "./measure.mts";
@@ -105,8 +106,4 @@ export async function redis(): Promise<void> {
   } finally {
     await server.stop();
   }
-}
-
-function key(i: number): readonly [string, string, string] {
-  return ["traces", String(Math.floor(i / 50)), String(i)];
 }

@@ -9,6 +9,7 @@ import {
   concurrent,
   document,
   heading,
+  key,
   listing,
   sequential,
 } from "./measure.mts";
@@ -109,11 +110,6 @@ async function measure(
 }
 
 type Key = readonly [string, string, string];
-
-function key(i: number): Key {
-  // The spans of a trace are written one after another.
-  return ["traces", String(Math.floor(i / 50)), String(i)];
-}
 
 /** The prefix of some trace. */
 function trace(i: number): readonly [string, string] {
