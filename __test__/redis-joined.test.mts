@@ -28,12 +28,29 @@ async function calls(): Promise<Record<string, number>> {
   );
 }
 
+/** What is asked for while the server stands still has to wait together. */
+function together<T>(
+  ask: () => Promise<T>[],
+): Promise<PromiseSettledResult<T>[]> {
+  server.pause();
+  try {
+    return Promise.allSettled(ask());
+  } finally {
+    server.resume();
+  }
+}
+
 test("they do share commands", async () => {
   const store = openStore(server.url);
-  await Promise.all(numbers(500).map((i) => store.set(key(i), i)));
-  const values = numbers(500).map((i) => store.get(key(i)));
-  expect(await Promise.all(values)).toEqual(numbers(500));
-  await Promise.all(numbers(500).map((i) => store.delete(key(i))));
+  await store.initialize();
+  await together(() => numbers(500).map((i) => store.set(key(i), i)));
+  const values = await together(() =>
+    numbers(500).map((i) => store.get(key(i))),
+  );
+  expect(values).toEqual(
+    numbers(500).map((value) => ({ status: "fulfilled", value })),
+  );
+  await together(() => numbers(500).map((i) => store.delete(key(i))));
   const { get = 0, mget = 0, set = 0, mset = 0, del = 0 } = await calls();
   expect([mget > 0, mset > 0]).toEqual([true, true]);
   for (const count of [get + mget, set + mset, del]) {
@@ -79,26 +96,29 @@ test("on one entry, each takes effect in its turn", async () => {
 
 test("a key of another type is told from a key that is not there", async () => {
   const store = openStore(server.url);
-  const redis = server.client();
-  await redis.lpush("fedify::k::7", "x");
-  for (const i of numbers(40)) {
-    if (i % 3 === 0) await store.set(key(i), i);
-  }
+  const others = [7, 180];
+  for (const i of others) await server.client().lpush(`fedify::k::${i}`, "x");
+  const isSet = (i: number) => !others.includes(i) && (i % 3 > 0 || i < 150);
+  const set = numbers(200).filter(isSet);
+  await Promise.all(set.map((i) => store.set(key(i), i)));
   // Many at a time, whether most of them find something or not.
-  for (const count of [40, 10, 40, 200, 1, 40]) {
-    const outcomes = await Promise.allSettled(
-      numbers(count).map((i) => store.get(key(i))),
-    );
-    for (const [i, outcome] of outcomes.entries()) {
-      if (i === 7) {
-        expect(outcome).toMatchObject({
-          status: "rejected",
-          reason: { code: "ERR_KV_CORRUPT" },
-        });
-      } else {
-        const value = i % 3 === 0 && i < 40 ? i : undefined;
-        expect(outcome).toEqual({ status: "fulfilled", value });
-      }
+  for (const [from, to] of [
+    [10, 200],
+    [0, 40],
+    [0, 10],
+    [150, 500],
+    [7, 8],
+    [0, 200],
+  ] as const) {
+    const asked = numbers(to).slice(from);
+    const outcomes = await together(() => asked.map((i) => store.get(key(i))));
+    for (const [at, i] of asked.entries()) {
+      const value = isSet(i) && i < 200 ? i : undefined;
+      expect(outcomes[at]).toMatchObject(
+        others.includes(i)
+          ? { status: "rejected", reason: { code: "ERR_KV_CORRUPT" } }
+          : { status: "fulfilled", value },
+      );
     }
   }
   const { mget = 0, exists = 0 } = await calls();
