@@ -12,6 +12,8 @@ mod sql;
 mod sqlite;
 mod worker;
 
+use crate::kv::{Error, Result};
+
 pub use deno::{DenoOptions, DenoStore};
 pub use memory::MemoryStore;
 pub use mysql::{MysqlOptions, MysqlStore};
@@ -19,6 +21,20 @@ pub use postgres::{PostgresOptions, PostgresStore};
 pub use redis::{RedisOptions, RedisStore};
 pub use served::TlsOptions;
 pub use sqlite::{Durability, SqliteOptions, SqliteStore};
+
+/// Whether a table's name follows the rule of Fedify's own stores, and has so
+/// many bytes at most.
+fn check_table_name(name: &str, most: usize) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let starts_well = |c: char| !c.is_ascii_digit();
+    if name.len() <= most && name.chars().all(plain) && name.chars().next().is_some_and(starts_well) {
+        return Ok(());
+    }
+    Err(Error::InvalidOption(format!(
+        "tableName must match /^[A-Za-z_][A-Za-z0-9_]{{0,{}}}$/, not {name:?}",
+        most - 1
+    )))
+}
 
 #[cfg(test)]
 mod tests;

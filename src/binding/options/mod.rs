@@ -10,22 +10,121 @@ mod tls;
 
 use super::js::{Js, Value};
 use crate::kv::{Error, Result};
+use crate::stores::TlsOptions;
 use std::time::Duration;
 
 /// The longest queue that a caller may ask for.
-pub const MOST_WAITING: u32 = 10_000_000;
+const MOST_WAITING: u32 = 10_000_000;
 
-/// A property of an options object; `None` where it is undefined.
-pub fn option(js: Js, object: Value, name: &str) -> Result<Option<Value>> {
-    let value = js.get(object, name).map_err(|thrown| Error::InvalidOption(thrown.0))?;
-    Ok((!js.is_undefined(value)).then_some(value))
+/// More connections than any server would give to one store.
+const MOST_CONNECTIONS: u32 = 1_000;
+
+/// The options that a caller gave. Each is read by its name; one that is
+/// missing, or undefined, leaves the default.
+struct Given {
+    js: Js,
+    object: Option<Value>,
+    /// What the names have before them in errors.
+    within: &'static str,
 }
 
-/// Text, or the bytes of a Buffer.
-pub fn bytes(js: Js, value: Value, name: &str) -> Result<Vec<u8>> {
-    js.to_bytes(value)
-        .or_else(|| js.to_text(value).ok().map(String::into_bytes))
-        .ok_or_else(|| Error::InvalidOption(format!("{name} must be a string or a Buffer")))
+impl Given {
+    fn of(js: Js, value: Value) -> Result<Self> {
+        if js.is_nullish(value) {
+            return Ok(Self {
+                js,
+                object: None,
+                within: "",
+            });
+        }
+        if !js.is_object(value) {
+            return Err(Error::InvalidOption("the options are not an object".into()));
+        }
+        Ok(Self {
+            js,
+            object: Some(value),
+            within: "",
+        })
+    }
+
+    /// The options within an option.
+    fn within(js: Js, value: Value, within: &'static str) -> Result<Self> {
+        if !js.is_object(value) {
+            let name = within.trim_end_matches('.');
+            return Err(Error::InvalidOption(format!("{name} is not an object")));
+        }
+        Ok(Self {
+            js,
+            object: Some(value),
+            within,
+        })
+    }
+
+    fn value(&self, name: &str) -> Result<Option<Value>> {
+        let Some(object) = self.object else { return Ok(None) };
+        let value = self.js.get(object, name);
+        let value = value.map_err(|thrown| Error::InvalidOption(thrown.0))?;
+        Ok((!self.js.is_undefined(value)).then_some(value))
+    }
+
+    /// What `read` makes of an option. Where it makes nothing, the option must
+    /// be something else, which `kind` says.
+    fn read<T>(&self, name: &str, kind: &str, read: impl FnOnce(Value) -> Option<T>) -> Result<Option<T>> {
+        let Some(value) = self.value(name)? else {
+            return Ok(None);
+        };
+        let wrong = || Error::InvalidOption(format!("{}{name} must be {kind}", self.within));
+        read(value).map(Some).ok_or_else(wrong)
+    }
+
+    fn text(&self, name: &str) -> Result<Option<String>> {
+        self.read(name, "a string", |value| self.js.to_text(value).ok())
+    }
+
+    /// Text, or the bytes of a Buffer.
+    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.read(name, "a string or a Buffer", |value| {
+            let text = || self.js.to_text(value).ok().map(String::into_bytes);
+            self.js.to_bytes(value).or_else(text)
+        })
+    }
+
+    fn boolean(&self, name: &str, default: bool) -> Result<bool> {
+        let boolean = self.read(name, "a boolean", |value| self.js.to_bool(value))?;
+        Ok(boolean.unwrap_or(default))
+    }
+
+    fn millis(&self, name: &str, least: f64, default: Duration) -> Result<Duration> {
+        let kind = format!("a number of milliseconds from {least} to 2147483647");
+        let millis = self.read(name, &kind, |value| {
+            let millis = self.js.to_number(value);
+            millis.filter(|millis| (least..=2_147_483_647.0).contains(millis))
+        })?;
+        Ok(millis.map_or(default, |millis| Duration::from_secs_f64(millis / 1000.0)))
+    }
+
+    fn timeout(&self, name: &str, default: Duration) -> Result<Duration> {
+        self.millis(name, 1.0, default)
+    }
+
+    fn count(&self, name: &str, most: u32, default: usize) -> Result<usize> {
+        match self.value(name)? {
+            Some(value) => Ok(whole(self.js, value, name, most)? as usize),
+            None => Ok(default),
+        }
+    }
+
+    fn queue_limit(&self, default: usize) -> Result<usize> {
+        self.count("queueLimit", MOST_WAITING, default)
+    }
+
+    fn max_connections(&self, default: usize) -> Result<usize> {
+        self.count("maxConnections", MOST_CONNECTIONS, default)
+    }
+
+    fn tls(&self) -> Result<Option<TlsOptions>> {
+        self.value("tls")?.map(|tls| tls::parse(self.js, tls)).transpose()
+    }
 }
 
 /// A whole number from one on.
@@ -42,15 +141,4 @@ pub fn whole(js: Js, value: Value, name: &str, most: u32) -> Result<u32> {
             "{name} must be a whole number from 1 to {most}"
         ))),
     }
-}
-
-pub fn timeout_millis(js: Js, value: Value, name: &str, least: f64) -> Result<Duration> {
-    js.to_number(value)
-        .filter(|millis| (least..=2_147_483_647.0).contains(millis))
-        .map(|millis| Duration::from_secs_f64(millis / 1000.0))
-        .ok_or_else(|| {
-            Error::InvalidOption(format!(
-                "{name} must be a number of milliseconds from {least} to 2147483647"
-            ))
-        })
 }

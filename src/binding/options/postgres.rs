@@ -1,53 +1,26 @@
 //! The options of `PostgresKvStore`.
 
-use super::{MOST_WAITING, option, timeout_millis, whole};
+use super::Given;
 use crate::binding::args::Parse;
 use crate::binding::js::{Js, Value};
-use crate::kv::{Error, Result};
-use crate::stores::{PostgresOptions, TlsOptions};
-
-/// More connections than any server takes.
-const MOST_CONNECTIONS: u32 = 1000;
+use crate::kv::Result;
+use crate::stores::PostgresOptions;
 
 impl Parse for PostgresOptions {
     fn parse(js: Js, value: Value) -> Result<Self> {
+        let given = Given::of(js, value)?;
         let mut options = Self::default();
-        if js.is_nullish(value) {
-            return Ok(options);
+        if let Some(name) = given.text("tableName")? {
+            options.table_name = name;
         }
-        if !js.is_object(value) {
-            return Err(Error::InvalidOption("the options are not an object".into()));
-        }
-        let option = |name| option(js, value, name);
-        let boolean = |name: &'static str, default| match option(name)? {
-            Some(value) => js
-                .to_bool(value)
-                .ok_or_else(|| Error::InvalidOption(format!("{name} must be a boolean"))),
-            None => Ok(default),
-        };
-        if let Some(name) = option("tableName")? {
-            options.table_name = js
-                .to_text(name)
-                .map_err(|_| Error::InvalidOption("tableName must be a string".into()))?;
-        }
-        options.initialized = boolean("initialized", options.initialized)?;
-        options.unlogged = boolean("unlogged", options.unlogged)?;
-        options.prepared_statements = boolean("preparedStatements", options.prepared_statements)?;
-        if let Some(most) = option("maxConnections")? {
-            options.max_connections = whole(js, most, "maxConnections", MOST_CONNECTIONS)? as usize;
-        }
-        if let Some(timeout) = option("connectTimeout")? {
-            options.connect_timeout = timeout_millis(js, timeout, "connectTimeout", 1.0)?;
-        }
-        if let Some(timeout) = option("queryTimeout")? {
-            options.query_timeout = timeout_millis(js, timeout, "queryTimeout", 1.0)?;
-        }
-        if let Some(limit) = option("queueLimit")? {
-            options.queue_limit = whole(js, limit, "queueLimit", MOST_WAITING)? as usize;
-        }
-        if let Some(tls) = option("tls")? {
-            options.tls = Some(TlsOptions::parse(js, tls)?);
-        }
+        options.initialized = given.boolean("initialized", options.initialized)?;
+        options.unlogged = given.boolean("unlogged", options.unlogged)?;
+        options.prepared_statements = given.boolean("preparedStatements", options.prepared_statements)?;
+        options.max_connections = given.max_connections(options.max_connections)?;
+        options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
+        options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
+        options.queue_limit = given.queue_limit(options.queue_limit)?;
+        options.tls = given.tls()?;
         Ok(options)
     }
 }

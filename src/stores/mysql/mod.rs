@@ -17,9 +17,10 @@ mod url;
 mod walk;
 mod work;
 
+use super::check_table_name;
 use super::served::TlsOptions;
 use super::sql::SqlStore;
-use crate::kv::{Error, Result};
+use crate::kv::Result;
 use engine::MysqlEngine;
 use std::time::Duration;
 
@@ -58,13 +59,7 @@ impl MysqlOptions {
     /// [`Error::InvalidOption`] for what is not a plain identifier, or leaves
     /// no room for the index's name.
     pub fn table(mut self, name: String) -> Result<Self> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let starts_well = |c: char| !c.is_ascii_digit();
-        if name.len() > 50 || !name.chars().all(plain) || !name.chars().next().is_some_and(starts_well) {
-            return Err(Error::InvalidOption(format!(
-                "tableName must match /^[A-Za-z_][A-Za-z0-9_]{{0,49}}$/, not {name:?}"
-            )));
-        }
+        check_table_name(&name, 50)?;
         self.table = name;
         Ok(self)
     }

@@ -13,6 +13,7 @@ pub(in crate::stores) mod url;
 mod wal;
 mod writer;
 
+use super::check_table_name;
 use super::pending::PendingWrites;
 use super::worker::{self, ReaderThread};
 use crate::kv::{
@@ -71,13 +72,7 @@ impl SqliteOptions {
     ///
     /// [`Error::InvalidOption`] for what is not a plain SQL identifier.
     pub fn table(mut self, name: String) -> Result<Self> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let starts_well = |c: char| !c.is_ascii_digit();
-        if name.len() > 64 || !name.chars().all(plain) || !name.chars().next().is_some_and(starts_well) {
-            return Err(Error::InvalidOption(format!(
-                "tableName must match /^[A-Za-z_][A-Za-z0-9_]{{0,63}}$/, not {name:?}"
-            )));
-        }
+        check_table_name(&name, 64)?;
         self.table = name;
         Ok(self)
     }
