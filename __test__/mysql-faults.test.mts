@@ -4,6 +4,13 @@ import type { Connection } from "mysql2/promise";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { MysqlServer, password } from "./services/mysql.mts";
 import { collect, keysOf } from "./support/collect.mts";
+import {
+  key,
+  numbers,
+  recovers,
+  writeThrough,
+  writeThroughCuts,
+} from "./support/faults.mts";
 import { openStore } from "./support/mysql.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
 
@@ -21,9 +28,7 @@ beforeEach(async () => {
   await server.sql("SET lock_wait_timeout = 5; DROP TABLE IF EXISTS fedify_kv");
 });
 
-const numbers = (count: number) => Array.from(Array(count).keys());
 const big = "x".repeat(400_000);
-const key = (i: number) => ["k", String(i)] as const;
 
 /** The threads of stores' connections, except those that are idle if asked. */
 async function threads(root: Connection): Promise<number[]> {
@@ -36,54 +41,10 @@ async function threads(root: Connection): Promise<number[]> {
 test("killed and started again in the middle of 1,000 operations", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.initialize();
-  let settled = 0;
-  let reached = () => {};
-  const some = new Promise<void>((resolve) => (reached = resolve));
-  const count = (promise: Promise<unknown>) => {
-    const done = () => {
-      settled += 1;
-      if (settled === 200) reached();
-    };
-    promise.then(done, done);
-    return promise;
-  };
-  const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] = [];
-  const run = async () => {
-    for (const batch of numbers(10)) {
-      const ids = numbers(100).map((i) => batch * 100 + i);
-      outcomes.push(
-        ...(await Promise.allSettled(
-          ids.map(async (i) => {
-            const answer = await count(
-              i % 2 === 0
-                ? store.set(key(i), i)
-                : store.cas(key(i), undefined, i),
-            );
-            return { i, answer };
-          }),
-        )),
-      );
-    }
-  };
-  const running = run();
-  await some;
-  await server.kill();
-  await server.start();
-  await running;
-  expect(outcomes).toHaveLength(1_000);
-  for (const outcome of outcomes) {
-    if (outcome.status === "rejected") {
-      expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
-    } else {
-      const { i, answer } = outcome.value;
-      // Nobody else writes: `false` would be a guess.
-      expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
-      expect(await store.get(key(i))).toBe(i);
-    }
-  }
-  // Writes may be repeated, so they all arrive.
-  const rejected = outcomes.filter(({ status }) => status === "rejected");
-  expect(rejected.length).toBeLessThanOrEqual(50);
+  await writeThrough(store, async () => {
+    await server.kill();
+    await server.start();
+  });
 });
 
 test("a server that shuts down in order", async () => {
@@ -98,22 +59,17 @@ test("a server that shuts down in order", async () => {
 
 test("connections cut by KILL CONNECTION", async () => {
   const store = openStore(server.url);
-  await store.set(["k"], 0);
   const root = await server.root();
-  let cuts = 0;
-  for (const round of numbers(30)) {
-    const operations = numbers(50).map(async (i) => {
-      await store.set(key(i), round);
-      expect(await store.get(key(i))).toBe(round);
-    });
+  const cuts = await writeThroughCuts(store, 30, async () => {
+    let cuts = 0;
     for (const id of await threads(root)) {
       await root.query(`KILL CONNECTION ${id}`).then(
         () => (cuts += 1),
         () => {},
       );
     }
-    await Promise.all(operations);
-  }
+    return cuts;
+  });
   await root.end();
   expect(cuts).toBeGreaterThan(15);
   expect(await collect(store.list(["k"]))).toHaveLength(51);
@@ -196,14 +152,7 @@ test("paused beyond the timeout, and resumed", async () => {
     expect(performance.now() - begin).toBeLessThan(5_000);
   }
   server.resume();
-  await expect
-    .poll(() =>
-      store.set(["k"], "at last").then(
-        () => true,
-        () => false,
-      ),
-    )
-    .toBe(true);
+  await recovers(() => store.set(["k"], "at last"));
   expect(await store.get(["k"])).toBe("at last");
 });
 

@@ -14,6 +14,13 @@ import {
 } from "vitest";
 import { PostgresServer, owner } from "./services/postgres.mts";
 import { collect, keysOf } from "./support/collect.mts";
+import {
+  key,
+  numbers,
+  recovers,
+  writeThrough,
+  writeThroughCuts,
+} from "./support/faults.mts";
 import { type Options, openStore } from "./support/postgres.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
 
@@ -33,9 +40,6 @@ beforeEach(async () => {
 });
 afterEach(() => sql.end({ timeout: 0 }));
 
-const numbers = (count: number) => Array.from(Array(count).keys());
-const key = (i: number) => ["k", String(i)] as const;
-
 /** The store's connections are told apart by their name. */
 const ours = () => sql`
   SELECT pid, state, query FROM pg_stat_activity
@@ -44,19 +48,6 @@ const ours = () => sql`
 const terminate = () => sql`
   SELECT pg_terminate_backend(pid) FROM pg_stat_activity
   WHERE application_name = 'fedify-kv'`;
-
-/** Whether an operation of the store succeeds at last. */
-const recovers = (call: () => Promise<unknown>) =>
-  expect
-    .poll(
-      () =>
-        call().then(
-          () => true,
-          () => false,
-        ),
-      { timeout: 10_000 },
-    )
-    .toBe(true);
 
 test.each(["SIGQUIT", "SIGINT"] as const)(
   "ended by %s and started again in the middle of 1,000 operations",
@@ -68,71 +59,21 @@ test.each(["SIGQUIT", "SIGINT"] as const)(
       queryTimeout: 30_000,
     });
     await store.initialize();
-    let settled = 0;
-    let reached = () => {};
-    const some = new Promise<void>((resolve) => (reached = resolve));
-    const count = (promise: Promise<unknown>) => {
-      const done = () => {
-        settled += 1;
-        if (settled === 200) reached();
-      };
-      promise.then(done, done);
-      return promise;
-    };
-    const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] = [];
-    const run = async () => {
-      for (const batch of numbers(10)) {
-        const ids = numbers(100).map((i) => batch * 100 + i);
-        outcomes.push(
-          ...(await Promise.allSettled(
-            ids.map(async (i) => {
-              const answer = await count(
-                i % 2 === 0
-                  ? store.set(key(i), i)
-                  : store.cas(key(i), undefined, i),
-              );
-              return { i, answer };
-            }),
-          )),
-        );
-      }
-    };
-    const running = run();
-    await some;
-    await server.kill(signal);
-    await server.start();
-    await running;
-    expect(outcomes).toHaveLength(1_000);
-    for (const outcome of outcomes) {
-      if (outcome.status === "rejected") {
-        expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
-        expect(outcome.reason.message).toContain("unknown");
-      } else {
-        const { i, answer } = outcome.value;
-        // Nobody else writes: `false` would be a guess.
-        expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
-        expect(await store.get(key(i))).toBe(i);
-      }
-    }
-    // Writes may be repeated, so they all arrive.
-    const rejected = outcomes.filter(({ status }) => status === "rejected");
-    expect(rejected.length).toBeLessThanOrEqual(50);
+    await writeThrough(store, async () => {
+      await server.kill(signal);
+      await server.start();
+    });
   },
   120_000,
 );
 
 test("backends terminated under load", async () => {
   const store = openStore(server.url);
-  await store.set(["k"], 0);
-  let cuts = 0;
-  for (const round of numbers(50)) {
-    const operations = numbers(50).map(async (i) => {
-      await store.set(key(i), round);
-      expect(await store.get(key(i))).toBe(round);
-    });
-    cuts += (await terminate()).length;
-    await Promise.all(operations);
-  }
+  const cuts = await writeThroughCuts(
+    store,
+    50,
+    async () => (await terminate()).length,
+  );
   expect(cuts).toBeGreaterThan(25);
   expect(await collect(store.list(["k"]))).toHaveLength(51);
 });

@@ -4,11 +4,15 @@ import type { Redis } from "ioredis";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Program, RedisServer } from "./services/redis.mts";
 import { collect, keysOf } from "./support/collect.mts";
+import {
+  key,
+  numbers,
+  recovers,
+  writeThrough,
+  writeThroughCuts,
+} from "./support/faults.mts";
 import { openStore } from "./support/redis.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
-
-const numbers = (count: number) => Array.from(Array(count).keys());
-const key = (i: number) => ["k", String(i)] as const;
 
 describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   let server: RedisServer;
@@ -29,55 +33,10 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     async (options) => {
       const store = openStore(server.url, options);
       await store.initialize();
-      let settled = 0;
-      let reached = () => {};
-      const some = new Promise<void>((resolve) => (reached = resolve));
-      const count = (promise: Promise<unknown>) => {
-        const done = () => {
-          settled += 1;
-          if (settled === 200) reached();
-        };
-        promise.then(done, done);
-        return promise;
-      };
-      const run = async () => {
-        for (const batch of numbers(10)) {
-          const ids = numbers(100).map((i) => batch * 100 + i);
-          outcomes.push(
-            ...(await Promise.allSettled(
-              ids.map(async (i) => {
-                const answer = await count(
-                  i % 2 === 0
-                    ? store.set(key(i), i)
-                    : store.cas(key(i), undefined, i),
-                );
-                return { i, answer };
-              }),
-            )),
-          );
-        }
-      };
-      const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] =
-        [];
-      const running = run();
-      await some;
-      await server.kill();
-      await server.start();
-      await running;
-      expect(outcomes).toHaveLength(1_000);
-      for (const outcome of outcomes) {
-        if (outcome.status === "rejected") {
-          expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
-        } else {
-          const { i, answer } = outcome.value;
-          // Nobody else writes: `false` would be a guess.
-          expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
-          expect(await store.get(key(i))).toBe(i);
-        }
-      }
-      // Writes may be repeated, so they all arrive.
-      const rejected = outcomes.filter(({ status }) => status === "rejected");
-      expect(rejected.length).toBeLessThanOrEqual(50);
+      await writeThrough(store, async () => {
+        await server.kill();
+        await server.start();
+      });
       expect(await keysOf(store.list(["k"]))).not.toHaveLength(0);
     },
   );
@@ -101,14 +60,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     const late = store.set(["k"], "after");
     server.resume();
     await late.catch(() => {});
-    await expect
-      .poll(() =>
-        store.set(["k"], "at last").then(
-          () => true,
-          () => false,
-        ),
-      )
-      .toBe(true);
+    await recovers(() => store.set(["k"], "at last"));
     // What was given up may not be carried out later.
     for (let i = 0; i < 100; i += 1) {
       expect(await store.get(["k"])).toBe("at last");
@@ -129,18 +81,11 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
 
   test("connections cut by CLIENT KILL", async () => {
     const store = openStore(server.url);
-    await store.set(["k"], 0);
-    let cuts = 0;
-    for (const round of numbers(100)) {
-      const operations = numbers(50).map(async (i) => {
-        await store.set(key(i), round);
-        expect(await store.get(key(i))).toBe(round);
-      });
-      cuts += Number(
+    const cuts = await writeThroughCuts(store, 100, async () =>
+      Number(
         await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"),
-      );
-      await Promise.all(operations);
-    }
+      ),
+    );
     expect(cuts).toBeGreaterThan(50);
     expect(await collect(store.list(["k"]))).toHaveLength(51);
   });

@@ -167,7 +167,8 @@ export function describeIterator(test: ContractTest): void {
     for (let i = 0; i < 50; i += 1) {
       const list = store.list({ pageSize: 1 });
       await list.next();
-      void list.next();
+      // Closing the store may come first.
+      list.next().catch(() => {});
     }
     await store.set(["k", "more"], 1);
     expect(await keysOf(store.list())).toHaveLength(301);

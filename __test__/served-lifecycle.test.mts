@@ -1,0 +1,225 @@
+// When a process with a store on a server may end, and what it leaves behind.
+import {
+  afterAll,
+  beforeAll,
+  beforeEach,
+  describe,
+  expect,
+  test,
+} from "vitest";
+import { MysqlServer } from "./services/mysql.mts";
+import { PostgresServer } from "./services/postgres.mts";
+import { RedisServer } from "./services/redis.mts";
+import { runChild } from "./support/child.mts";
+
+interface Server {
+  readonly url: string;
+  stop(): Promise<void>;
+}
+
+interface Row {
+  readonly store: string;
+  start(): Promise<{ server: Server; empty(): Promise<unknown> }>;
+  /** Code that defines `count()`, the server's connections, and `end()`. */
+  readonly connections: string;
+}
+
+const rows: Row[] = [
+  {
+    store: "RedisKvStore",
+    async start() {
+      const server = await RedisServer.start();
+      const client = server.client();
+      return { server, empty: () => client.flushall() };
+    },
+    connections: `
+      const { Redis } = await import("ioredis");
+      const client = new Redis(data);
+      const count = async () =>
+        (await client.client("LIST", "TYPE", "normal")).trim().split("\\n").length;
+      const end = () => client.disconnect();
+    `,
+  },
+  {
+    store: "PostgresKvStore",
+    async start() {
+      const server = await PostgresServer.start();
+      const sql = server.client();
+      return { server, empty: () => sql`DROP TABLE IF EXISTS fedify_kv_v2` };
+    },
+    connections: `
+      const { default: postgres } = await import("postgres");
+      const sql = postgres(data, { max: 1 });
+      const backends =
+        "SELECT FROM pg_stat_activity WHERE backend_type = 'client backend'";
+      const count = async () => (await sql.unsafe(backends)).length;
+      const end = () => sql.end();
+    `,
+  },
+  {
+    store: "MysqlKvStore",
+    async start() {
+      const server = await MysqlServer.start({
+        "innodb-flush-log-at-trx-commit": 0,
+      });
+      const empty = () => server.sql("DROP TABLE IF EXISTS fedify_kv");
+      return { server, empty };
+    },
+    connections: `
+      const { createConnection } = await import("mysql2/promise");
+      const client = await createConnection(data);
+      const count = async () => (await client.query("SHOW PROCESSLIST"))[0].length;
+      const end = () => client.end();
+    `,
+  },
+];
+
+describe.each(rows)("$store", ({ store, start, connections }) => {
+  let server: Server;
+  let empty: () => Promise<unknown>;
+
+  beforeAll(async () => {
+    ({ server, empty } = await start());
+  });
+  afterAll(() => server.stop());
+  beforeEach(async () => {
+    await empty();
+  });
+
+  const open = `
+  const Store = require(addon).${store};
+  const store = globalThis.kept = new Store(data);
+`;
+  const fill = `
+  await Promise.all(Array.from({ length: 500 },
+    (_, i) => store.set(["k", String(i)], i)));
+`;
+
+  async function run(script: string, flags?: string[]) {
+    const ran = await runChild(open + script, server.url, flags);
+    expect(ran).toMatchObject({ code: 0, signal: null, stderr: "" });
+    expect(ran.lastMilliseconds).toBeLessThan(2_000);
+    return ran.reports;
+  }
+
+  test.each([
+    ["that was never used", ""],
+    ["that was used", `await store.set(["k"], 1); await store.get(["k"]);`],
+    ["with a list that nobody finishes", `${fill} await store.list().next();`],
+    [
+      "with a list whose answers nobody awaits",
+      `${fill} const list = store.list({ pageSize: 1 });
+     for (let i = 0; i < 20; i += 1) void list.next();`,
+    ],
+    ["that was closed", `await store.set(["k"], 1); await store.close();`],
+  ])("an idle store lets the process end: one %s", async (_, script) => {
+    expect(await run(`${script} report("idle");`)).toEqual(["idle"]);
+  });
+
+  test("pending operations keep the process", async () => {
+    const answers = await run(`
+    store.set(["k"], 1).then(() => report("set"));
+    store.get(["k"]).then((value) => report(value));
+    store.cas(["k"], 1, 2).then((swapped) => report(swapped));
+    store.list().next().then(({ value }) => report(value.value));
+    store.clear(["none"]).then((count) => report(count));
+  `);
+    expect(answers.slice(0, 3)).toEqual(["set", 1, true]);
+    expect(answers.slice(3).toSorted()).toEqual([0, 2]);
+    expect(await run(`store.close().then(() => report("closed"))`)).toEqual([
+      "closed",
+    ]);
+  });
+
+  test("process.exit() is immediate, whatever is under way", async () => {
+    await run(`
+    ${fill}
+    for (let i = 0; i < 1000; i += 1) void store.set(["l", String(i)], i);
+    void store.list().next();
+    report("leaving");
+    process.exit(0);
+  `);
+  });
+
+  test("a store that is collected takes its connections along", async () => {
+    const reports = await run(
+      `
+      ${connections}
+      await store.set(["k"], 1);
+      const before = await count();
+      await (async () => {
+        for (let i = 0; i < 20; i += 1) {
+          const own = new Store(data);
+          await own.set(["k"], i);
+          await own.list().next();
+        }
+      })();
+      const most = await count();
+      for (let i = 0; i < 200 && (await count()) > before; i += 1) {
+        globalThis.gc();
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+      report([most > before, await count() - before]);
+      await end();
+    `,
+      ["--expose-gc"],
+    );
+    expect(reports).toEqual([[true, 0]]);
+  });
+
+  test("in several worker threads, one after another and at once", async () => {
+    const reports = await run(`
+    const { Worker } = await import("node:worker_threads");
+    const code = \`
+      const { parentPort, workerData: [addon, url, n] } =
+        require("node:worker_threads");
+      const Store = require(addon).${store};
+      const store = new Store(url);
+      (async () => {
+        for (let i = 0; i < 100; i += 1) {
+          for (;;) {
+            const value = await store.get(["n"]);
+            if (await store.cas(["n"], value, (value ?? 0) + 1)) break;
+          }
+        }
+        parentPort.postMessage("done");
+      })();
+    \`;
+    const work = (n) => new Promise((resolve, reject) => {
+      const worker = new Worker(code, {
+        eval: true, execArgv: [], workerData: [addon, data, n],
+      });
+      worker.on("error", reject);
+      worker.on("exit", resolve);
+    });
+    await work(0);
+    await work(1);
+    await Promise.all([work(2), work(3)]);
+    report(await store.get(["n"]));
+  `);
+    expect(reports).toEqual([400]);
+  });
+
+  test("a worker that is terminated with operations under way", async () => {
+    await run(`
+    const { Worker } = await import("node:worker_threads");
+    for (let i = 0; i < 5; i += 1) {
+      const worker = new Worker(\`
+        const { parentPort, workerData: [addon, url] } =
+          require("node:worker_threads");
+        const Store = require(addon).${store};
+        const store = new Store(url);
+        store.set(["k"], 1).then(() => {
+          parentPort.postMessage("busy");
+          for (let i = 0; i < 2000; i += 1) void store.set(["k", String(i)], i);
+          void store.list().next();
+        });
+      \`, { eval: true, execArgv: [], workerData: [addon, data] });
+      await new Promise((resolve) => worker.once("message", resolve));
+      await worker.terminate();
+    }
+    await store.set(["k"], 1);
+    report(await store.get(["k"]));
+  `);
+  });
+});

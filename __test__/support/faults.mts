@@ -1,0 +1,96 @@
+// What the tests of failing servers have in common.
+import { expect } from "vitest";
+import type { PostgresKvStore } from "../../index.js";
+
+/** Any store on a server. */
+type Store = Pick<PostgresKvStore, "get" | "set" | "cas" | "delete">;
+
+export const numbers = (count: number) => Array.from(Array(count).keys());
+export const key = (i: number) => ["k", String(i)] as const;
+
+/** Waits until an operation of the store succeeds. */
+export const recovers = (call: () => Promise<unknown>) =>
+  expect
+    .poll(
+      () =>
+        call().then(
+          () => true,
+          () => false,
+        ),
+      { timeout: 10_000 },
+    )
+    .toBe(true);
+
+/**
+ * Writes 1,000 entries, and ends the server and starts it again meanwhile: what
+ * resolved has happened, nothing was guessed, and few are rejected.
+ */
+export async function writeThrough(
+  store: Store,
+  restart: () => Promise<unknown>,
+): Promise<void> {
+  let settled = 0;
+  const some = Promise.withResolvers<void>();
+  const count = (promise: Promise<unknown>) => {
+    const done = () => {
+      settled += 1;
+      if (settled === 200) some.resolve();
+    };
+    promise.then(done, done);
+    return promise;
+  };
+  const write = async (i: number) => {
+    const answer = await count(
+      i % 2 === 0 ? store.set(key(i), i) : store.cas(key(i), undefined, i),
+    );
+    return { i, answer };
+  };
+  const outcomes: PromiseSettledResult<{ i: number; answer: unknown }>[] = [];
+  const run = async () => {
+    for (const batch of numbers(10)) {
+      const ids = numbers(100).map((i) => batch * 100 + i);
+      outcomes.push(...(await Promise.allSettled(ids.map(write))));
+    }
+  };
+  const running = run();
+  await some.promise;
+  await restart();
+  await running;
+  expect(outcomes).toHaveLength(1_000);
+  for (const outcome of outcomes) {
+    if (outcome.status === "rejected") {
+      expect(outcome.reason).toMatchObject({ code: "ERR_KV_CONNECTION" });
+      expect(outcome.reason.message).toContain("unknown");
+    } else {
+      const { i, answer } = outcome.value;
+      // Nobody else writes: `false` would be a guess.
+      expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
+      expect(await store.get(key(i))).toBe(i);
+    }
+  }
+  // Sets may be repeated, so they all arrive.
+  const rejected = outcomes.filter(({ status }) => status === "rejected");
+  expect(rejected.length).toBeLessThanOrEqual(50);
+}
+
+/**
+ * Writes and reads, round after round, while `cut` ends connections; how many it
+ * has ended.
+ */
+export async function writeThroughCuts(
+  store: Store,
+  rounds: number,
+  cut: () => Promise<number>,
+): Promise<number> {
+  await store.set(["k"], 0);
+  let cuts = 0;
+  for (const round of numbers(rounds)) {
+    const operations = numbers(50).map(async (i) => {
+      await store.set(key(i), round);
+      expect(await store.get(key(i))).toBe(round);
+    });
+    cuts += await cut();
+    await Promise.all(operations);
+  }
+  return cuts;
+}
