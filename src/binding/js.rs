@@ -240,36 +240,46 @@ impl Js {
 
     /// A string's content.
     pub fn to_text(self, value: Value) -> std::result::Result<String, NotText> {
-        self.with_text(value, ToOwned::to_owned)
+        let mut length = 0;
+        // SAFETY: without a buffer, the call only reports the string's length.
+        // A value that is no string gives an error status, and then again.
+        unsafe { sys::napi_get_value_string_utf16(self.0, value, ptr::null_mut(), 0, &raw mut length) };
+        let mut units = vec![0; length + 1];
+        let length = self.read_text(value, &mut units)?;
+        let units = &units[..length];
+        let mut bytes = vec![0; if is_ascii(units) { length } else { 3 * length }];
+        let length = convert(units, &mut bytes)?;
+        bytes.truncate(length);
+        Ok(String::from_utf8(bytes).expect("that is UTF-8"))
     }
 
-    /// Shows a string's content to `body`. By way of UTF-16, which the engine
-    /// copies as it is and a SIMD converter turns into UTF-8; short strings
-    /// need no memory but the stack.
+    /// Shows a string's content to `body`. Short ones need no memory but the
+    /// stack.
     pub fn with_text<T>(self, value: Value, body: impl FnOnce(&str) -> T) -> std::result::Result<T, NotText> {
         const SHORT: usize = 128;
-        let mut short = [0_u16; SHORT];
+        let mut units = [0; SHORT];
+        let length = self.read_text(value, &mut units)?;
+        // A string that fills the buffer may go on beyond it.
+        if length == SHORT - 1 {
+            return self.to_text(value).map(|text| body(&text));
+        }
+        let mut bytes = [0; 3 * SHORT];
+        let length = convert(&units[..length], &mut bytes)?;
+        Ok(body(str::from_utf8(&bytes[..length]).expect("that is UTF-8")))
+    }
+
+    /// Copies a string's content, as far as there is room, by way of UTF-16,
+    /// which the engine need not convert; how many units.
+    fn read_text(self, value: Value, units: &mut [u16]) -> std::result::Result<usize, NotText> {
         let mut length = 0;
         // SAFETY: the buffer has room for as many units as it says. A value
         // that is no string gives an error status.
-        let read = |buffer: &mut [u16], length: &mut usize| unsafe {
-            sys::napi_get_value_string_utf16(self.0, value, buffer.as_mut_ptr(), buffer.len(), length)
-                == sys::Status::napi_ok
+        let status = unsafe {
+            sys::napi_get_value_string_utf16(self.0, value, units.as_mut_ptr(), units.len(), &raw mut length)
         };
-        if !read(&mut short, &mut length) {
-            return Err(NotText::NotString);
-        }
-        // A string that fills the buffer may go on beyond it.
-        if length < SHORT - 1 {
-            return utf8(&short[..length], &mut [0; 3 * SHORT]).map(body);
-        }
-        // SAFETY: without a buffer, the call only reports the string's length.
-        unsafe { sys::napi_get_value_string_utf16(self.0, value, ptr::null_mut(), 0, &raw mut length) };
-        let mut long = vec![0_u16; length + 1];
-        if !read(&mut long, &mut length) {
-            return Err(NotText::NotString);
-        }
-        utf8(&long[..length], &mut vec![0; 3 * length]).map(body)
+        (status == sys::Status::napi_ok)
+            .then_some(length)
+            .ok_or(NotText::NotString)
     }
 
     /// Calls a function that doesn't throw.
@@ -400,11 +410,25 @@ impl Drop for Ref {
     }
 }
 
-/// Converts into a buffer of at least three bytes a unit.
-fn utf8<'b>(units: &[u16], buffer: &'b mut [u8]) -> std::result::Result<&'b str, NotText> {
+fn is_ascii(units: &[u16]) -> bool {
+    // Without a way out, so that it runs in vectors.
+    units.iter().fold(0, |all, unit| all | unit) < 0x80
+}
+
+/// Converts to UTF-8; how many bytes. The buffer has room for three a unit, or
+/// for one if all are ASCII.
+fn convert(units: &[u16], bytes: &mut [u8]) -> std::result::Result<usize, NotText> {
+    if is_ascii(units) {
+        // Of short strings, the converter's start would cost more than this.
+        for (byte, unit) in bytes.iter_mut().zip(units) {
+            #[expect(clippy::cast_possible_truncation, reason = "it is ASCII")]
+            let ascii = *unit as u8;
+            *byte = ascii;
+        }
+        return Ok(units.len());
+    }
     if encoding_rs::mem::utf16_valid_up_to(units) != units.len() {
         return Err(NotText::LoneSurrogate);
     }
-    let length = encoding_rs::mem::convert_utf16_to_utf8(units, buffer);
-    Ok(std::str::from_utf8(&buffer[..length]).expect("the converter writes UTF-8"))
+    Ok(encoding_rs::mem::convert_utf16_to_utf8(units, bytes))
 }
