@@ -23,6 +23,10 @@ use tokio::time::Instant;
 /// Jobs in one transaction at most.
 const GROUP: usize = 1024;
 
+/// For so long, what comes while a transaction is under way joins it. Whoever
+/// waits for the first of them waits no longer than for another sync.
+const JOINING: Duration = Duration::from_millis(1);
+
 /// Entries removed in one transaction by expiry and by `clear`, so that no
 /// write waits long behind them.
 const SLICE: u32 = 256;
@@ -44,12 +48,13 @@ const MOST_FRAMES: u32 = 4000;
 /// need not look into the log are faster.
 const PAUSE: Duration = Duration::from_millis(200);
 
+type Group = Vec<(Job, Arc<dyn Outbox>)>;
 type Done = Vec<(Ticket, Outcome)>;
 
 pub struct Writer {
     shared: Arc<Shared>,
     messages: UnboundedReceiver<Message>,
-    queue: VecDeque<(Job, Arc<dyn Outbox>)>,
+    queue: VecDeque<Message>,
     clearing: Option<Clearing>,
     open: Option<Open>,
     sweep_at: Option<Instant>,
@@ -105,14 +110,11 @@ impl Writer {
         while !self.closed {
             if self.queue.is_empty() && self.clearing.is_none() {
                 match self.wait().await {
-                    Wake::Message(Some(message)) => self.take(message),
+                    Wake::Message(Some(message)) => self.queue.push_back(message),
                     Wake::Message(None) => break,
                     Wake::Held => self.release_at = Some(Instant::now() + HOLD),
                     Wake::Due => {}
                 }
-            }
-            while let Ok(message) = self.messages.try_recv() {
-                self.take(message);
             }
             self.work();
             self.sweep_if_due();
@@ -136,55 +138,58 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Job(job, outbox) => self.queue.push_back((job, outbox)),
-            Message::Ready(answer) => {
-                while !self.queue.is_empty() || self.clearing.is_some() {
-                    self.work();
-                }
-                // Nobody listens any more: then nobody needs to know.
-                let _ = answer.send(guard(|| self.ready()));
-            }
-        }
-    }
-
     /// Does the next piece of what waits.
     fn work(&mut self) {
-        let group = self.next_group();
-        if !group.is_empty() {
+        let mut group = Group::new();
+        if self.join(&mut group) {
             self.commit(group);
         } else if self.clearing.is_none()
-            && let Some((job, outbox)) = self.queue.pop_front()
+            && let Some(message) = self.queue.pop_front()
         {
-            self.run_alone(job, outbox);
+            match message {
+                Message::Job(job, outbox) => self.run_alone(job, outbox),
+                // Nobody listens any more: then nobody needs to know.
+                Message::Ready(answer) => drop(answer.send(guard(|| self.ready()))),
+            }
         }
         if self.clearing.is_some() {
             self.clear_slice();
         }
     }
 
-    /// The jobs at the front that can share a transaction. A `clear` under way
-    /// holds back what concerns its keys, and all that follows.
-    fn next_group(&mut self) -> Vec<(Job, Arc<dyn Outbox>)> {
+    /// Lets the jobs at the front that can share a transaction join a group;
+    /// whether there were any. A `clear` under way holds back what concerns its
+    /// keys, and all that follows.
+    fn join(&mut self, group: &mut Group) -> bool {
+        while let Ok(message) = self.messages.try_recv() {
+            self.queue.push_back(message);
+        }
         let clearing = self.clearing.as_ref();
-        let fits = |job: &Job| match &job.command {
-            Command::Get(key) | Command::Put(key, _) | Command::Cas(key, ..) => {
-                clearing.is_none_or(|clearing| !clearing.prefix.contains_json(key.as_json()))
-            }
-            _ => false,
+        let fits = |message: &Message| match message {
+            Message::Job(job, _) => match &job.command {
+                Command::Get(key) | Command::Put(key, _) | Command::Cas(key, ..) => {
+                    clearing.is_none_or(|clearing| !clearing.prefix.contains_json(key.as_json()))
+                }
+                _ => false,
+            },
+            Message::Ready(_) => false,
         };
-        let length = self.queue.iter().take(GROUP).take_while(|(job, _)| fits(job)).count();
-        self.queue.drain(..length).collect()
+        let room = GROUP - group.len();
+        let length = self.queue.iter().take(room).take_while(|message| fits(message)).count();
+        group.extend(self.queue.drain(..length).filter_map(|message| match message {
+            Message::Job(job, outbox) => Some((job, outbox)),
+            Message::Ready(_) => None,
+        }));
+        length > 0
     }
 
     /// Runs a group and delivers its outcomes.
-    fn commit(&mut self, group: Vec<(Job, Arc<dyn Outbox>)>) {
-        let (jobs, outboxes): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-        let outcomes = self.run_group(&jobs);
-        for job in &jobs {
+    fn commit(&mut self, mut group: Group) {
+        let outcomes = self.run_group(&mut group, true);
+        for (job, _) in &group {
             self.shared.pending.remove(&job.command);
         }
+        let outboxes = group.into_iter().map(|(_, outbox)| outbox);
         let mut rest = outcomes.into_iter().zip(outboxes).peekable();
         while let Some((first, outbox)) = rest.next() {
             let mut batch = vec![first];
@@ -196,42 +201,66 @@ impl Writer {
         self.checkpoint_if_long();
     }
 
-    fn run_group(&mut self, jobs: &[Job]) -> Done {
-        let all = |error: &Error| jobs.iter().map(|job| (job.ticket, Err(error.clone()))).collect();
+    /// Runs a group, which others may join meanwhile if it `grows`.
+    fn run_group(&mut self, group: &mut Group, grows: bool) -> Done {
+        let all = |group: &Group, error: &Error| {
+            let outcome = |(job, _): &(Job, _)| (job.ticket, Err(error.clone()));
+            group.iter().map(outcome).collect()
+        };
         if let Err(error) = guard(|| self.ready()) {
-            return all(&error);
+            return all(group, &error);
         }
-        let mut result = self.attempt(jobs);
+        let mut result = self.attempt(group, grows);
         if matches!(&result, Err(Failure::NoTable(_))) && self.creates() {
             if let Err(error) = guard(|| self.renew_table()) {
-                return all(&error);
+                return all(group, &error);
             }
-            result = self.attempt(jobs);
+            result = self.attempt(group, grows);
         }
         match result {
             Ok(done) => done,
             // Each on its own, so that only those fail that must.
-            Err(Failure::Transaction(_)) if jobs.len() > 1 => {
-                jobs.chunks(1).flat_map(|job| self.run_group(job)).collect()
+            Err(Failure::Transaction(_)) if group.len() > 1 => {
+                let mut done = Done::new();
+                for one in std::mem::take(group) {
+                    let mut alone = vec![one];
+                    done.append(&mut self.run_group(&mut alone, false));
+                    group.append(&mut alone);
+                }
+                done
             }
-            Err(Failure::NoTable(error) | Failure::Transaction(error) | Failure::Locked(error)) => all(&error),
+            Err(Failure::NoTable(error) | Failure::Transaction(error) | Failure::Locked(error)) => all(group, &error),
         }
     }
 
+    fn attempt(&mut self, group: &mut Group, grows: bool) -> Result<Done, Failure> {
+        let open = self.open.take().ok_or(Failure::Locked(Error::Closed))?;
+        let result = self.attempt_on(&open, group, grows);
+        self.open = Some(open);
+        result
+    }
+
     /// One transaction; on failure nothing of it has happened.
-    fn attempt(&mut self, jobs: &[Job]) -> Result<Done, Failure> {
-        let open = self.open.as_ref().ok_or(Failure::Locked(Error::Closed))?;
-        let writes = jobs.iter().any(|job| !matches!(job.command, Command::Get(_)));
+    fn attempt_on(&mut self, open: &Open, group: &mut Group, grows: bool) -> Result<Done, Failure> {
+        let writes = group.iter().any(|(job, _)| !matches!(job.command, Command::Get(_)));
         open.database
             .execute_batch(if writes { "BEGIN IMMEDIATE" } else { "BEGIN" })
             .map_err(|error| Failure::Locked(database::error(&error)))?;
         let before = if writes { self.state(open) } else { None };
+        let joining = Instant::now() + JOINING;
         let mut deadline = None;
         let done = catch_unwind(AssertUnwindSafe(|| {
-            let done = jobs
-                .iter()
-                .map(|job| Ok((job.ticket, self.run_in(&open.database, &job.command, &mut deadline)?)))
-                .collect::<Result<Done, Failure>>()?;
+            let mut done = Done::with_capacity(group.len());
+            loop {
+                for (job, _) in &group[done.len()..] {
+                    done.push((job.ticket, self.run_in(&open.database, &job.command, &mut deadline)?));
+                }
+                // One sync serves what has come meanwhile, too.
+                let grows = grows && writes && Instant::now() < joining;
+                if !(grows && self.join(group)) {
+                    break;
+                }
+            }
             open.database
                 .execute_batch("COMMIT")
                 .map_err(|error| Failure::of(&error))?;
@@ -242,7 +271,7 @@ impl Writer {
             let after = before.wal.header();
             // It may be somebody else's commit too that led there.
             if before.version.is_some() && data_version(&open.database) == before.version {
-                let written = jobs.iter().filter_map(|job| job.command.written());
+                let written = group.iter().filter_map(|(job, _)| job.command.written());
                 self.shared
                     .recent
                     .advance(&before.header, &after, written.map(Key::as_json));
@@ -285,7 +314,7 @@ impl Writer {
             Command::Put(key, write) => self.put(database, key, write, deadline).map(|()| Ok(Reply::Done)),
             Command::Cas(key, expected, write) => self.cas(database, key, expected.as_ref(), write, deadline),
             Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => {
-                unreachable!("next_group leaves these out")
+                unreachable!("these join no group")
             }
         };
         match result {
@@ -375,7 +404,7 @@ impl Writer {
                 self.close();
                 Ok(())
             }
-            Command::Get(_) | Command::Put(..) | Command::Cas(..) => unreachable!("next_group takes these"),
+            Command::Get(_) | Command::Put(..) | Command::Cas(..) => unreachable!("these join a group"),
         };
         self.shared.pending.remove(&job.command);
         outbox.deliver(vec![(job.ticket, outcome.map(|()| Reply::Done))]);
