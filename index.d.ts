@@ -243,7 +243,8 @@ export interface PostgresKvStoreOptions {
   };
   /**
    * Whether to prepare statements. Behind a pooler that gives each transaction
-   * another connection (PgBouncer in transaction mode) say `false`.
+   * another connection (PgBouncer in transaction mode) say `false`. Statements
+   * on one connection then wait for each other, which some poolers need.
    *
    * @default true
    */

@@ -330,6 +330,24 @@ describe("behind PgBouncer in transaction mode", () => {
     await store!.drop();
   });
 
+  test("it never passes on half a statement to another connection", async () => {
+    const stores = numbers(3).map(() =>
+      openStore(pooler.url, { preparedStatements: false }),
+    );
+    await stores[0]!.initialize();
+    // Several of them at a time fill more than a buffer of the pooler's.
+    const value = "x".repeat(3_000);
+    const swaps = stores.flatMap((store, n) =>
+      numbers(300).map((i) =>
+        store.cas(["k", String(n), String(i)], undefined, value),
+      ),
+    );
+    expect(new Set(await Promise.all(swaps))).toEqual(new Set([true]));
+    const values = await collect(stores[0]!.list(["k"]));
+    expect(values).toHaveLength(900);
+    expect(values.every((entry) => entry.value === value)).toBe(true);
+  });
+
   test("a statement that takes too long is ended through it", async () => {
     const store = openStore(pooler.url, {
       preparedStatements: false,

@@ -52,7 +52,10 @@ pub struct Connection {
     client: Client,
     backend: Option<Backend>,
     tls: Option<MakeRustlsConnect>,
+    /// `None` where nothing is to be prepared.
     prepared: Option<Mutex<HashMap<String, Statement>>>,
+    /// Whose turn it is, where statements go one by one.
+    turn: tokio::sync::Mutex<()>,
     given_up: AtomicBool,
     /// Whether statements are under way.
     busy: AtomicBool,
@@ -100,6 +103,7 @@ impl Connection {
             backend,
             tls,
             prepared: settings.prepared_statements.then(Mutex::default),
+            turn: tokio::sync::Mutex::default(),
             given_up: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             settings: Arc::clone(settings),
@@ -158,20 +162,34 @@ impl Connection {
 
     /// The rows of a statement.
     pub async fn rows(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Fault> {
-        let result = match self.prepare(sql).await? {
-            Some(statement) => self.client.query(&statement, parameters).await,
-            None => self.client.query_typed(&sql.text, &typed(sql, parameters)).await,
+        let result = if let Some(statement) = self.prepare(sql).await? {
+            self.client.query(&statement, parameters).await
+        } else {
+            let _turn = self.turn().await;
+            self.client.query_typed(&sql.text, &typed(sql, parameters)).await
         };
         result.map_err(|error| self.failed(sql, &error))
     }
 
     /// How many rows a statement changed.
     pub async fn count(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<u64, Fault> {
-        let result = match self.prepare(sql).await? {
-            Some(statement) => self.client.execute(&statement, parameters).await,
-            None => self.client.execute_typed(&sql.text, &typed(sql, parameters)).await,
+        let result = if let Some(statement) = self.prepare(sql).await? {
+            self.client.execute(&statement, parameters).await
+        } else {
+            let _turn = self.turn().await;
+            self.client.execute_typed(&sql.text, &typed(sql, parameters)).await
         };
         result.map_err(|error| self.failed(sql, &error))
+    }
+
+    /// Waits until earlier statements are answered.
+    ///
+    /// Where nothing is prepared there may be a pooler in between. PgBouncer
+    /// (1.18, for one) gives the server's connection to others when all that
+    /// was asked completely is answered, even if it has passed on half of the
+    /// next question.
+    async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Runs what has no parameters.

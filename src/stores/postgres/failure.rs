@@ -63,12 +63,10 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
     // Those end the connection, at whatever moment.
     let ends = matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
     if ends || code.code().starts_with("57P") {
-        return Fault::Lost(Lost::Unknown(Error::Connection(format!(
-            "{place}: {}",
-            server.message()
-        ))));
+        let why = format!("{place}: {}{}", server.message(), advice(code));
+        return Fault::Lost(Lost::Unknown(Error::Connection(why)));
     }
-    let said = || words(error);
+    let said = || format!("{}{}", words(error), advice(code));
     match code {
         &SqlState::QUERY_CANCELED | &SqlState::LOCK_NOT_AVAILABLE => Fault::Divide(Error::Timeout(said())),
         &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE => {
@@ -78,12 +76,7 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
         &SqlState::FEATURE_NOT_SUPPORTED if server.message().contains("cached plan") => {
             Fault::Stale(Error::Backend(said()))
         }
-        &SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT => {
-            Fault::Stale(Error::Backend(format!(
-                "{}; behind a pooler that gives each transaction another connection, use preparedStatements: false",
-                said()
-            )))
-        }
+        &SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT => Fault::Stale(Error::Backend(said())),
         &SqlState::INVALID_TEXT_REPRESENTATION | &SqlState::UNTRANSLATABLE_CHARACTER => {
             Fault::Divide(Error::InvalidValue(said()))
         }
@@ -97,6 +90,16 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
         _ if code.code().starts_with("54") => Fault::Divide(Error::ValueTooLarge(said())),
         _ if code.code().starts_with("22") || code.code().starts_with("23") => Fault::Divide(Error::Backend(said())),
         _ => Fault::Final(Error::Backend(said())),
+    }
+}
+
+/// What to do about errors that poolers are the cause of.
+fn advice(code: &SqlState) -> &'static str {
+    match code {
+        &SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT | &SqlState::PROTOCOL_VIOLATION => {
+            "; behind a pooler that gives each transaction another connection, use preparedStatements: false"
+        }
+        _ => "",
     }
 }
 
