@@ -247,24 +247,29 @@ impl Js {
         let mut units = vec![0; length + 1];
         let length = self.read_text(value, &mut units)?;
         let units = &units[..length];
-        let mut bytes = vec![0; if is_ascii(units) { length } else { 3 * length }];
-        let length = convert(units, &mut bytes)?;
-        bytes.truncate(length);
+        let bytes = if is_ascii(units) {
+            let mut bytes = vec![0; length];
+            narrow(units, &mut bytes);
+            bytes
+        } else {
+            convert(units)?
+        };
         Ok(String::from_utf8(bytes).expect("that is UTF-8"))
     }
 
-    /// Shows a string's content to `body`. Short ones need no memory but the
+    /// Shows a string's content to `body`. Short ASCII needs no memory but the
     /// stack.
     pub fn with_text<T>(self, value: Value, body: impl FnOnce(&str) -> T) -> std::result::Result<T, NotText> {
         const SHORT: usize = 128;
         let mut units = [0; SHORT];
         let length = self.read_text(value, &mut units)?;
+        let units = &units[..length];
         // A string that fills the buffer may go on beyond it.
-        if length == SHORT - 1 {
+        if length == SHORT - 1 || !is_ascii(units) {
             return self.to_text(value).map(|text| body(&text));
         }
-        let mut bytes = [0; 3 * SHORT];
-        let length = convert(&units[..length], &mut bytes)?;
+        let mut bytes = [0; SHORT];
+        narrow(units, &mut bytes);
         Ok(body(str::from_utf8(&bytes[..length]).expect("that is UTF-8")))
     }
 
@@ -415,20 +420,26 @@ fn is_ascii(units: &[u16]) -> bool {
     units.iter().fold(0, |all, unit| all | unit) < 0x80
 }
 
-/// Converts to UTF-8; how many bytes. The buffer has room for three a unit, or
-/// for one if all are ASCII.
-fn convert(units: &[u16], bytes: &mut [u8]) -> std::result::Result<usize, NotText> {
-    if is_ascii(units) {
-        // Of short strings, the converter's start would cost more than this.
-        for (byte, unit) in bytes.iter_mut().zip(units) {
-            #[expect(clippy::cast_possible_truncation, reason = "it is ASCII")]
-            let ascii = *unit as u8;
-            *byte = ascii;
-        }
-        return Ok(units.len());
+/// Writes ASCII as bytes: of short strings, the converter's start would cost
+/// more.
+fn narrow(units: &[u16], bytes: &mut [u8]) {
+    for (byte, unit) in bytes.iter_mut().zip(units) {
+        #[expect(clippy::cast_possible_truncation, reason = "it is ASCII")]
+        let ascii = *unit as u8;
+        *byte = ascii;
     }
+}
+
+/// Any text as UTF-8.
+fn convert(units: &[u16]) -> std::result::Result<Vec<u8>, NotText> {
     if encoding_rs::mem::utf16_valid_up_to(units) != units.len() {
         return Err(NotText::LoneSurrogate);
     }
-    Ok(encoding_rs::mem::convert_utf16_to_utf8(units, bytes))
+    // The converter asks for room for three bytes a unit.
+    let mut bytes = vec![0; 3 * units.len()];
+    let length = encoding_rs::mem::convert_utf16_to_utf8(units, &mut bytes);
+    bytes.truncate(length);
+    // A store may keep it for long.
+    bytes.shrink_to_fit();
+    Ok(bytes)
 }
