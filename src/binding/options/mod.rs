@@ -24,40 +24,36 @@ const MOST_CONNECTIONS: u32 = 1_000;
 struct Given {
     js: Js,
     object: Option<Value>,
-    /// What the names have before them in errors.
-    within: &'static str,
+    /// The option that they are within, for errors.
+    within: Option<&'static str>,
 }
 
 impl Given {
     fn of(js: Js, value: Value) -> Result<Self> {
-        if js.is_nullish(value) {
-            return Ok(Self {
-                js,
-                object: None,
-                within: "",
-            });
-        }
-        if !js.is_object(value) {
+        let given = !js.is_nullish(value);
+        if given && !js.is_object(value) {
             return Err(Error::InvalidOption("the options are not an object".into()));
         }
         Ok(Self {
             js,
-            object: Some(value),
-            within: "",
+            object: given.then_some(value),
+            within: None,
         })
     }
 
     /// The options within an option.
-    fn within(js: Js, value: Value, within: &'static str) -> Result<Self> {
-        if !js.is_object(value) {
-            let name = within.trim_end_matches('.');
+    fn within(&self, name: &'static str) -> Result<Option<Self>> {
+        let Some(value) = self.value(name)? else {
+            return Ok(None);
+        };
+        if !self.js.is_object(value) {
             return Err(Error::InvalidOption(format!("{name} is not an object")));
         }
-        Ok(Self {
-            js,
+        Ok(Some(Self {
+            js: self.js,
             object: Some(value),
-            within,
-        })
+            within: Some(name),
+        }))
     }
 
     fn value(&self, name: &str) -> Result<Option<Value>> {
@@ -73,7 +69,10 @@ impl Given {
         let Some(value) = self.value(name)? else {
             return Ok(None);
         };
-        let wrong = || Error::InvalidOption(format!("{}{name} must be {kind}", self.within));
+        let wrong = || {
+            let name = self.within.map_or(name.into(), |within| format!("{within}.{name}"));
+            Error::InvalidOption(format!("{name} must be {kind}"))
+        };
         read(value).map(Some).ok_or_else(wrong)
     }
 
@@ -123,7 +122,7 @@ impl Given {
     }
 
     fn tls(&self) -> Result<Option<TlsOptions>> {
-        self.value("tls")?.map(|tls| tls::parse(self.js, tls)).transpose()
+        self.within("tls")?.map(|tls| tls::options(&tls)).transpose()
     }
 }
 

@@ -1,12 +1,10 @@
 //! The `tls` option of the stores on servers.
 
 use super::Given;
-use crate::binding::js::{Js, Value};
 use crate::kv::Result;
 use crate::stores::TlsOptions;
 
-pub fn parse(js: Js, value: Value) -> Result<TlsOptions> {
-    let given = Given::within(js, value, "tls.")?;
+pub fn options(given: &Given) -> Result<TlsOptions> {
     let default = TlsOptions::default();
     Ok(TlsOptions {
         ca: given.bytes("ca")?,

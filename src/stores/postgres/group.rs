@@ -1,5 +1,6 @@
 //! Groups: gets as one statement, sets as one, deletes as one, and a statement
-//! for each `cas`, all on one connection without waiting in between.
+//! for each `cas`, all on one connection without waiting in between (but for
+//! connections where statements take turns).
 //!
 //! A statement about many keys fails or waits as one. If it does, because of a
 //! value that can't be stored or a lock that somebody holds, its operations are

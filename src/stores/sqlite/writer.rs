@@ -165,22 +165,24 @@ impl Writer {
             self.queue.push_back(message);
         }
         let clearing = self.clearing.as_ref();
-        let fits = |message: &Message| match message {
-            Message::Job(job, _) => match &job.command {
-                Command::Get(key) | Command::Put(key, _) | Command::Cas(key, ..) => {
-                    clearing.is_none_or(|clearing| !clearing.prefix.contains_json(key.as_json()))
-                }
-                _ => false,
-            },
-            Message::Ready(_) => false,
+        let fits = |job: &Job| match &job.command {
+            Command::Get(key) | Command::Put(key, _) | Command::Cas(key, ..) => {
+                clearing.is_none_or(|clearing| !clearing.prefix.contains_json(key.as_json()))
+            }
+            _ => false,
         };
-        let room = GROUP - group.len();
-        let length = self.queue.iter().take(room).take_while(|message| fits(message)).count();
-        group.extend(self.queue.drain(..length).filter_map(|message| match message {
-            Message::Job(job, outbox) => Some((job, outbox)),
-            Message::Ready(_) => None,
-        }));
-        length > 0
+        let before = group.len();
+        while group.len() < GROUP {
+            match self.queue.pop_front() {
+                Some(Message::Job(job, outbox)) if fits(&job) => group.push((job, outbox)),
+                Some(other) => {
+                    self.queue.push_front(other);
+                    break;
+                }
+                None => break,
+            }
+        }
+        group.len() > before
     }
 
     /// Runs a group and delivers its outcomes.
