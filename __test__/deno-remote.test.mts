@@ -5,9 +5,8 @@ import { DenokvServer, hasDenokv } from "./services/denokv.mts";
 import { freePort } from "./services/redis.mts";
 import { collect, keysOf } from "./support/collect.mts";
 import { askDeno, openDenoStore } from "./support/deno.mts";
+import { numbers } from "./support/entries.mts";
 import { expectRejection } from "./support/rejection.mts";
-
-const numbers = (length: number) => Array.from({ length }, (_, i) => i);
 
 test("a server that is not there is an error at once", async () => {
   const store = openDenoStore(`http://127.0.0.1:${await freePort()}`, {

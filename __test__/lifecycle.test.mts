@@ -1,6 +1,11 @@
 // The edges of life: when a process may end, and what survives threads.
 import { describe, expect, test } from "vitest";
-import { type Ran, runChild, startChild } from "./support/child.mts";
+import {
+  expectGoodEnd,
+  prompt,
+  runChild,
+  startChild,
+} from "./support/child.mts";
 import { keysOf } from "./support/collect.mts";
 import {
   insertRows,
@@ -10,9 +15,6 @@ import {
   sql,
   temporaryFile,
 } from "./support/sqlite.mts";
-
-/** How long a process may take to end when nothing is left to do. */
-const prompt = 2_000;
 
 /** The stores that every script here may open by name. */
 const stores = `
@@ -28,12 +30,6 @@ const stores = `
 async function inStore(name: string, script: string, flags?: string[]) {
   const path = await temporaryFile();
   return runChild(stores + script, { name, path }, flags);
-}
-
-/** It ended by itself, in good order, and soon. */
-function expectGoodEnd(ran: Ran): void {
-  expect(ran).toMatchObject({ code: 0, signal: null, stderr: "" });
-  expect(ran.lastMilliseconds).toBeLessThan(prompt);
 }
 
 /** Whether all that open it, in whichever thread, share its entries. */

@@ -4,13 +4,8 @@ import type { Connection } from "mysql2/promise";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { MysqlServer, password } from "./services/mysql.mts";
 import { collect, keysOf } from "./support/collect.mts";
-import {
-  key,
-  numbers,
-  recovers,
-  writeThrough,
-  writeThroughCuts,
-} from "./support/faults.mts";
+import { key, numbers } from "./support/entries.mts";
+import { recovers, writeThrough, writeThroughCuts } from "./support/faults.mts";
 import { openStore } from "./support/mysql.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
 
@@ -290,14 +285,7 @@ test("all connections of the server are taken", async () => {
     expect(error.message).toContain("Too many connections");
   }
   others.forEach((connection) => connection.destroy());
-  await expect
-    .poll(() =>
-      store.set(["k"], 1).then(
-        () => true,
-        () => false,
-      ),
-    )
-    .toBe(true);
+  await recovers(() => store.set(["k"], 1));
   expect(await store.get(["k"])).toBe(1);
   await server.sql("SET GLOBAL max_connections = 151");
 });
@@ -457,14 +445,7 @@ test("the queue has a bound", async () => {
   expect(codes.slice(0, 100)).not.toContain("ERR_KV_BACKEND");
   expect(codes.slice(100)).toEqual(Array(50).fill("ERR_KV_BACKEND"));
   server.resume();
-  await expect
-    .poll(() =>
-      store.set(["k"], 1).then(
-        () => true,
-        () => false,
-      ),
-    )
-    .toBe(true);
+  await recovers(() => store.set(["k"], 1));
 });
 
 test("a table space that is full", async () => {

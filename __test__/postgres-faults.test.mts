@@ -14,13 +14,8 @@ import {
 } from "vitest";
 import { PostgresServer, owner } from "./services/postgres.mts";
 import { collect, keysOf } from "./support/collect.mts";
-import {
-  key,
-  numbers,
-  recovers,
-  writeThrough,
-  writeThroughCuts,
-} from "./support/faults.mts";
+import { key, numbers } from "./support/entries.mts";
+import { recovers, writeThrough, writeThroughCuts } from "./support/faults.mts";
 import { type Options, openStore } from "./support/postgres.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
 
@@ -143,7 +138,7 @@ test("the server has no connection left", async () => {
   await Promise.all(numbers(500).map((i) => connected.set(key(i), i)));
   expect(await connected.get(["k"])).toBe(1);
   await Promise.all(others.map((other) => other.end({ timeout: 0 })));
-  await recovers(() => store.get(["k"]));
+  await recovers(() => store.get(["k"]), 10_000);
   expect(await store.get(["k"])).toBe(1);
   await Promise.all([store.close(), connected.close()]);
   await sql`DROP OWNED BY app`;
@@ -156,7 +151,7 @@ test("a read-only database", async () => {
   await sql`ALTER DATABASE postgres SET default_transaction_read_only = on`;
   try {
     await terminate();
-    await recovers(() => store.get(["k"]));
+    await recovers(() => store.get(["k"]), 10_000);
     for (const call of [
       () => store.set(["k"], "new"),
       () => store.cas(["k"], "old", "new"),
@@ -174,7 +169,7 @@ test("a read-only database", async () => {
     });
   }
   await terminate();
-  await recovers(() => store.set(["k"], "new"));
+  await recovers(() => store.set(["k"], "new"), 10_000);
   expect(await store.get(["k"])).toBe("new");
 });
 
@@ -413,7 +408,7 @@ test("a server that stays away: operations wait, and then reject", async () => {
   }
   expect(performance.now() - begin).toBeLessThan(3_000);
   await server.start();
-  await recovers(() => store.set(["k"], 1));
+  await recovers(() => store.set(["k"], 1), 10_000);
 });
 
 test("operations wait for a server that is started again", async () => {

@@ -3,6 +3,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { PostgresKvStore } from "../index.js";
 import { PostgresServer } from "./services/postgres.mts";
+import { numbers } from "./support/entries.mts";
 import { collect } from "./support/collect.mts";
 import { openStore } from "./support/postgres.mts";
 
@@ -49,7 +50,6 @@ async function plans(call: () => Promise<unknown>): Promise<string[]> {
 
 const key = (i: number) =>
   ["traces", String(Math.floor(i / 50)), String(i)] as const;
-const numbers = (count: number) => Array.from(Array(count).keys());
 
 const operations: Record<string, (store: PostgresKvStore) => Promise<unknown>> =
   {

@@ -11,6 +11,7 @@ import {
 } from "vitest";
 import { PostgresKvStore, openKvStore } from "../index.js";
 import { PgBouncer, PostgresServer } from "./services/postgres.mts";
+import { key, numbers } from "./support/entries.mts";
 import { ask } from "./support/child.mts";
 import { collect, inTextOrder, keysOf } from "./support/collect.mts";
 import { hostileKeys } from "./support/hostile.mts";
@@ -28,9 +29,6 @@ afterAll(() => server.stop());
 beforeEach(async () => {
   await sql`DROP TABLE IF EXISTS fedify_kv_v2`;
 });
-
-const numbers = (count: number) => Array.from(Array(count).keys());
-const key = (i: number) => ["k", String(i)] as const;
 
 describe("options", () => {
   test.each<[string, Options]>([

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { openKvStore } from "../index.js";
 import { RedisCluster } from "./services/redis-cluster.mts";
+import { key, numbers } from "./support/entries.mts";
 import { collect, keysOf } from "./support/collect.mts";
 import { openStore } from "./support/redis.mts";
 import { expectRejection } from "./support/rejection.mts";
@@ -13,9 +14,6 @@ beforeAll(async () => {
 }, 60_000);
 afterAll(() => cluster.stop());
 beforeEach(() => cluster.flush());
-
-const numbers = (count: number) => Array.from(Array(count).keys());
-const key = (i: number) => ["k", String(i)] as const;
 
 test("all 300 of 300 keys, from any node", async () => {
   const store = openStore(cluster.urls);

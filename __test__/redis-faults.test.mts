@@ -4,13 +4,8 @@ import type { Redis } from "ioredis";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Program, RedisServer } from "./services/redis.mts";
 import { collect, keysOf } from "./support/collect.mts";
-import {
-  key,
-  numbers,
-  recovers,
-  writeThrough,
-  writeThroughCuts,
-} from "./support/faults.mts";
+import { key, numbers } from "./support/entries.mts";
+import { recovers, writeThrough, writeThroughCuts } from "./support/faults.mts";
 import { openStore } from "./support/redis.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
 
@@ -267,14 +262,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     expect(codes.slice(0, 100)).toEqual(Array(100).fill("ERR_KV_TIMEOUT"));
     expect(codes.slice(100)).toEqual(Array(50).fill("ERR_KV_BACKEND"));
     server.resume();
-    await expect
-      .poll(() =>
-        store.set(["k"], 1).then(
-          () => true,
-          () => false,
-        ),
-      )
-      .toBe(true);
+    await recovers(() => store.set(["k"], 1));
     expect(await store.get(["k"])).toBe(1);
   });
 

@@ -1,6 +1,7 @@
 // Operations that wait together share commands. Nobody should see it.
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { RedisServer } from "./services/redis.mts";
+import { key, numbers } from "./support/entries.mts";
 import { openStore } from "./support/redis.mts";
 
 let server: RedisServer;
@@ -13,9 +14,6 @@ beforeEach(async () => {
   await server.client().flushall();
   await server.client().config("RESETSTAT");
 });
-
-const numbers = (count: number) => Array.from(Array(count).keys());
-const key = (i: number) => ["k", String(i)] as const;
 
 /** How often the server was asked each command. */
 async function calls(): Promise<Record<string, number>> {

@@ -13,13 +13,11 @@ import {
   runtimes,
   thisNode,
 } from "./services/runtimes.mts";
+import { prompt } from "./support/child.mts";
 import { temporaryDirectory, temporaryFile } from "./support/sqlite.mts";
 
 const root = join(import.meta.dirname, "..");
 const smoke = join(import.meta.dirname, "support/smoke.mts");
-
-/** How long a process may take to end when nothing is left to do. */
-const prompt = 2_000;
 
 async function run({ command, flags }: Runtime, args: readonly string[]) {
   const child = spawn(command, [...flags, ...args], {

@@ -1,10 +1,9 @@
 // Entries by number, for the tests that need many and care about none.
+import { numbers } from "../support/entries.mts";
 import type { Store } from "./fixture.mts";
 
 /** What `next()` answers once there is nothing more. */
 export const end = { value: undefined, done: true };
-
-export const numbers = (count: number) => Array.from(Array(count).keys());
 
 /** A key in whose order the numbers up to a million are in theirs. */
 export const keyOf = (i: number) => ["k", String(i).padStart(6, "0")] as const;

@@ -2,7 +2,8 @@
 import { expect } from "vitest";
 import { collect, keysOf } from "../support/collect.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
-import { end, fill, numbers } from "./entries.mts";
+import { numbers } from "../support/entries.mts";
+import { end, fill } from "./entries.mts";
 import type { ContractTest } from "./fixture.mts";
 
 export function describeIterator(test: ContractTest): void {

@@ -3,7 +3,8 @@ import { setImmediate } from "node:timers/promises";
 import { expect } from "vitest";
 import { collect, inTextOrder, keysOf } from "../support/collect.mts";
 import { expectRejection } from "../support/rejection.mts";
-import { end, fill, keyOf, numbers } from "./entries.mts";
+import { numbers } from "../support/entries.mts";
+import { end, fill, keyOf } from "./entries.mts";
 import type { ContractTest, Store } from "./fixture.mts";
 
 export function describePages(test: ContractTest): void {

@@ -4,7 +4,7 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { onTestFinished } from "vitest";
+import { expect, onTestFinished } from "vitest";
 
 const root = join(import.meta.dirname, "../..");
 
@@ -138,6 +138,15 @@ export function startChild(
 
 export interface Ran extends Exit {
   reports: unknown[];
+}
+
+/** How long a process may take to end when nothing is left to do, in ms. */
+export const prompt = 2_000;
+
+/** It ended by itself, in good order, and soon. */
+export function expectGoodEnd(exit: Exit): void {
+  expect(exit).toMatchObject({ code: 0, signal: null, stderr: "" });
+  expect(exit.lastMilliseconds).toBeLessThan(prompt);
 }
 
 /** Runs a script to its end, whichever that is. */

@@ -1,15 +1,13 @@
 // What the tests of failing servers have in common.
 import { expect } from "vitest";
 import type { PostgresKvStore } from "../../index.js";
+import { key, numbers } from "./entries.mts";
 
 /** Any store on a server. */
 type Store = Pick<PostgresKvStore, "get" | "set" | "cas" | "delete">;
 
-export const numbers = (count: number) => Array.from(Array(count).keys());
-export const key = (i: number) => ["k", String(i)] as const;
-
 /** Waits until an operation of the store succeeds. */
-export const recovers = (call: () => Promise<unknown>) =>
+export const recovers = (call: () => Promise<unknown>, timeout = 1_000) =>
   expect
     .poll(
       () =>
@@ -17,7 +15,7 @@ export const recovers = (call: () => Promise<unknown>) =>
           () => true,
           () => false,
         ),
-      { timeout: 10_000 },
+      { timeout },
     )
     .toBe(true);
 

@@ -1,0 +1,5 @@
+// Entries by number.
+
+export const numbers = (count: number) => Array.from(Array(count).keys());
+
+export const key = (i: number) => ["k", String(i)] as const;
