@@ -1,12 +1,15 @@
 //! Connections to a database, and what its errors mean to a caller.
 
+use super::log::Log;
 use super::{Durability, SqliteOptions};
 use crate::kv::{Error, Result};
 use crate::stores::files::{self, Claim};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use std::ffi::c_int;
 use std::fmt;
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -43,7 +46,9 @@ impl fmt::Display for Place {
 /// An open connection.
 pub struct Database {
     connection: Connection,
-    /// Given up after the connection is closed: fields drop in this order.
+    /// If commits go to the log in one piece. Used by the connection until it
+    /// is closed, and the claim is given up after that: fields drop in order.
+    pub(super) log: Option<Log>,
     claim: Option<Claim>,
 }
 
@@ -71,6 +76,12 @@ impl Database {
     /// For a connection that goes elsewhere: the claim must outlive it.
     pub fn into_parts(self) -> (Connection, Option<Claim>) {
         (self.connection, self.claim)
+    }
+
+    /// Commits the transaction under way.
+    pub fn commit(&self) -> rusqlite::Result<()> {
+        let commit = || self.connection.execute_batch("COMMIT");
+        self.log.as_ref().map_or_else(commit, |log| log.collect(commit))
     }
 
     /// A connection that only reads.
@@ -102,6 +113,7 @@ impl Database {
                     .map_err(|error| self::error(&error))?;
                 return Ok(Self {
                     connection,
+                    log: None,
                     claim: None,
                 });
             }
@@ -119,6 +131,7 @@ impl Database {
             .map_err(|error| self::error(&error))?;
         Ok(Self {
             connection,
+            log: None,
             claim: Some(claim),
         })
     }
@@ -128,7 +141,7 @@ impl Database {
         self.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
         // Checkpoints run on a connection of their own.
         self.pragma_update(None, "wal_autocheckpoint", 0)?;
-        self.set_durability(options.durability)?;
+        self.commits(options.durability, options.busy_timeout)?;
         if cfg!(target_os = "macos") && options.durability == Durability::Full {
             // There, fsync alone leaves the data in the drive's cache.
             self.pragma_update(None, "fullfsync", true)?;
@@ -136,7 +149,9 @@ impl Database {
         Ok(())
     }
 
-    pub fn set_durability(&self, durability: Durability) -> rusqlite::Result<()> {
+    /// What commits survive from now on, and how long they wait for a lock.
+    pub fn commits(&self, durability: Durability, busy_timeout: Duration) -> rusqlite::Result<()> {
+        self.busy_timeout(busy_timeout)?;
         let synchronous = match durability {
             Durability::Full => "FULL",
             Durability::Normal => "NORMAL",
@@ -158,6 +173,17 @@ impl Database {
             }
         }
     }
+}
+
+/// SQLite's object for the database's file, or for its log: which, `opcode` says.
+pub fn file(connection: &Connection, opcode: c_int) -> Option<NonNull<ffi::sqlite3_file>> {
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    // SAFETY: the handle is open for as long as `connection` is borrowed, and
+    // SQLITE_FCNTL_FILE_POINTER and SQLITE_FCNTL_JOURNAL_POINTER write a file
+    // pointer to where they are told; any other would find no use for it.
+    let status =
+        unsafe { ffi::sqlite3_file_control(connection.handle(), c"main".as_ptr(), opcode, (&raw mut file).cast()) };
+    NonNull::new(file).filter(|_| status == ffi::SQLITE_OK)
 }
 
 /// The engine's words under our code.

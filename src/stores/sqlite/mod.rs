@@ -6,6 +6,7 @@
 
 pub(in crate::stores) mod database;
 mod list;
+mod log;
 mod recent;
 mod snapshot;
 mod statements;

@@ -6,6 +6,7 @@
 //! so an unchanged header proves that a snapshot is still the latest state,
 //! without taking a lock.
 
+use super::database;
 use rusqlite::{Connection, ffi};
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -33,21 +34,8 @@ impl WalIndex {
     /// `None` when the connection has no write-ahead log, or no shared index.
     /// Must be dropped before the connection is.
     pub fn of(connection: &Connection) -> Option<Self> {
-        let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
         let mut block: *mut c_void = ptr::null_mut();
-        // SAFETY: the handle is open for as long as `connection` is borrowed,
-        // and this opcode writes a file pointer to where it is told.
-        let status = unsafe {
-            ffi::sqlite3_file_control(
-                connection.handle(),
-                c"main".as_ptr(),
-                ffi::SQLITE_FCNTL_FILE_POINTER,
-                (&raw mut file).cast(),
-            )
-        };
-        if status != ffi::SQLITE_OK || file.is_null() {
-            return None;
-        }
+        let file = database::file(connection, ffi::SQLITE_FCNTL_FILE_POINTER)?.as_ptr();
         // SAFETY: SQLite returned the file object of an open database; its
         // methods are null while no file is open.
         let methods = unsafe { (*file).pMethods.as_ref() }?;

@@ -3,9 +3,10 @@
 
 use super::database::{self, Database};
 use super::list::ListConnection;
+use super::log::Log;
 use super::snapshot::{Found, Snapshot, find};
 use super::wal::{Header, WalIndex};
-use super::{Message, Shared, lock, value_reply, worker};
+use super::{Durability, Message, Shared, lock, value_reply, worker};
 use crate::kv::{
     Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write, now,
 };
@@ -263,9 +264,7 @@ impl Writer {
                     break;
                 }
             }
-            open.database
-                .execute_batch("COMMIT")
-                .map_err(|error| Failure::of(&error))?;
+            open.database.commit().map_err(|error| Failure::of(&error))?;
             Ok(done)
         }));
         let done = done.unwrap_or_else(|_| Err(Failure::Transaction(internal())));
@@ -502,6 +501,9 @@ impl Writer {
                 .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
                 .ok();
             open.wal = WalIndex::of(&open.database);
+            if open.wal.is_some() && open.database.log.is_none() && shared.options.durability == Durability::Full {
+                open.database.log = Log::of(&open.database);
+            }
             self.sweep_at = Some(Instant::now() + SWEEP_AT_MOST);
         }
         if !shared.open.load(Ordering::Acquire) {
@@ -598,7 +600,13 @@ impl Writer {
         let Some(open) = self.open.as_ref().filter(|open| open.table) else {
             return;
         };
-        match catch_unwind(AssertUnwindSafe(|| self.sweep(&open.database))) {
+        let swept = catch_unwind(AssertUnwindSafe(|| self.sweep(&open.database)));
+        let options = &self.shared.options;
+        if open.database.commits(options.durability, options.busy_timeout).is_err() {
+            // No write may rely on it any more.
+            self.open = None;
+        }
+        match swept {
             Ok(Ok(Sweep::More)) => self.sweep_at = Some(Instant::now()),
             Ok(Ok(Sweep::Next(deadline))) => self.sweep_by(deadline),
             Ok(Ok(Sweep::Nothing)) => {}
@@ -608,16 +616,10 @@ impl Writer {
     }
 
     fn sweep(&self, database: &Database) -> rusqlite::Result<Sweep> {
-        let options = &self.shared.options;
-        database.busy_timeout(Duration::ZERO)?;
         // A power loss may undo a sweep: it needs no sync of its own.
-        database.set_durability(super::Durability::Normal)?;
-        let swept = database
-            .prepare_cached(&self.shared.sql.sweep)
-            .and_then(|mut statement| statement.execute(params![now(), SLICE]));
-        database.set_durability(options.durability)?;
-        database.busy_timeout(options.busy_timeout)?;
-        if swept? == SLICE as usize {
+        database.commits(Durability::Normal, Duration::ZERO)?;
+        let mut statement = database.prepare_cached(&self.shared.sql.sweep)?;
+        if statement.execute(params![now(), SLICE])? == SLICE as usize {
             return Ok(Sweep::More);
         }
         let mut statement = database.prepare_cached(&self.shared.sql.next_deadline)?;
