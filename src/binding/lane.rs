@@ -14,7 +14,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::{Rc, Weak as RcWeak};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 #[derive(Default)]
 pub struct Lane {
@@ -29,7 +29,9 @@ pub struct Lane {
 pub struct Mailbox {
     /// The lane's: a store may deliver its last outcomes and be gone.
     news: Arc<Mutex<Vec<News>>>,
-    bell: Mutex<Option<Bell>>,
+    /// Ringing it wakes the JavaScript thread, which should not find it locked
+    /// then. Only who takes it away is alone with it.
+    bell: RwLock<Option<Bell>>,
 }
 
 enum News {
@@ -41,8 +43,11 @@ enum News {
 /// JavaScript thread empty the mailbox.
 struct Bell(sys::napi_threadsafe_function);
 
-// SAFETY: a threadsafe function may be called and released on any thread.
+// SAFETY: a threadsafe function may be called and released on any thread, and
+// called on several at once.
 unsafe impl Send for Bell {}
+// SAFETY: as above; what is only for the JavaScript thread asks for a [`Js`].
+unsafe impl Sync for Bell {}
 
 impl Lane {
     pub fn new(js: Js) -> (Rc<Self>, Arc<Mailbox>) {
@@ -50,7 +55,7 @@ impl Lane {
         let bell = Bell::new(js, &lane);
         let mailbox = Arc::new(Mailbox {
             news: Arc::clone(&lane.news),
-            bell: Mutex::new(Some(bell)),
+            bell: RwLock::new(Some(bell)),
         });
         let _ = lane.mailbox.set(Arc::downgrade(&mailbox));
         (lane, mailbox)
@@ -102,7 +107,7 @@ impl Lane {
 
     fn with_bell(&self, body: impl FnOnce(&Bell)) {
         if let Some(mailbox) = self.mailbox()
-            && let Some(bell) = lock(&mailbox.bell).as_ref()
+            && let Some(bell) = mailbox.bell().as_ref()
         {
             body(bell);
         }
@@ -174,9 +179,13 @@ impl Mailbox {
         let first = news.is_empty();
         news.extend(some);
         drop(news);
-        if first && let Some(bell) = lock(&self.bell).as_ref() {
+        if first && let Some(bell) = self.bell().as_ref() {
             bell.ring();
         }
+    }
+
+    fn bell(&self) -> RwLockReadGuard<'_, Option<Bell>> {
+        self.bell.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that a list has a page that it waits for.
@@ -275,7 +284,7 @@ unsafe extern "C" fn silence(context: *mut c_void) {
     // hook away first.
     let lane = unsafe { &*context.cast::<Lane>() };
     if let Some(mailbox) = lane.mailbox()
-        && let Some(bell) = lock(&mailbox.bell).take()
+        && let Some(bell) = mailbox.bell.write().unwrap_or_else(PoisonError::into_inner).take()
     {
         bell.close();
     }
