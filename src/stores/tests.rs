@@ -1,7 +1,7 @@
 //! What the stores promise each other and the binding, without JavaScript. The
 //! suite in `__test__/contract` says what users may expect.
 
-use super::{Durability, MemoryStore, SqliteOptions, SqliteStore};
+use super::{DenoOptions, DenoStore, Durability, MemoryStore, SqliteOptions, SqliteStore};
 use crate::kv::{
     Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply, Store,
     Ticket, Ttl, Write,
@@ -228,13 +228,19 @@ fn what_waits_is_committed_together() {
 #[test]
 fn a_get_in_a_burst_sees_what_another_store_has_written() {
     let file = File::new();
-    let (reader, writer) = (file.open(), file.open());
+    sees_what_another_has_written(&file.open(), &file.open());
+    let file = File::new();
+    let open = || DenoStore::at(file.0.to_str().unwrap(), DenoOptions::default()).unwrap();
+    sees_what_another_has_written(&open(), &open());
+}
+
+fn sees_what_another_has_written(reader: &impl Store, writer: &impl Store) {
     let mut at_once = 0;
     for i in 0..300 {
-        run(&writer, put(&["k"], &i.to_string())).unwrap();
+        run(writer, put(&["k"], &i.to_string())).unwrap();
         // From the second read on, the transaction is held open.
         for _ in 0..3 {
-            assert_eq!(get(&reader, &["k"]), Some(i.to_string()));
+            assert_eq!(get(reader, &["k"]), Some(i.to_string()));
         }
         let mut pages = reader.pages(prefix(&["k"]), PageLimits::default());
         let now = pages.first_page_now();

@@ -92,7 +92,12 @@ impl DenoPages {
 }
 
 /// A page, and the last key read if there may be more.
-fn read(reader: &Reader, start: &[u8], end: &[u8], limits: PageLimits) -> rusqlite::Result<(Page, Option<Vec<u8>>)> {
+fn read(
+    reader: &mut Reader,
+    start: &[u8],
+    end: &[u8],
+    limits: PageLimits,
+) -> rusqlite::Result<(Page, Option<Vec<u8>>)> {
     let mut page = Page::default();
     let mut read = 0;
     let mut last = None;
@@ -133,9 +138,9 @@ impl Pages for DenoPages {
         }
         let (start, end) = self.range.as_ref().ok()?;
         let shared = Arc::clone(&self.shared);
-        let reader = shared.reader.try_lock().ok()?;
+        let mut reader = shared.reader.try_lock().ok()?;
         // What fails here is tried again, and told, by the worker.
-        let (page, last) = read(reader.as_ref()?, start, end, self.limits).ok()?;
+        let (page, last) = read(reader.as_mut()?, start, end, self.limits).ok()?;
         self.begun = true;
         Some(self.go_on(page, last))
     }

@@ -31,6 +31,7 @@ use reader::Reader;
 use row::Rows;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use worker::Worker;
@@ -67,6 +68,9 @@ struct Shared {
     /// The calling thread's connection, while a file is open. The worker opens
     /// and closes it.
     reader: Mutex<Option<Reader>>,
+    /// Told when the reader holds a transaction open, so that the worker ends
+    /// it.
+    held: Notify,
     /// The worker's and the lists' connection.
     list_reader: Mutex<Option<Reader>>,
     pending: PendingWrites,
@@ -96,6 +100,7 @@ impl DenoStore {
                 place: Place::parse(place, &options)?,
                 options,
                 reader: Mutex::default(),
+                held: Notify::new(),
                 list_reader: Mutex::default(),
                 pending: PendingWrites::default(),
             }),
@@ -146,7 +151,7 @@ impl Store for DenoStore {
         let Ok(mut reader) = self.shared.reader.try_lock() else {
             return Err(Command::Get(key));
         };
-        match reader.as_mut().map(|reader| reader.get(&key)) {
+        match reader.as_mut().map(|reader| reader.get(&key, &self.shared.held)) {
             Some(Ok(outcome)) => Ok(outcome),
             // What fails here is tried again, and told, by the worker.
             Some(Err(_)) | None => Err(Command::Get(key)),

@@ -5,58 +5,74 @@ use super::row::{Row, Stored, reply};
 use super::{key, lock};
 use crate::kv::{Error, Key, Millis, Outcome, Result, now};
 use crate::stores::sqlite::database::{self, Database, Place};
+use crate::stores::sqlite::snapshot::Snapshot;
 use denokv_proto::Versionstamp;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Statement, params};
 use std::sync::Mutex;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 const GET: &str = "SELECT v, v_encoding, version, expiration_ms FROM kv WHERE k = ?1";
 
 const RANGE: &str = "SELECT v, v_encoding, version, expiration_ms, k FROM kv \
     WHERE k >= ?1 AND k < ?2 ORDER BY k LIMIT ?3";
 
-pub struct Reader(Database);
+pub struct Reader(Snapshot);
 
 impl Reader {
     pub fn open(place: &Place, busy_timeout: Duration) -> Result<Self> {
-        Database::open_for_reading(place, busy_timeout).map(Self)
+        let database = Database::open_for_reading(place, busy_timeout)?;
+        let snapshot = Snapshot::new(database, GET);
+        snapshot.map(Self).map_err(|error| database::error(&error))
     }
 
-    /// `get`, where it can be answered here and now.
-    pub fn get(&mut self, key: &Key) -> rusqlite::Result<Outcome> {
-        match key::encode(key) {
-            Ok(bytes) => self.row(&bytes).map(|row| reply(key.clone(), row.as_ref())),
-            Err(error) => Ok(Err(error)),
-        }
+    /// `get`, where it can be answered here and now. Tells when there is a
+    /// transaction to [let go](Self::let_go).
+    pub fn get(&mut self, key: &Key, held: &Notify) -> rusqlite::Result<Outcome> {
+        let bytes = match key::encode(key) {
+            Ok(bytes) => bytes,
+            Err(error) => return Ok(Err(error)),
+        };
+        let row = self.0.get(self.0.header(), held, |get| select(get, &bytes))?;
+        Ok(reply(key.clone(), row.as_ref()))
     }
 
-    pub fn row(&self, key: &[u8]) -> rusqlite::Result<Option<Row>> {
-        let mut statement = self.0.prepare_cached(GET)?;
-        let now = now();
-        statement.query_row([key], |row| read(row, now)).optional()
+    pub fn let_go(&mut self) {
+        self.0.let_go();
+    }
+
+    pub fn row(&mut self, key: &[u8]) -> rusqlite::Result<Option<Row>> {
+        self.0.read(|database| select(&mut *database.prepare_cached(GET)?, key))
     }
 
     /// Shows the rows from `start` to before `end` one by one, at most `limit`,
     /// until `body` has had enough.
     pub fn range(
-        &self,
+        &mut self,
         start: &[u8],
         end: &[u8],
         limit: u32,
         mut body: impl FnMut(&[u8], Row) -> bool,
     ) -> rusqlite::Result<()> {
-        let mut statement = self.0.prepare_cached(RANGE)?;
-        let mut rows = statement.query(params![start, end, limit])?;
-        let now = now();
-        while let Some(row) = rows.next()? {
-            // No other type of key is ever in a range of keys.
-            let key = row.get_ref(4)?.as_blob().unwrap_or_default();
-            if !body(key, read(row, now)?) {
-                break;
+        self.0.read(|database| {
+            let mut statement = database.prepare_cached(RANGE)?;
+            let mut rows = statement.query(params![start, end, limit])?;
+            let now = now();
+            while let Some(row) = rows.next()? {
+                // No other type of key is ever in a range of keys.
+                let key = row.get_ref(4)?.as_blob().unwrap_or_default();
+                if !body(key, read(row, now)?) {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
+}
+
+fn select(get: &mut Statement<'_>, key: &[u8]) -> rusqlite::Result<Option<Row>> {
+    let now = now();
+    get.query_row([key], |row| read(row, now)).optional()
 }
 
 fn read(row: &rusqlite::Row<'_>, now: Millis) -> rusqlite::Result<Row> {
@@ -77,8 +93,8 @@ fn versionstamp(version: i64) -> Versionstamp {
 }
 
 /// Reads with a connection that may be gone.
-pub fn with<T>(reader: &Mutex<Option<Reader>>, body: impl FnOnce(&Reader) -> rusqlite::Result<T>) -> Result<T> {
-    match lock(reader).as_ref() {
+pub fn with<T>(reader: &Mutex<Option<Reader>>, body: impl FnOnce(&mut Reader) -> rusqlite::Result<T>) -> Result<T> {
+    match lock(reader).as_mut() {
         Some(reader) => body(reader).map_err(|error| database::error(&error)),
         None => Err(Error::Closed),
     }

@@ -4,9 +4,10 @@ use super::batch::{Batch, Encoded, Op};
 use super::engine::{Engine, Written};
 use super::key::{self, after};
 use super::row::Row;
-use super::{Message, Shared};
+use super::{Message, Shared, lock};
 use crate::kv::{Command, Error, Outcome, Prefix, Reply, Result};
 use crate::stores::served::Pending;
+use crate::stores::sqlite::snapshot::HOLD;
 use denokv_proto::{AtomicWrite, Check, Mutation, MutationKind};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Entries that `clear` and `drop` delete in one atomic write.
 const SLICE: u32 = 256;
@@ -30,6 +31,7 @@ pub struct Worker {
     messages: UnboundedReceiver<Message>,
     queue: VecDeque<Work>,
     engine: Option<Engine>,
+    release_at: Option<Instant>,
     closed: Option<Pending>,
 }
 
@@ -81,6 +83,7 @@ impl Worker {
             messages,
             queue: VecDeque::new(),
             engine: None,
+            release_at: None,
             closed: None,
         }
     }
@@ -90,7 +93,7 @@ impl Worker {
     pub async fn run(mut self) -> Option<Pending> {
         while self.closed.is_none() {
             if self.queue.is_empty() {
-                match self.messages.recv().await {
+                match self.next_message().await {
                     Some(message) => self.take(message),
                     None => break,
                 }
@@ -101,6 +104,29 @@ impl Worker {
             self.work().await;
         }
         self.closed
+    }
+
+    async fn next_message(&mut self) -> Option<Message> {
+        loop {
+            self.release_if_due();
+            let due = self.release_at.unwrap_or_else(Instant::now);
+            tokio::select! {
+                biased;
+                message = self.messages.recv() => return message,
+                () = self.shared.held.notified() => self.release_at = Some(Instant::now() + HOLD),
+                () = sleep_until(due), if self.release_at.is_some() => {}
+            }
+        }
+    }
+
+    /// Ends the transaction that the calling thread's reader holds.
+    fn release_if_due(&mut self) {
+        if self.release_at.is_some_and(|at| at <= Instant::now()) {
+            self.release_at = None;
+            if let Some(reader) = lock(&self.shared.reader).as_mut() {
+                reader.let_go();
+            }
+        }
     }
 
     fn take(&mut self, message: Message) {

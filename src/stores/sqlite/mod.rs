@@ -5,10 +5,11 @@
 //! waits in one transaction ([`writer`]), and a reader thread lists ([`list`]).
 
 pub(in crate::stores) mod database;
+mod keys;
 mod list;
 mod log;
 mod recent;
-mod snapshot;
+pub(in crate::stores) mod snapshot;
 mod statements;
 pub(in crate::stores) mod url;
 mod wal;
@@ -21,10 +22,11 @@ use crate::kv::{
     Command, Error, Job, JsonText, Key, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store,
 };
 use database::Place;
+use keys::Found;
 use list::{ListConnection, SqlitePages};
 use recent::Recent;
 use rusqlite::types::ValueRef;
-use snapshot::{Found, Snapshot};
+use snapshot::Snapshot;
 use statements::Statements;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -190,13 +192,13 @@ impl SqliteStore {
             return None;
         }
         let mut snapshot = self.shared.snapshot.try_lock().ok()?;
-        let snapshot = snapshot.as_mut()?;
-        let was_held = snapshot.is_held();
-        let found = snapshot.get(key.as_json(), &self.shared.recent).ok()?;
-        if !was_held && snapshot.is_held() {
-            self.shared.held.notify_one();
-        }
-        Some(found)
+        keys::get(
+            snapshot.as_mut()?,
+            &self.shared.held,
+            &self.shared.recent,
+            key.as_json(),
+        )
+        .ok()
     }
 }
 

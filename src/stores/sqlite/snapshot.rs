@@ -1,20 +1,19 @@
-//! Single keys, read on the calling thread.
+//! A connection that reads single keys on the calling thread.
 //!
 //! Most of what such a read costs is taking and releasing a lock. So in a burst
 //! of reads the transaction stays open, and each read first makes sure that
 //! nobody has committed since: what it returns is as fresh as if it had taken
-//! the lock. What it returns is kept for the next read of that key.
+//! the lock. Somebody has to end the transaction after [`HOLD`].
 
-use super::as_text;
 use super::database::Database;
-use super::recent::Recent;
-use super::statements::Statements;
 use super::wal::{Header, WalIndex};
-use crate::kv::{Millis, now};
-use rusqlite::types::ValueRef;
-use rusqlite::{Result, Statement, params};
+use rusqlite::{Result, Statement};
 use self_cell::self_cell;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// A held snapshot is let go after so long, and taken anew if reads go on.
+pub const HOLD: Duration = Duration::from_millis(10);
 
 /// Reads that come closer together than this are a burst.
 const BURST: Duration = Duration::from_millis(1);
@@ -49,25 +48,16 @@ self_cell!(
 // needed to use them.
 unsafe impl Send for Snapshot {}
 
-pub enum Found {
-    Nothing,
-    Text(String),
-    NotText,
-}
-
-/// When an entry expires, if that is known: the column takes anything.
-enum Expiry {
-    Never,
-    At(Millis),
-    Unknown,
-}
-
 impl Snapshot {
-    pub fn new(database: Database, sql: &Statements) -> Result<Self> {
+    /// On a connection for reading, with the statement that gets a key.
+    pub fn new(database: Database, get: &str) -> Result<Self> {
+        // The log's index exists only once the log was read from. Where that
+        // fails now, no transaction is ever held.
+        let _ = database.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
         let wal = WalIndex::of(&database);
         let prepared = Prepared::try_new(database, |database| -> Result<_> {
             Ok(Prepare {
-                get: database.prepare(&sql.get)?,
+                get: database.prepare(get)?,
                 begin: database.prepare("BEGIN")?,
                 commit: database.prepare("COMMIT")?,
             })
@@ -84,41 +74,41 @@ impl Snapshot {
         self.held.is_some()
     }
 
-    pub fn get(&mut self, key: &str, recent: &Recent) -> Result<Found> {
-        let header = self.header();
-        if let Some(text) = header.and_then(|header| recent.get(&header, key)) {
-            return Ok(Found::Text(text));
-        }
-        let (found, expiry) = self.read_key(key, header)?;
-        let expires = match expiry {
-            Expiry::Never => None,
-            Expiry::At(millis) => Some(millis),
-            Expiry::Unknown => return Ok(found),
-        };
-        // Only of a held transaction is it known which state it reads.
-        if let (Some(held), Found::Text(text)) = (&self.held, &found) {
-            recent.put(held, key, text, expires);
-        }
-        Ok(found)
+    /// The state that the open transaction reads.
+    pub fn held(&self) -> Option<&Header> {
+        self.held.as_ref()
     }
 
-    fn read_key(&mut self, key: &str, header: Option<Header>) -> Result<(Found, Expiry)> {
+    /// The latest state.
+    pub fn header(&self) -> Option<Header> {
+        self.wal.as_ref().map(WalIndex::header)
+    }
+
+    /// Runs the statement that gets a key, given the latest state just before.
+    /// Tells when there is a transaction to end from now on.
+    pub fn get<T>(
+        &mut self,
+        header: Option<Header>,
+        tell: &Notify,
+        select: impl FnOnce(&mut Statement<'_>) -> Result<T>,
+    ) -> Result<T> {
         self.release_if_stale(header)?;
         if self.is_held() {
-            return self.select(key);
+            return self.run(|prepared| select(&mut prepared.get));
         }
         let read = Instant::now();
         let burst = read.duration_since(self.last) < BURST;
         self.last = read;
         if header.is_none() || !burst {
-            return self.select(key);
+            return self.run(|prepared| select(&mut prepared.get));
         }
         self.run(|prepared| prepared.begin.raw_execute())?;
-        let found = self.select(key);
+        let found = self.run(|prepared| select(&mut prepared.get));
         // The transaction began at the first row read. It corresponds to the
         // header only if that did not change around it.
         if found.is_ok() && self.header() == header {
             self.held = header;
+            tell.notify_one();
         } else {
             self.release()?;
         }
@@ -139,41 +129,22 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Ends a held transaction: while it is open, the log cannot start over.
-    pub fn release(&mut self) -> Result<()> {
+    /// Ends a transaction, if one is held: while it is open, the log cannot
+    /// start over.
+    pub fn let_go(&mut self) {
+        if self.is_held() {
+            // A read transaction has nothing to commit that could fail.
+            let _ = self.release();
+        }
+    }
+
+    fn release(&mut self) -> Result<()> {
         self.held = None;
         self.last = Instant::now();
         self.run(|prepared| prepared.commit.raw_execute()).map(|_| ())
     }
 
-    pub fn header(&self) -> Option<Header> {
-        self.wal.as_ref().map(WalIndex::header)
-    }
-
-    fn select(&mut self, key: &str) -> Result<(Found, Expiry)> {
-        self.run(|prepared| find_with_expiry(&mut prepared.get, key))
-    }
-
     fn run<T>(&mut self, body: impl FnOnce(&mut Prepare<'_>) -> T) -> T {
         self.prepared.with_dependent_mut(|_, prepared| body(prepared))
     }
-}
-
-/// Runs the statement that gets one key.
-pub fn find(get: &mut Statement<'_>, key: &str) -> Result<Found> {
-    Ok(find_with_expiry(get, key)?.0)
-}
-
-fn find_with_expiry(get: &mut Statement<'_>, key: &str) -> Result<(Found, Expiry)> {
-    let mut rows = get.query(params![key, now()])?;
-    let Some(row) = rows.next()? else {
-        return Ok((Found::Nothing, Expiry::Unknown));
-    };
-    let found = as_text(row.get_ref(0)?).map_or(Found::NotText, |text| Found::Text(text.to_owned()));
-    let expiry = match row.get_ref(1)? {
-        ValueRef::Null => Expiry::Never,
-        ValueRef::Integer(millis) => Expiry::At(millis),
-        _ => Expiry::Unknown,
-    };
-    Ok((found, expiry))
 }

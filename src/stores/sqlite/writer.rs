@@ -2,9 +2,10 @@
 //! only then says that it is done. One sync to disk serves the whole batch.
 
 use super::database::{self, Database};
+use super::keys::{Found, find};
 use super::list::ListConnection;
 use super::log::Log;
-use super::snapshot::{Found, Snapshot, find};
+use super::snapshot::{HOLD, Snapshot};
 use super::wal::{Header, WalIndex};
 use super::{Durability, Message, Shared, lock, value_reply, worker};
 use crate::kv::{
@@ -36,9 +37,6 @@ const SLICE: u32 = 256;
 /// more, and never later than `SWEEP_AT_LEAST` if another process wrote them.
 const SWEEP_AT_MOST: Duration = Duration::from_secs(1);
 const SWEEP_AT_LEAST: Duration = Duration::from_secs(60);
-
-/// A held snapshot is let go after so long, and taken anew if reads go on.
-const HOLD: Duration = Duration::from_millis(10);
 
 /// Frames in the log from which its content is moved into the database, beside
 /// the writes; and from which writes wait until that is done.
@@ -508,10 +506,7 @@ impl Writer {
         }
         if !shared.open.load(Ordering::Acquire) {
             let reading = Database::open_for_reading(&shared.place, Duration::ZERO)?;
-            let _: Option<i64> = reading
-                .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
-                .ok();
-            let snapshot = Snapshot::new(reading, &shared.sql).map_err(|error| database::error(&error))?;
+            let snapshot = Snapshot::new(reading, &shared.sql.get).map_err(|error| database::error(&error))?;
             *lock(&shared.snapshot) = Some(snapshot);
             shared.open.store(true, Ordering::Release);
         }
@@ -573,12 +568,8 @@ impl Writer {
             return;
         }
         self.release_at = None;
-        if let Some(snapshot) = lock(&self.shared.snapshot)
-            .as_mut()
-            .filter(|snapshot| snapshot.is_held())
-        {
-            // A read transaction has nothing to commit that could fail.
-            let _ = snapshot.release();
+        if let Some(snapshot) = lock(&self.shared.snapshot).as_mut() {
+            snapshot.let_go();
         }
     }
 
@@ -641,8 +632,8 @@ impl Writer {
         };
         if frames >= MOST_FRAMES {
             let mut snapshot = lock(&self.shared.snapshot);
-            if let Some(snapshot) = snapshot.as_mut().filter(|snapshot| snapshot.is_held()) {
-                let _ = snapshot.release();
+            if let Some(snapshot) = snapshot.as_mut() {
+                snapshot.let_go();
             }
             // As far as it goes: a reader of another process may be in the way.
             let _ = open.database.busy_timeout(Duration::ZERO);
