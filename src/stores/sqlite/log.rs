@@ -2,11 +2,11 @@
 //!
 //! SQLite hands over each page in two writes, a header of 24 bytes and the
 //! content: 128 system calls for a commit of 64 pages, which take half as long
-//! as its sync. Here they are collected until the sync, which SQLite asks for before
-//! it shows the commit to anybody. So this is for connections that sync each
-//! commit (`PRAGMA synchronous = FULL`), and for the time of a COMMIT only: what
-//! is left of one that failed is forgotten, and never written over frames that
-//! another process has put there since.
+//! as its sync. Here they are collected until the sync, which SQLite asks for
+//! before it shows the commit to anybody. So this is for connections that sync
+//! each commit (`PRAGMA synchronous = FULL`), and for the time of a COMMIT only:
+//! what is left of one that failed is forgotten, and never written over frames
+//! that another process has put there since.
 
 use super::database;
 use rusqlite::{Connection, ffi};

@@ -51,9 +51,6 @@ unsafe impl Send for Snapshot {}
 impl Snapshot {
     /// On a connection for reading, with the statement that gets a key.
     pub fn new(database: Database, get: &str) -> Result<Self> {
-        // The log's index exists only once the log was read from. Where that
-        // fails now, no transaction is ever held.
-        let _ = database.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
         let wal = WalIndex::of(&database);
         let prepared = Prepared::try_new(database, |database| -> Result<_> {
             Ok(Prepare {

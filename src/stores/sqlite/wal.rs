@@ -34,6 +34,9 @@ impl WalIndex {
     /// `None` when the connection has no write-ahead log, or no shared index.
     /// Must be dropped before the connection is.
     pub fn of(connection: &Connection) -> Option<Self> {
+        // It exists only once the log was read from. Where that fails now, there
+        // is none.
+        let _ = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
         let mut block: *mut c_void = ptr::null_mut();
         let file = database::file(connection, ffi::SQLITE_FCNTL_FILE_POINTER)?.as_ptr();
         // SAFETY: SQLite returned the file object of an open database; its

@@ -493,11 +493,6 @@ impl Writer {
                 }
             }
             open.table = true;
-            // The log's index exists only once the log was read from.
-            let _: Option<i64> = open
-                .database
-                .query_row("SELECT 1 FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
-                .ok();
             open.wal = WalIndex::of(&open.database);
             if open.wal.is_some() && open.database.log.is_none() && shared.options.durability == Durability::Full {
                 open.database.log = Log::of(&open.database);
