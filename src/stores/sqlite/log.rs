@@ -16,6 +16,9 @@ use std::mem;
 use std::ptr::NonNull;
 use std::slice;
 
+/// The header that starts a log, which SQLite syncs before it goes on.
+const HEADER_BYTES: usize = 32;
+
 /// Goes out at once, at most: SQLite's files take no more than 0x1FFFF bytes.
 const MOST_BYTES: usize = 120 * 1024;
 
@@ -182,13 +185,15 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, content: *const c_void,
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: as in `write`.
     unsafe {
+        let waiting = &*methods(file).1;
+        let header = waiting.at == 0 && waiting.bytes.len() == HEADER_BYTES;
         let status = flush(file);
         if status != ffi::SQLITE_OK {
             return status;
         }
         let (theirs, waiting) = methods(file);
         // There may be no other sync before the commit is shown.
-        waiting.open = false;
+        waiting.open &= header;
         theirs.xSync.map_or(ffi::SQLITE_IOERR, |sync| sync(file, flags))
     }
 }
@@ -322,6 +327,20 @@ mod tests {
         WRITES.set(0);
         write(&database, 2, 60).unwrap();
         assert!((1..=3).contains(&WRITES.get()), "{} writes", WRITES.get());
+        assert_eq!(recovered(&scratch), all(2, 60));
+    }
+
+    #[test]
+    fn so_is_one_that_starts_the_log_anew() {
+        let scratch = Scratch::new("anew");
+        let database = open(&scratch.path("a.db"));
+        write(&database, 1, 60).unwrap();
+        let busy = |row: &rusqlite::Row<'_>| row.get::<_, u32>(0);
+        let busy = database.query_row("PRAGMA wal_checkpoint(RESTART)", [], busy);
+        assert_eq!(busy, Ok(0));
+        WRITES.set(0);
+        write(&database, 2, 60).unwrap();
+        assert!((2..=4).contains(&WRITES.get()), "{} writes", WRITES.get());
         assert_eq!(recovered(&scratch), all(2, 60));
     }
 
