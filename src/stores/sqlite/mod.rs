@@ -5,6 +5,7 @@
 //! waits in one transaction ([`writer`]), and a reader thread lists ([`list`]).
 
 pub(in crate::stores) mod database;
+mod entries;
 mod keys;
 mod list;
 mod log;

@@ -2,15 +2,13 @@
 //! only then says that it is done. One sync to disk serves the whole batch.
 
 use super::database::{self, Database};
-use super::keys::{Found, find};
+use super::entries::Entries;
 use super::list::ListConnection;
 use super::log::Log;
 use super::snapshot::{HOLD, Snapshot};
 use super::wal::{Header, WalIndex};
-use super::{Durability, Message, Shared, lock, value_reply, worker};
-use crate::kv::{
-    Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write, now,
-};
+use super::{Durability, Message, Shared, lock, worker};
+use crate::kv::{Command, Error, Job, Key, Millis, Outbox, Outcome, Prefix, Reply, Result, Ticket, now};
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, params};
 use std::collections::VecDeque;
@@ -249,12 +247,14 @@ impl Writer {
             .map_err(|error| Failure::Locked(database::error(&error)))?;
         let before = if writes { self.state(open) } else { None };
         let joining = Instant::now() + JOINING;
-        let mut deadline = None;
+        let shared = Arc::clone(&self.shared);
         let done = catch_unwind(AssertUnwindSafe(|| {
             let mut done = Done::with_capacity(group.len());
+            let mut entries = Entries::new(&open.database, &shared.sql);
             loop {
                 for (job, _) in &group[done.len()..] {
-                    done.push((job.ticket, self.run_in(&open.database, &job.command, &mut deadline)?));
+                    let outcome = run_in(&mut entries, &open.database, &job.command)?;
+                    done.push((job.ticket, outcome));
                 }
                 // One sync serves what has come meanwhile, too.
                 let grows = grows && writes && Instant::now() < joining;
@@ -262,8 +262,10 @@ impl Writer {
                     break;
                 }
             }
+            let deadline = entries.deadline;
+            drop(entries);
             open.database.commit().map_err(|error| Failure::of(&error))?;
-            Ok(done)
+            Ok((done, deadline))
         }));
         let done = done.unwrap_or_else(|_| Err(Failure::Transaction(internal())));
         if let (Ok(_), Some(before)) = (&done, before) {
@@ -280,12 +282,11 @@ impl Writer {
             // Whatever broke the transaction has been told already.
             let _ = open.database.execute_batch("ROLLBACK");
         }
-        if done.is_ok()
-            && let Some(deadline) = deadline
-        {
+        let (done, deadline) = done?;
+        if let Some(deadline) = deadline {
             self.sweep_by(deadline);
         }
-        done
+        Ok(done)
     }
 
     /// The state of the database, if values that were read in it are kept. Nobody
@@ -298,86 +299,6 @@ impl Writer {
             header,
             version: data_version(&open.database),
         })
-    }
-
-    /// One command within the transaction. A command that fails alone leaves
-    /// no trace; one that takes the transaction with it is a [`Failure`].
-    fn run_in(
-        &self,
-        database: &Database,
-        command: &Command,
-        deadline: &mut Option<Millis>,
-    ) -> Result<Outcome, Failure> {
-        let result = match command {
-            Command::Get(key) => self.find(database, key).map(|found| value_reply(found, key.clone())),
-            Command::Put(key, write) => self.put(database, key, write, deadline).map(|()| Ok(Reply::Done)),
-            Command::Cas(key, expected, write) => self.cas(database, key, expected.as_ref(), write, deadline),
-            Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => {
-                unreachable!("these join no group")
-            }
-        };
-        match result {
-            Ok(outcome) => Ok(outcome),
-            Err(error) if database.is_autocommit() || database::is_missing_table(&error) => Err(Failure::of(&error)),
-            Err(error) => Ok(Err(database::error(&error))),
-        }
-    }
-
-    fn find(&self, database: &Database, key: &Key) -> rusqlite::Result<Found> {
-        find(&mut *database.prepare_cached(&self.shared.sql.get)?, key.as_json())
-    }
-
-    fn put(
-        &self,
-        database: &Database,
-        key: &Key,
-        write: &Write,
-        deadline: &mut Option<Millis>,
-    ) -> rusqlite::Result<()> {
-        match write {
-            Write::Delete => database
-                .prepare_cached(&self.shared.sql.delete)?
-                .execute(params![key.as_json()])?,
-            Write::Store { value, ttl } => {
-                let (key, value, now) = (key.as_json(), value.as_str(), now());
-                let expires = ttl.map(|ttl| ttl.deadline(now));
-                *deadline = [*deadline, expires].into_iter().flatten().min();
-                // The common overwrite leaves the index of deadlines alone, and
-                // so writes half as many pages.
-                if expires.is_none()
-                    && database
-                        .prepare_cached(&self.shared.sql.overwrite)?
-                        .execute(params![key, value])?
-                        > 0
-                {
-                    return Ok(());
-                }
-                database
-                    .prepare_cached(&self.shared.sql.put)?
-                    .execute(params![key, value, now, expires])?
-            }
-        };
-        Ok(())
-    }
-
-    fn cas(
-        &self,
-        database: &Database,
-        key: &Key,
-        expected: Option<&JsonText>,
-        write: &Write,
-        deadline: &mut Option<Millis>,
-    ) -> rusqlite::Result<Outcome> {
-        let matches = match (self.find(database, key)?, expected) {
-            (Found::Nothing, None) => Ok(true),
-            (Found::Text(stored), Some(expected)) => expected.means(&stored, key),
-            (Found::NotText, Some(_)) => value_reply(Found::NotText, key.clone()).map(|_| false),
-            _ => Ok(false),
-        };
-        if matches == Ok(true) {
-            self.put(database, key, write, deadline)?;
-        }
-        Ok(matches.map(Reply::Swapped))
     }
 
     /// A job that is not one entry's.
@@ -660,6 +581,16 @@ impl Writer {
                 let _ = database.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
             }
         }));
+    }
+}
+
+/// Runs one command within a transaction. One that fails alone leaves no trace;
+/// one that takes the transaction with it is a [`Failure`].
+fn run_in(entries: &mut Entries<'_>, database: &Database, command: &Command) -> Result<Outcome, Failure> {
+    match entries.run(command) {
+        Ok(outcome) => Ok(outcome),
+        Err(error) if database.is_autocommit() || database::is_missing_table(&error) => Err(Failure::of(&error)),
+        Err(error) => Ok(Err(database::error(&error))),
     }
 }
 
