@@ -125,12 +125,12 @@ describe.skipIf(!hasDenokv)("the real server", () => {
   test("paused beyond the timeout, and resumed", async () => {
     const store = open({ commandTimeout: 300 });
     await store.set(["k"], 1);
-    server.signal("SIGSTOP");
+    await server.pause();
     try {
       await expectRejection(() => store.set(["k"], 2), "ERR_KV_TIMEOUT");
       await expectRejection(() => collect(store.list()), "ERR_KV_TIMEOUT");
     } finally {
-      server.signal("SIGCONT");
+      server.resume();
     }
     await expect
       .poll(() => store.set(["k"], 3).then(() => "set", String))

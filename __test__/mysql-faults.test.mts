@@ -19,6 +19,7 @@ beforeEach(async () => {
   if (!server.isRunning) {
     await server.start();
   }
+  server.resume();
   // What a failed test has left locked shall not hold up all others for long.
   await server.sql("SET lock_wait_timeout = 5; DROP TABLE IF EXISTS fedify_kv");
 });
@@ -121,7 +122,7 @@ test("a cas whose outcome is unknown is not guessed", async () => {
 test("paused beyond the timeout, and resumed", async () => {
   const store = openStore(server.url, { queryTimeout: 200 });
   await store.set(["k"], "before");
-  server.pause();
+  await server.pause();
   const calls = [
     () => store.get(["k"]),
     () => store.set(["k"], "during"),
@@ -147,7 +148,7 @@ test("close() ends also when the server does not answer", async () => {
     connectTimeout: 200,
   });
   await store.set(["k"], 1);
-  server.pause();
+  await server.pause();
   const write = rejection(() => store.set(["k"], 2));
   await store.close();
   expect((await write).code).toBe("ERR_KV_TIMEOUT");
@@ -426,7 +427,7 @@ test("operations wait for a server that is started again", async () => {
 test("the queue has a bound", async () => {
   const store = openStore(server.url, { queueLimit: 100, queryTimeout: 500 });
   await store.initialize();
-  server.pause();
+  await server.pause();
   const calls = numbers(150).map((i) => store.set(key(i), i));
   const outcomes = await Promise.allSettled(calls);
   const codes = outcomes.map((outcome) =>

@@ -12,6 +12,7 @@ import {
   expect,
   test,
 } from "vitest";
+import { pause } from "./services/pause.mts";
 import { PostgresServer, owner } from "./services/postgres.mts";
 import { collect, keysOf } from "./support/collect.mts";
 import { key, numbers } from "./support/entries.mts";
@@ -331,7 +332,7 @@ test("a backend that does not answer", async () => {
   await store.set(["k"], "before");
   const [backend] = await ours();
   const pid: number = backend?.pid;
-  process.kill(pid, "SIGSTOP");
+  await pause(pid);
   try {
     const write = await expectRejection(
       () => store.set(["k"], "during"),

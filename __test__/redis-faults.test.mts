@@ -39,7 +39,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   test("paused beyond the timeout, and resumed", async () => {
     const store = openStore(server.url, { commandTimeout: 200 });
     await store.set(["k"], "before");
-    server.pause();
+    await server.pause();
     const calls = [
       () => store.get(["k"]),
       () => store.set(["k"], "during"),
@@ -65,7 +65,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   test("a write that timed out says that it may have happened", async () => {
     const store = openStore(server.url, { commandTimeout: 100 });
     await store.initialize();
-    server.pause();
+    await server.pause();
     const write = await expectRejection(
       () => store.set(["k"], 1),
       "ERR_KV_TIMEOUT",
@@ -253,7 +253,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
       commandTimeout: 500,
     });
     await store.initialize();
-    server.pause();
+    await server.pause();
     const calls = numbers(150).map((i) => store.set(key(i), i));
     const outcomes = await Promise.allSettled(calls);
     const codes = outcomes.map((outcome) =>
@@ -269,7 +269,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   test("close() ends also when the server does not answer", async () => {
     const store = openStore(server.url, { commandTimeout: 200 });
     await store.set(["k"], 1);
-    server.pause();
+    await server.pause();
     const write = expectRejection(() => store.set(["k"], 2), "ERR_KV_TIMEOUT");
     await store.close();
     await write;

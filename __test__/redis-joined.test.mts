@@ -27,10 +27,10 @@ async function calls(): Promise<Record<string, number>> {
 }
 
 /** What is asked for while the server stands still has to wait together. */
-function together<T>(
+async function together<T>(
   ask: () => Promise<T>[],
 ): Promise<PromiseSettledResult<T>[]> {
-  server.pause();
+  await server.pause();
   try {
     return Promise.allSettled(ask());
   } finally {

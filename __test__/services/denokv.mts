@@ -7,6 +7,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { pause } from "./pause.mts";
 import { freePort } from "./redis.mts";
 
 /** Of one line with the crates that the addon is made of. */
@@ -87,8 +88,12 @@ export class DenokvServer {
     }
   }
 
-  signal(signal: NodeJS.Signals): void {
-    this.#process?.kill(signal);
+  async pause(): Promise<void> {
+    await pause(this.#process?.pid);
+  }
+
+  resume(): void {
+    this.#process?.kill("SIGCONT");
   }
 
   async stop(): Promise<void> {

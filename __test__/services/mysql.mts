@@ -13,6 +13,7 @@ import {
   createConnection,
   createPool,
 } from "mysql2/promise";
+import { pause } from "./pause.mts";
 import { freePort } from "./redis.mts";
 
 /** As they stand in my.cnf. */
@@ -148,8 +149,8 @@ export class MysqlServer {
     }
   }
 
-  pause(): void {
-    this.#process?.kill("SIGSTOP");
+  async pause(): Promise<void> {
+    await pause(this.#process?.pid);
   }
 
   resume(): void {

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { Redis } from "ioredis";
+import { pause } from "./pause.mts";
 
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, "127.0.0.1");
@@ -118,8 +119,8 @@ export class RedisServer {
     }
   }
 
-  pause(): void {
-    this.#process?.kill("SIGSTOP");
+  async pause(): Promise<void> {
+    await pause(this.#process?.pid);
   }
 
   resume(): void {
