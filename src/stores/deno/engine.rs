@@ -16,7 +16,6 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 pub enum Engine {
     Local(Local),
@@ -146,8 +145,7 @@ impl Local {
             claim,
         };
         *lock(&shared.list_reader) = Some(Reader::open(place, busy_timeout)?);
-        // On the calling thread nobody waits.
-        *lock(&shared.reader) = Some(Reader::open(place, Duration::ZERO)?);
+        *lock(&shared.reader) = Some(Reader::open(place, busy_timeout)?.without_waiting()?);
         Ok(engine)
     }
 

@@ -26,6 +26,12 @@ impl Reader {
         snapshot.map(Self).map_err(|error| database::error(&error))
     }
 
+    /// For the calling thread, where nobody waits.
+    pub fn without_waiting(self) -> Result<Self> {
+        let snapshot = self.0.without_waiting();
+        snapshot.map(Self).map_err(|error| database::error(&error))
+    }
+
     /// `get`, where it can be answered here and now. Tells when there is a
     /// transaction to [let go](Self::let_go).
     pub fn get(&mut self, key: &Key, held: &Notify) -> rusqlite::Result<Outcome> {

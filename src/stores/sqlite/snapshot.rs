@@ -49,7 +49,8 @@ self_cell!(
 unsafe impl Send for Snapshot {}
 
 impl Snapshot {
-    /// On a connection for reading, with the statement that gets a key.
+    /// On a connection for reading, with the statement that gets a key. Reads
+    /// the schema, and waits for locks as the connection does.
     pub fn new(database: Database, get: &str) -> Result<Self> {
         let wal = WalIndex::of(&database);
         let prepared = Prepared::try_new(database, |database| -> Result<_> {
@@ -65,6 +66,12 @@ impl Snapshot {
             last: Instant::now(),
             prepared,
         })
+    }
+
+    /// From now on, reads that find a lock taken fail instead of waiting for it.
+    pub fn without_waiting(self) -> Result<Self> {
+        self.prepared.borrow_owner().busy_timeout(Duration::ZERO)?;
+        Ok(self)
     }
 
     pub fn is_held(&self) -> bool {
@@ -143,5 +150,43 @@ impl Snapshot {
 
     fn run<T>(&mut self, body: impl FnOnce(&mut Prepare<'_>) -> T) -> T {
         self.prepared.with_dependent_mut(|_, prepared| body(prepared))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Snapshot;
+    use crate::stores::SqliteOptions;
+    use crate::stores::sqlite::database::{Database, Place, is_busy};
+    use std::thread;
+    use std::time::Duration;
+    use tokio::sync::Notify;
+
+    #[test]
+    fn a_lock_is_waited_for_when_it_is_opened_and_not_when_it_reads() {
+        let place = Place::memory();
+        let options = SqliteOptions::default();
+        let writer = Database::open_for_writing(&place, &options).unwrap();
+        writer
+            .execute_batch("CREATE TABLE entries (value); INSERT INTO entries VALUES (1); BEGIN IMMEDIATE")
+            .unwrap();
+        let opening = thread::spawn(move || {
+            let database = Database::open_for_reading(&place, options.busy_timeout).unwrap();
+            Snapshot::new(database, "SELECT value FROM entries")?.without_waiting()
+        });
+        // As long as the lock is held, nothing tells that it is waited for.
+        thread::sleep(Duration::from_millis(50));
+        writer.execute_batch("COMMIT").unwrap();
+        let mut snapshot = opening.join().unwrap().unwrap();
+        let mut get = || {
+            snapshot.get(None, &Notify::new(), |get| {
+                get.query_row([], |row| row.get::<_, u32>(0))
+            })
+        };
+        assert_eq!(get(), Ok(1));
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(is_busy(&get().unwrap_err()));
+        writer.execute_batch("COMMIT").unwrap();
+        assert_eq!(get(), Ok(1));
     }
 }

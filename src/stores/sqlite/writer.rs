@@ -421,8 +421,10 @@ impl Writer {
             self.sweep_at = Some(Instant::now() + SWEEP_AT_MOST);
         }
         if !shared.open.load(Ordering::Acquire) {
-            let reading = Database::open_for_reading(&shared.place, Duration::ZERO)?;
-            let snapshot = Snapshot::new(reading, &shared.sql.get).map_err(|error| database::error(&error))?;
+            let reading = Database::open_for_reading(&shared.place, shared.options.busy_timeout)?;
+            let snapshot = Snapshot::new(reading, &shared.sql.get)
+                .and_then(Snapshot::without_waiting)
+                .map_err(|error| database::error(&error))?;
             *lock(&shared.snapshot) = Some(snapshot);
             shared.open.store(true, Ordering::Release);
         }
