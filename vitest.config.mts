@@ -8,6 +8,8 @@ export default defineConfig({
     // must not meet another file's handles.
     pool: "forks",
     testTimeout: 30_000,
+    // However busy the machine is: what is waited for comes, or never does.
+    expect: { poll: { timeout: 15_000 } },
     // A database server is made in some seconds, several at a time in more.
     hookTimeout: 120_000,
   },

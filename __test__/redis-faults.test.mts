@@ -8,6 +8,7 @@ import { key, numbers } from "./support/entries.mts";
 import { recovers, writeThrough, writeThroughCuts } from "./support/faults.mts";
 import { openStore } from "./support/redis.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
+import { closing } from "./support/sockets.mts";
 
 describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   let server: RedisServer;
@@ -89,10 +90,14 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     const store = openStore(server.url);
     for (let i = 0; i < 20; i += 1) {
       await store.set(["k"], i);
+      const own = await redis.client("ID");
+      const clients = String(await redis.client("LIST")).split("\n");
+      const others = clients.filter((line) => !line.startsWith(`id=${own} `));
+      const closed = await closing(
+        others.map((line) => Number(/ addr=.*?:(\d+)/.exec(line)?.[1])),
+      );
       await redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-      // Its end arrives with the events that are waiting.
-      await redis.ping();
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await closed();
       expect(await store.cas(["k"], i, "mine")).toBe(true);
     }
   });
@@ -221,7 +226,8 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     await expectRejection(() => store.list().next(), "ERR_KV_CONNECTION");
     expect(performance.now() - begin).toBeLessThan(3_000);
     await server.start();
-    await expect.poll(() => store.get(["k"]).catch(() => 0)).toBe(1);
+    await recovers(() => store.get(["k"]));
+    expect(await store.get(["k"])).toBe(1);
   });
 
   test("operations wait for a server that is started again", async () => {

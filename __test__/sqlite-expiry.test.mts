@@ -49,7 +49,7 @@ test("a backlog is no user's business", async () => {
   const store = openStore(path);
   await store.set(["new"], 1);
   // Had the call cleaned up, nothing would be left by now.
-  expect(await count(counter)).toBeGreaterThan(backlog / 4);
+  expect(await count(counter)).toBeGreaterThan(1);
   expect(await store.get(["old", "5"])).toBeUndefined();
   expect(await collect(store.list())).toEqual([{ key: ["new"], value: 1 }]);
   // While it is cleaned up, others write and read as ever.
@@ -89,7 +89,7 @@ test("an expired row that is written again is not swept away", async () => {
 
 test("a sweep holds up neither close nor exit", async () => {
   const path = await temporaryFile();
-  await sql(path, officialTable, insertRows("old", 100_000, "1", 2));
+  await sql(path, officialTable, insertRows("old", 400_000, "1", 2));
   for (const end of ["await store.close();", ""]) {
     const child = startChild(
       `

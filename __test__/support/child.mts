@@ -141,7 +141,7 @@ export interface Ran extends Exit {
 }
 
 /** How long a process may take to end when nothing is left to do, in ms. */
-export const prompt = 2_000;
+export const prompt = 4_000;
 
 /** It ended by itself, in good order, and soon. */
 export function expectGoodEnd(exit: Exit): void {

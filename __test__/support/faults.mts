@@ -7,15 +7,13 @@ import { key, numbers } from "./entries.mts";
 type Store = Pick<PostgresKvStore, "get" | "set" | "cas" | "delete">;
 
 /** Waits until an operation of the store succeeds. */
-export const recovers = (call: () => Promise<unknown>, timeout = 1_000) =>
+export const recovers = (call: () => Promise<unknown>) =>
   expect
-    .poll(
-      () =>
-        call().then(
-          () => true,
-          () => false,
-        ),
-      { timeout },
+    .poll(() =>
+      call().then(
+        () => true,
+        () => false,
+      ),
     )
     .toBe(true);
 
