@@ -1,7 +1,14 @@
 // What happens when the server fails: nothing hangs, nothing resolves that did
 // not happen, and the store works again when the server does.
 import type { Connection, PoolConnection } from "mysql2/promise";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import {
+  afterAll,
+  beforeAll,
+  beforeEach,
+  expect,
+  onTestFinished,
+  test,
+} from "vitest";
 import { MysqlServer, password } from "./services/mysql.mts";
 import { collect, keysOf } from "./support/collect.mts";
 import { key, numbers } from "./support/entries.mts";
@@ -102,6 +109,9 @@ test("a cas whose outcome is unknown is not guessed", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.initialize();
   const root = await server.root();
+  // Nothing may be left blocked for the tests after this one.
+  onTestFinished(() => root.destroy());
+  root.on("error", () => {});
   await root.query("BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT");
   const settled = Promise.allSettled(
     numbers(8).map((i) => store.cas(key(i), undefined, i)),
@@ -109,7 +119,6 @@ test("a cas whose outcome is unknown is not guessed", async () => {
   await expect
     .poll(async () => (await server.sql(commits)).length)
     .toBeGreaterThan(0);
-  root.on("error", () => {});
   await server.kill();
   await server.start();
   const outcomes = await settled;

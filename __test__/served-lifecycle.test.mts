@@ -158,7 +158,7 @@ describe.each(rows)("$store", ({ store, start, connections, left }) => {
       })();
       const most = await count();
       await store.set(["k"], 1);
-      for (let i = 0; i < 200 && (await count()) > ${left}; i += 1) {
+      for (let i = 0; i < 1_500 && (await count()) > ${left}; i += 1) {
         globalThis.gc();
         await new Promise((resolve) => setTimeout(resolve, 10));
       }

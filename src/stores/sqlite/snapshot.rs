@@ -74,7 +74,7 @@ impl Snapshot {
         Ok(self)
     }
 
-    pub fn is_held(&self) -> bool {
+    fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
