@@ -549,6 +549,10 @@ impl Writer {
             return;
         };
         if frames >= MOST_FRAMES {
+            // While that one is at it, SQLite refuses another.
+            if let Some(thread) = self.checkpointing.take() {
+                let _ = thread.join();
+            }
             let mut snapshot = lock(&self.shared.snapshot);
             if let Some(snapshot) = snapshot.as_mut() {
                 snapshot.let_go();
