@@ -7,7 +7,7 @@ export default defineConfig({
     // Each file in a process of its own: a test that opens a database twice
     // must not meet another file's handles.
     pool: "forks",
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     // However busy the machine is: what is waited for comes, or never does.
     expect: { poll: { timeout: 15_000 } },
     // A database server is made in some seconds, several at a time in more.

@@ -24,7 +24,7 @@ const operations: Record<string, string> = {
     await store.delete(["k"]);
   `,
   "a short life": `
-    await store.set(["k", String(i)], value, { ttl: { milliseconds: 1 } });
+    await store.set(["k", String(n++)], value, { ttl: { milliseconds: 1 } });
   `,
   "refused calls": `
     await store.get([]).catch(() => {});
@@ -69,7 +69,7 @@ let servers: {
 beforeAll(async () => {
   servers = {
     redis: await RedisServer.start(),
-    postgres: await PostgresServer.start(),
+    postgres: await PostgresServer.start({ settings: { fsync: "off" } }),
     mysql: await MysqlServer.start({ "innodb-flush-log-at-trx-commit": 0 }),
   };
 });
@@ -101,6 +101,7 @@ function growth(
       const { readFileSync } = await import("node:fs");
       const store = ${open};
       const value = { text: "é".repeat(4_000) };
+      let n = 0;
       const run = async () => {
         for (let i = 0; i < ${times}; i += 1) {
           ${operation}
@@ -128,6 +129,8 @@ function growth(
 
 for (const [name, [open, times]] of Object.entries(stores)) {
   for (const [kind, operation] of Object.entries(operations)) {
+    // Deno's engine removes them a minute later.
+    if (name === "deno kv" && kind === "a short life") continue;
     test.skipIf(!existsSync("/proc/self/status"))(
       `${name}: ${kind}`,
       { timeout: 120_000 },

@@ -42,7 +42,7 @@ let postgres: PostgresServer;
 let mysql: MysqlServer;
 beforeAll(async () => {
   redis = await RedisServer.start();
-  postgres = await PostgresServer.start();
+  postgres = await PostgresServer.start({ settings: { fsync: "off" } });
   mysql = await MysqlServer.start({ "innodb-flush-log-at-trx-commit": 0 });
 });
 afterAll(() => Promise.all([redis.stop(), postgres.stop(), mysql.stop()]));

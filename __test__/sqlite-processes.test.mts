@@ -7,7 +7,10 @@ import { openStore, query, temporaryFile } from "./support/sqlite.mts";
 /** Counts up by cas and writes keys of its own, as often as it is told. */
 const counter = `
   const { SqliteKvStore } = require(addon);
-  const store = new SqliteKvStore(data.path, { busyTimeout: 30_000 });
+  const store = new SqliteKvStore(data.path, {
+    busyTimeout: 30_000,
+    durability: "normal",
+  });
   report("ready");
   await told();
   let lost = 0;
@@ -87,7 +90,7 @@ test("what one process wrote, another lists while it writes", async () => {
   const writer = startChild(
     `
       const { SqliteKvStore } = require(addon);
-      const store = new SqliteKvStore(data);
+      const store = new SqliteKvStore(data, { durability: "normal" });
       for (let i = 0; i < 300; i += 1) {
         await store.set(["stays", String(i).padStart(3, "0")], i);
       }
