@@ -1,5 +1,6 @@
 // Cost: no statement of the store reads a large table from end to end. The
 // server itself tells the plans of the statements that it is sent.
+import type { Sql } from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { PostgresKvStore } from "../index.js";
 import { PostgresServer } from "./services/postgres.mts";
@@ -10,6 +11,7 @@ import { openStore } from "./support/postgres.mts";
 const ENTRIES = 100_000;
 
 let server: PostgresServer;
+let marker: Sql;
 let marks = 0;
 
 beforeAll(async () => {
@@ -20,6 +22,7 @@ beforeAll(async () => {
       log_line_prefix: "",
     },
   });
+  marker = server.client({ max: 1 });
   const sql = server.client();
   await sql.unsafe("CREATE DATABASE c TEMPLATE template0 LOCALE 'C'");
   await sql.unsafe(
@@ -35,9 +38,7 @@ async function plans(call: () => Promise<unknown>): Promise<string[]> {
   // What it says of itself arrives some time after its answers.
   marks += 1;
   const mark = `mark ${marks}`;
-  await server
-    .client({ max: 1 })
-    .unsafe(`DO $$ BEGIN RAISE LOG '${mark}'; END $$`);
+  await marker.unsafe(`DO $$ BEGIN RAISE LOG '${mark}'; END $$`);
   await expect
     .poll(() => server.log.slice(from).join("\n"), { interval: 10 })
     .toContain(mark);

@@ -85,11 +85,14 @@ test("no questions asked", async () => {
 test("a certificate of the client's own", async () => {
   const client = server.client();
   await client.config("SET", "tls-auth-clients", "yes");
-  const ca = pem("ca.crt");
-  await works({ ca, cert: pem("client.crt"), key: pem("client.key") });
-  await fails({ ca });
-  await fails({ ca, cert: pem("other.crt"), key: pem("other.key") });
-  await client.config("SET", "tls-auth-clients", "optional");
+  try {
+    const ca = pem("ca.crt");
+    await works({ ca, cert: pem("client.crt"), key: pem("client.key") });
+    await fails({ ca });
+    await fails({ ca, cert: pem("other.crt"), key: pem("other.key") });
+  } finally {
+    await client.config("SET", "tls-auth-clients", "optional");
+  }
 });
 
 test("plain and encrypted do not meet", async () => {

@@ -50,7 +50,7 @@ export const denoRows: readonly Row[] = [
     name: "deno kv, a file",
     open: async () => {
       const path = await temporaryFile();
-      const openAnother = () => openDenoStore(path);
+      const openAnother = () => openDenoStore(path, { busyTimeout: 60_000 });
       return { store: openAnother(), openAnother };
     },
     except: limits,

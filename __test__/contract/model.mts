@@ -17,8 +17,12 @@ const part = fc.oneof(
   { arbitrary: fc.constantFrom(...hostileParts), weight: 2 },
   { arbitrary: fc.string({ unit: "binary", maxLength: 8 }), weight: 1 },
 );
+// NUL is for a test of its own: PostgreSQL has none.
 const key = fc
-  .array(part, { minLength: 1, maxLength: 3 })
+  .array(
+    part.filter((part) => !part.includes("\0")),
+    { minLength: 1, maxLength: 3 },
+  )
   .map((parts) => parts as unknown as Key);
 const value = fc.oneof(fc.constantFrom<unknown>(null, 0, {}), fc.jsonValue());
 

@@ -38,6 +38,8 @@ function alone(store: Store): Data {
 
 async function sqliteFile(options?: Options): Promise<Data> {
   const path = await temporaryFile();
-  const openAnother = () => openStore(path, options);
+  // Two handles' writes may queue for long where the disk is slow.
+  const openAnother = () =>
+    openStore(path, { busyTimeout: 60_000, ...options });
   return { store: openAnother(), openAnother };
 }

@@ -1,6 +1,7 @@
 // Deno itself on the same database: each reads what the other wrote.
 import * as fc from "fast-check";
 import { statSync } from "node:fs";
+import { setImmediate } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import {
   askDeno,
@@ -230,6 +231,8 @@ describe("we read what Deno wrote", () => {
       `,
     );
     await deno.next();
+    const setBy = Date.now();
+    while (Date.now() <= setBy + 1) await setImmediate();
     const store = openDenoStore(path);
     expect(await keysOf(store.list())).toEqual([["k"]]);
     expect(await store.get(["gone"])).toBeUndefined();
@@ -242,7 +245,7 @@ describe("we read what Deno wrote", () => {
 describe("at the same time", () => {
   test("a counter loses nothing", async () => {
     const path = await temporaryFile();
-    const store = openDenoStore(path);
+    const store = openDenoStore(path, { busyTimeout: 60_000 });
     await store.set(["n"], { count: 0 });
     const deno = startDeno(
       path,
@@ -269,7 +272,7 @@ describe("at the same time", () => {
 
   test("one of two creations wins", async () => {
     const path = await temporaryFile();
-    const store = openDenoStore(path);
+    const store = openDenoStore(path, { busyTimeout: 60_000 });
     await store.initialize();
     const deno = startDeno(
       path,
@@ -305,15 +308,20 @@ describe("at the same time", () => {
 
   test("many writes of both are all there", async () => {
     const path = await temporaryFile();
-    const store = openDenoStore(path);
+    const store = openDenoStore(path, { busyTimeout: 60_000 });
     await store.initialize();
     const deno = startDeno(
       path,
       `
         report("ready");
         for (let i = 0; i < 20; i += 1) {
-          await Promise.all(Array.from({ length: 50 }, (_, j) =>
-            kv.set(["deno", i + "," + j], "x".repeat(500))));
+          await patiently(() => {
+            const atomic = kv.atomic();
+            for (let j = 0; j < 50; j += 1) {
+              atomic.set(["deno", i + "," + j], "x".repeat(500));
+            }
+            return atomic.commit();
+          });
         }
       `,
     );

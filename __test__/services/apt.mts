@@ -31,7 +31,9 @@ function apt(...words: string[]): boolean {
 }
 
 function install(name: string): void {
-  const words = ["install", "--yes", name];
+  // A machine that has just started may be busy with its updates.
+  const patience = ["-o", "DPkg::Lock::Timeout=120"];
+  const words = [...patience, "install", "--yes", name];
   if (!apt(...words)) {
     apt("update");
     if (!apt(...words)) {

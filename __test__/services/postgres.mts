@@ -264,7 +264,7 @@ default_pool_size = 3
   }
 
   async stop(): Promise<void> {
-    if (this.#process.exitCode === null) {
+    if (this.#process.exitCode === null && !this.#process.signalCode) {
       this.#process.kill("SIGTERM");
       this.#process.kill("SIGINT");
       await once(this.#process, "exit");

@@ -26,7 +26,8 @@ export class RedisCluster {
       Array.from({ length: count }, async () =>
         RedisServer.start({
           "cluster-enabled": "yes",
-          "cluster-node-timeout": 1000,
+          // Where none is to fail, a busy machine shall not make it seem so.
+          "cluster-node-timeout": replicated ? 1_000 : 15_000,
           "cluster-port": await freePort(),
           "cluster-replica-validity-factor": 0,
           "repl-diskless-sync-delay": 0,
@@ -106,7 +107,9 @@ export class RedisCluster {
   /** Waits until all replicas have what their masters have. */
   async replicated(): Promise<void> {
     const masters = await this.#masters();
-    await Promise.all(masters.map((client) => client.wait(1, 5_000)));
+    for (const client of masters) {
+      while ((await client.wait(1, 1_000)) < 1);
+    }
   }
 
   async flush(): Promise<void> {
@@ -154,19 +157,26 @@ export class RedisCluster {
       await client.call("CLUSTER", "ADDSLOTSRANGE", from, to);
       await client.call("CLUSTER", "SET-CONFIG-EPOCH", i + 1);
     }
-    for (const node of nodes.slice(1)) {
-      const [, bus = ""] = (await node
-        .client()
-        .config("GET", "cluster-port")) as string[];
-      await first.call("CLUSTER", "MEET", "127.0.0.1", node.port, bus);
-    }
+    const ids = await Promise.all(
+      clients.map(async (client) => String(await client.cluster("MYID"))),
+    );
+    const meet = async (node: RedisServer, client: Redis) => {
+      const bus = (await client.config("GET", "cluster-port")) as string[];
+      await first.call("CLUSTER", "MEET", "127.0.0.1", node.port, bus[1] ?? "");
+    };
+    // One that was too slow to answer has to be met again.
+    await this.#until([first], async () => {
+      const known = String(await first.cluster("NODES"));
+      const missing = nodes.filter((_, i) => !known.includes(ids[i] ?? ""));
+      for (const node of missing) await meet(node, this.#clientOf(node));
+      return missing.length === 0;
+    });
     await this.#until(clients, async (client) => {
-      const known = String(await client.call("CLUSTER", "NODES"));
-      return known.trim().split("\n").length === nodes.length;
+      const known = String(await client.cluster("NODES"));
+      return ids.every((id) => known.includes(id));
     });
     for (const [i, replica] of this.replicas.entries()) {
-      const id = await clients[i]?.call("CLUSTER", "MYID");
-      await replica.client().call("CLUSTER", "REPLICATE", String(id));
+      await replica.client().call("CLUSTER", "REPLICATE", ids[i] ?? "");
     }
     await this.#until(clients, async (client) => {
       const info = String(await client.call("CLUSTER", "INFO"));

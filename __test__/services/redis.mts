@@ -1,6 +1,7 @@
 // Redis servers of a test's own, on free ports of the loopback interface, in
 // directories that go with them.
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
@@ -10,13 +11,24 @@ import { createInterface } from "node:readline";
 import { Redis } from "ioredis";
 import { pause } from "./pause.mts";
 
+const given = new Set<number>();
+
+/**
+ * A port that nobody listens on, nor will soon: none of those that the system
+ * gives to whoever asks for any, also while a server is away.
+ */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  return typeof address === "object" ? (address?.port ?? 0) : 0;
+  for (;;) {
+    const port = randomInt(10_000, 32_000);
+    if (given.has(port)) continue;
+    given.add(port);
+    const server = createServer().listen(port, "127.0.0.1");
+    const listening = once(server, "listening");
+    if (!(await listening.catch(() => undefined))) continue;
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 /** As they stand in redis.conf. */
