@@ -4,7 +4,7 @@ use super::args::{Arg, ClearPrefix, Json, SetOptions};
 use super::js::{Js, Ref, Value};
 use super::lane::{Lane, Mailbox, settled};
 use super::list::{List, Request};
-use crate::kv::{Command, Error, Job, Key, Outbox, Reply, Result, Store, Ticket, Write};
+use crate::kv::{Answer, Command, Error, Job, Key, Reply, Result, Store, Write};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -88,15 +88,21 @@ impl Handle {
         }
     }
 
-    /// Starts what only one class has. It delivers an outcome for the ticket.
-    pub fn start(&self, js: Js, begin: impl FnOnce(Ticket, &Arc<dyn Outbox>)) -> Value {
+    /// Starts an operation that only one class has. `as_command` is a command of
+    /// its kind.
+    pub fn start(&self, js: Js, as_command: &Command, begin: impl FnOnce(Answer)) -> Value {
         if self.is_closed() {
             return settled(js, Err(Error::Closed));
         }
-        let (ticket, promise) = self.lane.expect(js);
-        let outbox: Arc<dyn Outbox> = self.mailbox.clone();
-        begin(ticket, &outbox);
+        let (answer, promise) = self.promise(js, as_command);
+        begin(answer);
         promise
+    }
+
+    /// The promise of an outcome, and the answer that settles it.
+    fn promise(&self, js: Js, command: &Command) -> (Answer, Value) {
+        let (ticket, promise) = self.lane.expect(js);
+        (Answer::new(ticket, self.mailbox.clone(), command), promise)
     }
 
     fn run_nothing(&self, js: Js) -> Value {
@@ -112,9 +118,8 @@ impl Handle {
         match self.store.answer(command) {
             Ok(outcome) => settled(js, outcome),
             Err(command) => {
-                let (ticket, promise) = self.lane.expect(js);
-                let outbox: Arc<dyn Outbox> = self.mailbox.clone();
-                self.store.submit(Job { ticket, command }, &outbox);
+                let (answer, promise) = self.promise(js, &command);
+                self.store.submit(Job { command, answer });
                 promise
             }
         }

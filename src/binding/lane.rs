@@ -9,12 +9,13 @@ use super::list::List;
 use super::text::Text;
 use crate::kv::{Error, Key, Outbox, Outcome, Reply, Ticket};
 use napi::sys;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use slab::Slab;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::{Rc, Weak as RcWeak};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::sync::{Arc, Weak};
 
 #[derive(Default)]
 pub struct Lane {
@@ -114,7 +115,7 @@ impl Lane {
     }
 
     fn empty_mailbox(&self, js: Js) {
-        let news = std::mem::take(&mut *lock(&self.news));
+        let news = std::mem::take(&mut *self.news.lock());
         for news in news {
             js.scoped(|| match news {
                 News::Outcome(ticket, outcome) => self.settle(js, ticket, outcome),
@@ -167,14 +168,9 @@ fn not_json(key: &Key) -> Error {
     Error::Corrupt(format!("the value of {key} is not JSON"))
 }
 
-/// Nothing panics while it holds one of these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Mailbox {
     fn post(&self, some: impl IntoIterator<Item = News>) {
-        let mut news = lock(&self.news);
+        let mut news = self.news.lock();
         // Where there is news already, the bell has been rung for it.
         let first = news.is_empty();
         news.extend(some);
@@ -185,7 +181,7 @@ impl Mailbox {
     }
 
     fn bell(&self) -> RwLockReadGuard<'_, Option<Bell>> {
-        self.bell.read().unwrap_or_else(PoisonError::into_inner)
+        self.bell.read()
     }
 
     /// Says that a list has a page that it waits for.
@@ -284,7 +280,7 @@ unsafe extern "C" fn silence(context: *mut c_void) {
     // hook away first.
     let lane = unsafe { &*context.cast::<Lane>() };
     if let Some(mailbox) = lane.mailbox()
-        && let Some(bell) = mailbox.bell.write().unwrap_or_else(PoisonError::into_inner).take()
+        && let Some(bell) = mailbox.bell.write().take()
     {
         bell.close();
     }

@@ -256,9 +256,10 @@ impl List {
             state.source = Source::Inline(pages);
             return;
         }
-        state.source = match store.reader() {
-            None => Source::Inline(pages),
-            Some(reader) => {
+        state.source = match store.list_executor() {
+            Err(error) => Source::Failed(Failure::Error(error)),
+            Ok(None) => Source::Inline(pages),
+            Ok(Some(executor)) => {
                 let (sender, receiver) = channel(AHEAD);
                 let (wanted, mailbox) = (Arc::clone(&self.wanted), Arc::clone(&self.mailbox));
                 let notice = Notice {
@@ -266,7 +267,7 @@ impl List {
                     mailbox,
                     list: self.id,
                 };
-                reader.spawn(Box::pin(pull(pages, sender, notice)));
+                executor.spawn(Box::pin(pull(pages, sender, notice)));
                 Source::Channel {
                     receiver,
                     _store: store,

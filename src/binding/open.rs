@@ -62,7 +62,7 @@ fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
         "memory" => Err(Error::InvalidOption("nothing follows memory: in a URL".into())),
         "sqlite" => {
             let store = SqliteStore::at_url(rest, SqliteOptions::parse(js, options)?)?;
-            Ok(Either6::B(SqliteKvStore(Handle::new(js, store))))
+            Ok(Either6::B(SqliteKvStore::of(js, store)))
         }
         other if other == "unix" || other.starts_with("redis") || other.starts_with("valkey") => {
             let store = RedisStore::at(&[format!("{other}:{rest}")], RedisOptions::parse(js, options)?)?;

@@ -28,6 +28,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Says that the operation may have been carried out all the same.
+    #[must_use]
+    pub fn with_unknown_outcome(self) -> Self {
+        const UNKNOWN: &str = "; the outcome is unknown";
+        match self {
+            Self::Connection(why) => Self::Connection(why + UNKNOWN),
+            Self::Timeout(why) => Self::Timeout(why + UNKNOWN),
+            Self::Backend(why) => Self::Backend(why + UNKNOWN),
+            other => other,
+        }
+    }
+
     /// The `code` property of the JavaScript error.
     pub fn code(&self) -> &'static str {
         match self {

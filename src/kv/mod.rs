@@ -3,6 +3,7 @@
 //! Nothing in here knows JavaScript or any engine. Stores implement [`Store`],
 //! the binding calls it.
 
+mod answer;
 mod command;
 mod error;
 mod json;
@@ -11,10 +12,11 @@ mod page;
 mod store;
 mod ttl;
 
+pub use answer::{Answer, Outbox, Ticket};
 pub use command::{Command, Reply, Write};
 pub use error::{Error, Outcome, Result};
 pub use json::JsonText;
 pub use key::{Key, KeyBuilder, Prefix};
 pub use page::{Page, PageLimits, Pages};
-pub use store::{Job, Outbox, Reader, Store, Task, Ticket};
+pub use store::{Job, ListExecutor, Store, Task};
 pub use ttl::{Lifetime, Millis, Ttl, now};

@@ -1,23 +1,13 @@
 //! What every engine must be able to do.
 
-use super::{Command, Outcome, PageLimits, Pages, Prefix};
+use super::{Answer, Command, Outcome, PageLimits, Pages, Prefix, Result};
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
-/// Names a command under way. The binding gives it out and gets it back.
-pub type Ticket = usize;
-
-/// A command on its way to a store's worker.
-#[derive(Debug)]
+/// A command on its way to a store's worker, and the answer that it owes.
 pub struct Job {
-    pub ticket: Ticket,
     pub command: Command,
-}
-
-/// Where a store's worker leaves outcomes. One call hands over a whole batch,
-/// because what a call costs is the crossing.
-pub trait Outbox: Send + Sync {
-    fn deliver(&self, outcomes: Vec<(Ticket, Outcome)>);
+    pub answer: Answer,
 }
 
 pub type Task = BoxFuture<'static, ()>;
@@ -35,19 +25,22 @@ pub trait Store: Send + Sync {
     /// The command, for [`Store::submit`].
     fn answer(&self, command: Command) -> std::result::Result<Outcome, Command>;
 
-    /// Queues a job. Jobs on one key take effect in the order of these calls,
-    /// and every job's outcome is delivered exactly once.
-    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>);
+    /// Queues a job. Jobs on one key take effect in the order of these calls.
+    fn submit(&self, job: Job);
 
     /// Prepares a list; nothing runs before its first page is asked for.
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages>;
 
-    /// Runs a list's task where its pages may be waited for. `None` says that
-    /// pages come without waiting and may be asked for on the calling thread.
-    fn reader(&self) -> Option<Arc<dyn Reader>>;
+    /// Where the task that pulls a list's pages runs. `None` says that pages
+    /// never wait and may be pulled on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`super::Error::Connection`] where a thread can't be started.
+    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>>;
 }
 
-/// Where list tasks run.
-pub trait Reader: Send + Sync {
+/// Runs the tasks of lists on a thread of the store.
+pub trait ListExecutor: Send + Sync {
     fn spawn(&self, task: Task);
 }

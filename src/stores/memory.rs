@@ -1,13 +1,14 @@
 //! Entries in this process: an ordered map that answers on the calling thread.
 
 use crate::kv::{
-    Command, Error, Job, JsonText, Key, Millis, Outbox, Outcome, Page, PageLimits, Pages, Prefix, Reader, Reply,
-    Result, Store, Write, now,
+    Command, Error, Job, JsonText, Key, ListExecutor, Millis, Outcome, Page, PageLimits, Pages, Prefix, Reply, Result,
+    Store, Write, now,
 };
 use futures::future::BoxFuture;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -100,11 +101,11 @@ impl Entries {
         let now = now();
         for _ in 0..SWEEP_SLICE {
             match self.by_deadline.first() {
-                Some((deadline, _)) if *deadline <= now => {
-                    let (_, key) = self.by_deadline.pop_first().expect("it has a first");
-                    self.by_key.remove(&key);
-                }
+                Some((deadline, _)) if *deadline <= now => {}
                 _ => return false,
+            }
+            if let Some((_, key)) = self.by_deadline.pop_first() {
+                self.by_key.remove(&key);
             }
         }
         true
@@ -113,8 +114,7 @@ impl Entries {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Entries> {
-        // Nothing in here panics half-way through a change.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 
     /// Runs on a thread of its own for as long as anything is to expire.
@@ -132,11 +132,7 @@ impl Shared {
             };
             let wait = u64::try_from(deadline - now()).unwrap_or(0);
             let wait = Duration::from_millis(wait).max(SWEEP_PAUSE);
-            entries = self
-                .sweep
-                .wait_timeout(entries, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.sweep.wait_for(&mut entries, wait);
         }
         entries.sweeping = false;
     }
@@ -214,9 +210,9 @@ impl Store for MemoryStore {
         })
     }
 
-    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
+    fn submit(&self, job: Job) {
         let outcome = self.answer(job.command).unwrap_or(Err(Error::Closed));
-        outbox.deliver(vec![(job.ticket, outcome)]);
+        job.answer.deliver(outcome);
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
@@ -228,8 +224,8 @@ impl Store for MemoryStore {
         })
     }
 
-    fn reader(&self) -> Option<Arc<dyn Reader>> {
-        None
+    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
+        Ok(None)
     }
 }
 

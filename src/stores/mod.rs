@@ -1,10 +1,10 @@
-//! The engines, one room each. None of them knows JavaScript.
+//! The engines, one folder each. None of them knows JavaScript.
 
+mod database;
 mod deno;
-mod files;
 mod memory;
 mod mysql;
-mod pending;
+mod pending_writes;
 mod postgres;
 mod redis;
 mod served;
@@ -14,13 +14,14 @@ mod worker;
 
 use crate::kv::{Error, Result};
 
+pub use database::Durability;
 pub use deno::{DenoOptions, DenoStore};
 pub use memory::MemoryStore;
 pub use mysql::{MysqlOptions, MysqlStore};
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use redis::{RedisOptions, RedisStore};
 pub use served::TlsOptions;
-pub use sqlite::{Durability, SqliteOptions, SqliteStore};
+pub use sqlite::{SqliteOptions, SqliteStore};
 
 /// Whether a table's name follows the rule of Fedify's own stores, and has so
 /// many bytes at most.

@@ -3,8 +3,8 @@
 
 use super::{DenoOptions, DenoStore, Durability, MemoryStore, SqliteOptions, SqliteStore};
 use crate::kv::{
-    Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply, Store,
-    Ticket, Ttl, Write,
+    Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
+    Store, Ticket, Ttl, Write,
 };
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,6 +28,11 @@ impl Outbox for Inbox {
 }
 
 impl Inbox {
+    fn job(self: &Arc<Self>, ticket: Ticket, command: Command) -> Job {
+        let answer = Answer::new(ticket, self.clone(), &command);
+        Job { command, answer }
+    }
+
     fn wait_for(&self, count: usize) -> Vec<(Ticket, Outcome)> {
         let outcomes = self.outcomes.lock().unwrap();
         let wait = self
@@ -44,7 +49,7 @@ fn run(store: &impl Store, command: Command) -> Outcome {
         Ok(outcome) => outcome,
         Err(command) => {
             let inbox = Arc::new(Inbox::default());
-            store.submit(Job { ticket: 7, command }, &(inbox.clone() as Arc<dyn Outbox>));
+            store.submit(inbox.job(7, command));
             let (ticket, outcome) = inbox.wait_for(1).remove(0);
             assert_eq!(ticket, 7);
             outcome
@@ -212,7 +217,7 @@ fn what_waits_is_committed_together() {
     let inbox = Arc::new(Inbox::default());
     for ticket in 0..5000 {
         let command = put(&["k", &ticket.to_string()], "1");
-        store.submit(Job { ticket, command }, &(inbox.clone() as Arc<dyn Outbox>));
+        store.submit(inbox.job(ticket, command));
     }
     let outcomes = inbox.wait_for(5000);
     assert!(
@@ -316,13 +321,7 @@ fn a_get_does_not_overtake_a_put() {
     let store = file.open();
     let inbox = Arc::new(Inbox::default());
     for i in 0..200 {
-        store.submit(
-            Job {
-                ticket: i,
-                command: put(&["k"], &i.to_string()),
-            },
-            &(inbox.clone() as Arc<dyn Outbox>),
-        );
+        store.submit(inbox.job(i, put(&["k"], &i.to_string())));
         assert_eq!(get(&store, &["k"]), Some(i.to_string()));
     }
 }
@@ -332,8 +331,7 @@ fn a_clear_and_a_put_keep_their_order() {
     let file = File::new();
     let store = file.open();
     let inbox = Arc::new(Inbox::default());
-    let outbox = inbox.clone() as Arc<dyn Outbox>;
-    let submit = |ticket, command| store.submit(Job { ticket, command }, &outbox);
+    let submit = |ticket, command| store.submit(inbox.job(ticket, command));
     for i in 0..2000 {
         submit(i, put(&["p", &i.to_string()], "0"));
     }

@@ -1,25 +1,30 @@
-//! A thread of a store's own with a current-thread runtime. On the two cores of
-//! a small server, a multi-thread runtime loses to it at every load we measured.
+//! Threads of the stores, each with a current-thread runtime. On the two cores
+//! of a small server, a multi-thread runtime loses to it at every load we
+//! measured.
+//!
+//! Starting one can fail: a container limits its processes, a process its
+//! descriptors. So thread and runtime are there before a job is handed over.
 
-use crate::kv::{Reader, Task};
+use crate::kv::{Error, ListExecutor, Page, Pages, Result, Task};
+use futures::future::{BoxFuture, ready};
+use parking_lot::Mutex;
 use std::future::Future;
+use std::io;
 use std::thread::{self, JoinHandle};
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 
-/// Runs a future on a new thread. The name shows in debuggers and `top -H`.
-pub fn spawn<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Send + 'static) -> JoinHandle<()> {
-    thread::Builder::new()
-        .name(format!("fedify-kv-{name}"))
-        .spawn(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .build()
-                .expect("a runtime without I/O asks nothing of the system")
-                .block_on(start());
-        })
-        .expect("the system can start a thread")
+/// Runs `body` on a new thread. The name shows in debuggers and `top -H`.
+pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    thread::Builder::new().name(format!("fedify-kv-{name}")).spawn(body)
+}
+
+/// Runs a future on a new thread.
+pub fn spawn_future<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> F + Send + 'static) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    spawn(name, move || runtime.block_on(start()))?;
+    Ok(())
 }
 
 /// Runs a future that talks to a server on a new thread, and `finish` with its
@@ -28,11 +33,11 @@ pub fn spawn_with_io<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     name: &str,
     start: impl FnOnce() -> F + Send + 'static,
     finish: impl FnOnce(T) + Send + 'static,
-) {
+) -> io::Result<()> {
     // As a task: the runtime wakes the future that it blocks on by a system
     // call, even from its own thread.
     let run = move |runtime: &Runtime| runtime.block_on(async { tokio::spawn(start()).await }).ok();
-    spawn_runtime(name, run, finish);
+    spawn_runtime(name, run, finish)
 }
 
 /// The same for a future that has to stay on one thread.
@@ -40,52 +45,113 @@ pub fn spawn_local_with_io<T, F: Future<Output = T>>(
     name: &str,
     start: impl FnOnce() -> F + Send + 'static,
     finish: impl FnOnce(T) + Send + 'static,
-) {
+) -> io::Result<()> {
     let run = move |runtime: &Runtime| Some(LocalSet::new().block_on(runtime, start()));
-    spawn_runtime(name, run, finish);
+    spawn_runtime(name, run, finish)
 }
 
 fn spawn_runtime<T>(
     name: &str,
     run: impl FnOnce(&Runtime) -> Option<T> + Send + 'static,
     finish: impl FnOnce(T) + Send + 'static,
-) {
-    thread::Builder::new()
-        .name(format!("fedify-kv-{name}"))
-        .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time()
-                .enable_io()
-                .build()
-                .expect("the system has a file descriptor to spare");
-            let result = run(&runtime);
-            // A name look-up may be stuck on a thread of the runtime's own.
-            runtime.shutdown_background();
-            if let Some(result) = result {
-                finish(result);
-            }
-        })
-        .expect("the system can start a thread");
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_time().enable_io().build()?;
+    spawn(name, move || {
+        let result = run(&runtime);
+        // A name look-up may be stuck on a thread of the runtime's own.
+        runtime.shutdown_background();
+        if let Some(result) = result {
+            finish(result);
+        }
+    })?;
+    Ok(())
 }
 
-/// A thread that list tasks share, taking turns at each page.
-pub struct ReaderThread(UnboundedSender<Task>);
+/// A store's worker thread, which runs for as long as a sender to it exists. It
+/// is started when it is first needed, and again if it has ended, until it is
+/// closed.
+pub struct WorkerThread<M>(Mutex<State<M>>);
 
-impl ReaderThread {
-    pub fn start(name: &str) -> Self {
-        let (sender, mut tasks) = unbounded_channel::<Task>();
-        spawn(name, move || async move {
-            while let Some(task) = tasks.recv().await {
-                tokio::spawn(task);
-            }
-        });
-        Self(sender)
+enum State<M> {
+    Unstarted,
+    Started(UnboundedSender<M>),
+    Closed,
+}
+
+impl<M> Default for WorkerThread<M> {
+    fn default() -> Self {
+        Self(Mutex::new(State::Unstarted))
     }
 }
 
-impl Reader for ReaderThread {
+impl<M> WorkerThread<M> {
+    /// A sender to the worker, which `start` starts where it doesn't run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connection`] where the thread or its runtime can't be had;
+    /// [`Error::Closed`]
+    pub fn sender(&self, start: impl FnOnce(UnboundedReceiver<M>) -> io::Result<()>) -> Result<UnboundedSender<M>> {
+        let mut state = self.0.lock();
+        match &*state {
+            State::Started(sender) if !sender.is_closed() => return Ok(sender.clone()),
+            State::Started(_) | State::Unstarted => {}
+            State::Closed => return Err(Error::Closed),
+        }
+        let (sender, messages) = unbounded_channel();
+        start(messages).map_err(|error| Error::Connection(format!("the store's thread can't be started: {error}")))?;
+        *state = State::Started(sender.clone());
+        Ok(sender)
+    }
+
+    /// From now on, no worker is started. Returns a sender to the one that runs.
+    pub fn close(&self) -> Option<UnboundedSender<M>> {
+        match std::mem::replace(&mut *self.0.lock(), State::Closed) {
+            State::Started(sender) if !sender.is_closed() => Some(sender),
+            _ => None,
+        }
+    }
+}
+
+/// A list that can't be read, because the store's worker can't be started.
+pub struct FailedPages(pub Error);
+
+impl Pages for FailedPages {
+    fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(ready(Err(self.0.clone())))
+    }
+}
+
+/// A thread that the tasks of lists share, taking turns at each page.
+#[derive(Default)]
+pub struct ListThread(WorkerThread<Task>);
+
+impl ListThread {
+    /// # Errors
+    ///
+    /// [`Error::Connection`] where the thread can't be had.
+    pub fn executor(&self, name: &'static str) -> Result<impl ListExecutor + use<>> {
+        let run = |mut tasks: UnboundedReceiver<Task>| {
+            spawn_future(name, move || async move {
+                while let Some(task) = tasks.recv().await {
+                    tokio::spawn(task);
+                }
+            })
+        };
+        self.0.sender(run).map(Tasks)
+    }
+
+    /// Ends the thread once its tasks have ended.
+    pub fn close(&self) {
+        drop(self.0.close());
+    }
+}
+
+struct Tasks(UnboundedSender<Task>);
+
+impl ListExecutor for Tasks {
     fn spawn(&self, task: Task) {
-        // The thread takes tasks for as long as this sender exists.
-        let _ = self.0.send(task);
+        // If the thread has ended, the task is dropped, which its list notices.
+        drop(self.0.send(task));
     }
 }

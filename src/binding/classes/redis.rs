@@ -70,7 +70,7 @@ impl RedisKvStore {
     #[napi(ts_return_type = "Promise<number>")]
     pub fn reindex(&self, env: Env) -> Ready {
         ready(env, |js| {
-            self.0.start(js, |ticket, outbox| self.1.reindex(ticket, outbox))
+            self.0.start(js, &Command::Initialize, |answer| self.1.reindex(answer))
         })
     }
 

@@ -7,8 +7,8 @@
 
 use super::row::{Row, reply};
 use super::{key, v8};
-use crate::kv::{Command, Error, JsonText, Key, Millis, Outcome, Reply, Result, Write, now};
-use crate::stores::served::Pending;
+use crate::kv::{Answer, Command, Error, Job, JsonText, Key, Millis, Outcome, Reply, Result, Write, now};
+use crate::stores::pending_writes::PendingWrite;
 use chrono::{DateTime, Utc};
 use denokv_proto::{AtomicWrite, Check, KvValue, Mutation, MutationKind};
 use std::collections::BTreeMap;
@@ -18,7 +18,9 @@ const MOST_VALUE_BYTES: usize = 65_536;
 
 /// An operation on one entry.
 pub struct Op {
-    pub pending: Pending,
+    /// Ends before the answer is delivered.
+    pending: Option<PendingWrite>,
+    answer: Answer,
     pub command: Command,
     pub key: Vec<u8>,
     /// The value that it writes, if any.
@@ -26,13 +28,20 @@ pub struct Op {
 }
 
 impl Op {
-    pub fn new(pending: Pending, command: Command, Encoded { key, value }: Encoded) -> Self {
+    pub fn new(job: Job, pending: Option<PendingWrite>, Encoded { key, value }: Encoded) -> Self {
         Self {
             pending,
-            command,
+            answer: job.answer,
+            command: job.command,
             key,
             value,
         }
+    }
+
+    /// The answer, once the operation is no longer pending.
+    pub fn into_answer(self) -> Answer {
+        drop(self.pending);
+        self.answer
     }
 
     /// About how many bytes of an atomic write it is.

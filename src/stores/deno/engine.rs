@@ -1,21 +1,23 @@
 //! Deno's engine in its two forms, behind what the worker needs of it.
 
-use super::checkpoint::{Checkpoints, MOST_PAGES};
 use super::reader::{self, Reader};
 use super::remote::Remote;
 use super::row::{Row, Rows};
-use super::{Place, Shared, lock};
+use super::{Shared, Target};
 use crate::kv::{Error, Result};
-use crate::stores::files::Claim;
-use crate::stores::sqlite::database::{self, Database};
-use crate::stores::{Durability, SqliteOptions};
+use crate::stores::database::{self, Checkpoints, Claim, DatabaseFile, Durability};
 use deno_error::JsErrorBox;
 use denokv_proto::{AtomicWrite, AtomicWriteOutcome};
 use denokv_sqlite::{Sqlite, SqliteBackendError, SqliteConfig, SqliteCreateError, SqliteNotifier};
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+/// A log of so many pages (of 4 KiB) is more than checkpoints keep up with: the
+/// engine helps.
+const MOST_PAGES: u32 = 10_000;
 
 pub enum Engine {
     Local(Local),
@@ -42,9 +44,9 @@ pub struct Limits {
 
 impl Engine {
     pub async fn open(shared: &Arc<Shared>) -> Result<Self> {
-        match &shared.place {
-            Place::Local(place) => Local::open(shared, place).map(Self::Local),
-            Place::Remote(server) => {
+        match &shared.target {
+            Target::Local(file) => Local::open(shared, file).map(Self::Local),
+            Target::Remote(server) => {
                 let remote = Remote::new(server, shared.options.command_timeout)?;
                 remote.reach().await?;
                 Ok(Self::Remote(remote))
@@ -52,15 +54,15 @@ impl Engine {
         }
     }
 
-    pub fn limits(place: &Place) -> Limits {
-        match place {
-            Place::Local(_) => Limits {
+    pub fn limits(target: &Target) -> Limits {
+        match target {
+            Target::Local(_) => Limits {
                 operations: 1000,
                 checks: 1000,
                 bytes: 16 * 1024 * 1024,
             },
             // The protocol's, less what surrounds a value.
-            Place::Remote(_) => Limits {
+            Target::Remote(_) => Limits {
                 operations: 1000,
                 checks: 10,
                 bytes: 700_000,
@@ -99,20 +101,15 @@ impl Engine {
 pub struct Local {
     shared: Arc<Shared>,
     sqlite: Sqlite,
-    checkpoints: Checkpoints,
+    checkpoints: Mutex<Checkpoints>,
     /// Given up after the engine's connection is closed.
     claim: Option<Claim>,
 }
 
 impl Local {
-    fn open(shared: &Arc<Shared>, place: &database::Place) -> Result<Self> {
+    fn open(shared: &Arc<Shared>, file: &Arc<DatabaseFile>) -> Result<Self> {
         let busy_timeout = shared.options.busy_timeout;
-        let options = SqliteOptions {
-            durability: Durability::Full,
-            busy_timeout,
-            ..SqliteOptions::default()
-        };
-        let database = Database::open_for_writing(place, &options)?;
+        let database = file.open_for_writing(Durability::Full, busy_timeout)?;
         database
             .pragma_update(None, "wal_autocheckpoint", MOST_PAGES)
             .map_err(|error| database::error(&error))?;
@@ -133,19 +130,19 @@ impl Local {
         )
         .map_err(|error| match error {
             SqliteCreateError::SqliteBackend(SqliteBackendError::SqliteError(error)) => match database::error(&error) {
-                Error::Backend(why) => Error::Connection(format!("{place}: {why}")),
+                Error::Backend(why) => Error::Connection(format!("{}: {why}", file.location())),
                 other => other,
             },
-            other => Error::Connection(format!("{place}: {other}")),
+            other => Error::Connection(format!("{}: {other}", file.location())),
         })?;
         let engine = Self {
             shared: Arc::clone(shared),
             sqlite,
-            checkpoints: Checkpoints::new(place),
+            checkpoints: Checkpoints::new(file, Durability::Full).into(),
             claim,
         };
-        *lock(&shared.list_reader) = Some(Reader::open(place, busy_timeout)?);
-        *lock(&shared.reader) = Some(Reader::open(place, busy_timeout)?.without_waiting()?);
+        *shared.list_reader.lock() = Some(Reader::open(file, busy_timeout)?);
+        *shared.reader.lock() = Some(Reader::open(file, busy_timeout)?.without_waiting()?);
         Ok(engine)
     }
 
@@ -167,12 +164,8 @@ impl Local {
     }
 
     async fn write(&self, write: AtomicWrite) -> Result<Written> {
-        let entries = write.mutations.len();
         match self.sqlite.atomic_write(write).await {
-            Ok(AtomicWriteOutcome::Committed(_)) => {
-                self.checkpoints.wrote(entries);
-                Ok(Written::Done)
-            }
+            Ok(AtomicWriteOutcome::Committed(_)) => Ok(Written::Done),
             Ok(AtomicWriteOutcome::CheckFailed { .. }) => Ok(Written::Conflict),
             Err(SqliteBackendError::SqliteError(error)) if database::is_busy(&error) => Ok(Written::Busy),
             Err(SqliteBackendError::SqliteError(error)) => Err(database::error(&error)),
@@ -183,9 +176,9 @@ impl Local {
 
 impl Drop for Local {
     fn drop(&mut self) {
-        *lock(&self.shared.reader) = None;
-        *lock(&self.shared.list_reader) = None;
-        self.checkpoints.end();
+        *self.shared.reader.lock() = None;
+        *self.shared.list_reader.lock() = None;
+        self.checkpoints.lock().wait();
         // It waits for its thread, and panics if that did.
         let _ = catch_unwind(AssertUnwindSafe(|| self.sqlite.close()));
         self.claim = None;

@@ -4,7 +4,7 @@ use super::key::{after, decode, range};
 use super::reader::{self, Reader};
 use super::remote::MOST_ENTRIES;
 use super::row::Row;
-use super::{Message, Place, Shared};
+use super::{Message, Shared, Target};
 use crate::kv::{Error, Key, Page, PageLimits, Pages, Prefix, Result};
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
@@ -43,11 +43,11 @@ impl DenoPages {
             self.begun = true;
             self.writes_before_this().await?;
         }
-        let (page, last) = match self.shared.place {
-            Place::Local(_) => reader::with(&self.shared.list_reader, |reader| {
+        let (page, last) = match self.shared.target {
+            Target::Local(_) => reader::with(&self.shared.list_reader, |reader| {
                 read(reader, &start, &end, self.limits)
             })?,
-            Place::Remote(_) => self.request(start, end).await?,
+            Target::Remote(_) => self.request(start, end).await?,
         };
         Ok(self.go_on(page, last))
     }
@@ -138,7 +138,7 @@ impl Pages for DenoPages {
         }
         let (start, end) = self.range.as_ref().ok()?;
         let shared = Arc::clone(&self.shared);
-        let mut reader = shared.reader.try_lock().ok()?;
+        let mut reader = shared.reader.try_lock()?;
         // What fails here is tried again, and told, by the worker.
         let (page, last) = read(reader.as_mut()?, start, end, self.limits).ok()?;
         self.begun = true;

@@ -7,32 +7,29 @@
 //! expires: the engine doesn't tell.
 
 mod batch;
-mod checkpoint;
 mod engine;
 mod key;
 mod list;
-mod place;
 mod reader;
 mod remote;
 mod row;
+mod target;
 mod v8;
 mod worker;
 
-use super::pending::PendingWrites;
-use super::served::Pending;
+use super::pending_writes::{PendingWrite, PendingWrites};
 use super::sqlite::url::path_of;
-use super::worker::spawn_local_with_io;
-use crate::kv::{
-    Command, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader as ListReader, Reply, Result, Store, Task,
-};
+use super::worker::{FailedPages, WorkerThread, spawn_local_with_io};
+use crate::kv::{Answer, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 use list::DenoPages;
-use place::Place;
+use parking_lot::Mutex;
 use reader::Reader;
 use row::Rows;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+use target::Target;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use worker::Worker;
 
@@ -58,12 +55,12 @@ impl Default for DenoOptions {
 
 pub struct DenoStore {
     shared: Arc<Shared>,
-    worker: Mutex<Option<UnboundedSender<Message>>>,
+    worker: WorkerThread<Message>,
 }
 
 /// What the calling thread, the worker and the lists share.
 struct Shared {
-    place: Place,
+    target: Target,
     options: DenoOptions,
     /// The calling thread's connection, while a file is open. The worker opens
     /// and closes it.
@@ -73,12 +70,12 @@ struct Shared {
     held: Notify,
     /// The worker's and the lists' connection.
     list_reader: Mutex<Option<Reader>>,
-    pending: PendingWrites,
+    pending: Arc<PendingWrites>,
 }
 
 /// What the worker is sent.
 enum Message {
-    Job(Pending, Command),
+    Job(Job, Option<PendingWrite>),
     /// Answered once the store is open and all earlier jobs are done.
     Ready(oneshot::Sender<Result<()>>),
     /// A server's entries from a key to before another, so many at most.
@@ -94,17 +91,17 @@ impl DenoStore {
     /// # Errors
     ///
     /// [`Error::InvalidOption`] for what can be neither path nor URL.
-    pub fn at(place: &str, options: DenoOptions) -> Result<Self> {
+    pub fn at(target: &str, options: DenoOptions) -> Result<Self> {
         Ok(Self {
             shared: Arc::new(Shared {
-                place: Place::parse(place, &options)?,
+                target: Target::parse(target, &options)?,
                 options,
                 reader: Mutex::default(),
                 held: Notify::new(),
                 list_reader: Mutex::default(),
-                pending: PendingWrites::default(),
+                pending: Arc::default(),
             }),
-            worker: Mutex::default(),
+            worker: WorkerThread::default(),
         })
     }
 
@@ -115,28 +112,24 @@ impl DenoStore {
     ///
     /// [`Error::InvalidOption`] for what is neither.
     pub fn at_url(rest: &str, options: DenoOptions) -> Result<Self> {
-        if Place::is_remote(rest) {
+        if Target::is_remote(rest) {
             return Self::at(rest, options);
         }
         Self::at(&path_of(rest)?, options)
     }
 
-    /// The way to the worker, which is started when there is none.
-    fn worker(&self) -> UnboundedSender<Message> {
-        lock(&self.worker)
-            .get_or_insert_with(|| {
-                let (sender, messages) = unbounded_channel();
-                let shared = Arc::clone(&self.shared);
-                // The last promise resolves when all is released.
-                let finish = |last: Option<Pending>| {
-                    if let Some(pending) = last {
-                        pending.deliver(Ok(Reply::Done));
-                    }
-                };
-                spawn_local_with_io("deno", move || Worker::new(shared, messages).run(), finish);
-                sender
-            })
-            .clone()
+    /// A sender to the worker, which is started where there is none.
+    fn worker(&self) -> Result<UnboundedSender<Message>> {
+        self.worker.sender(|messages: UnboundedReceiver<Message>| {
+            let shared = Arc::clone(&self.shared);
+            // `close` resolves once all is released.
+            let finish = |close: Option<Answer>| {
+                if let Some(answer) = close {
+                    answer.deliver(Ok(Reply::Done));
+                }
+            };
+            spawn_local_with_io("deno", move || Worker::new(shared, messages).run(), finish)
+        })
     }
 }
 
@@ -148,7 +141,7 @@ impl Store for DenoStore {
         if self.shared.pending.concerns(key.as_json()) {
             return Err(Command::Get(key));
         }
-        let Ok(mut reader) = self.shared.reader.try_lock() else {
+        let Some(mut reader) = self.shared.reader.try_lock() else {
             return Err(Command::Get(key));
         };
         match reader.as_mut().map(|reader| reader.get(&key, &self.shared.held)) {
@@ -158,34 +151,43 @@ impl Store for DenoStore {
         }
     }
 
-    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
-        self.shared.pending.add(&job.command);
-        let pending = Pending::new(job.ticket, outbox);
-        // The worker runs for as long as this store holds its sender.
-        let _ = self.worker().send(Message::Job(pending, job.command));
+    fn submit(&self, job: Job) {
+        let worker = if matches!(job.command, Command::Close) {
+            match self.worker.close() {
+                Some(worker) => Ok(worker),
+                None => return job.answer.deliver(Ok(Reply::Done)),
+            }
+        } else {
+            self.worker()
+        };
+        match worker {
+            Ok(worker) => {
+                let pending = self.shared.pending.add(&job.command);
+                // If the worker has just ended, the job is dropped, which answers it.
+                drop(worker.send(Message::Job(job, pending)));
+            }
+            Err(error) => job.answer.deliver(Err(error)),
+        }
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
-        Box::new(DenoPages::new(Arc::clone(&self.shared), self.worker(), &prefix, limits))
+        match self.worker() {
+            Ok(worker) => Box::new(DenoPages::new(Arc::clone(&self.shared), worker, &prefix, limits)),
+            Err(error) => Box::new(FailedPages(error)),
+        }
     }
 
-    fn reader(&self) -> Option<Arc<dyn ListReader>> {
-        Some(Arc::new(Tasks(self.worker())))
+    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
+        Ok(Some(Arc::new(Tasks(self.worker()?))))
     }
 }
 
 /// The worker's thread, for lists.
 struct Tasks(UnboundedSender<Message>);
 
-impl ListReader for Tasks {
+impl ListExecutor for Tasks {
     fn spawn(&self, task: Task) {
-        // A worker that has ended has closed its store, and with it the lists.
-        let _ = self.0.send(Message::Task(task));
+        // If the worker has ended, the task is dropped, which its list notices.
+        drop(self.0.send(Message::Task(task)));
     }
-}
-
-/// A lock whose holder panicked is as good as any: what it guards is replaced
-/// whole, never changed in steps.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,13 @@
 //! A connection of ours to the engine's database, which only reads. It sees
 //! what the engine's own reads don't tell: when an entry expires.
 
+use super::key;
 use super::row::{Row, Stored, reply};
-use super::{key, lock};
 use crate::kv::{Error, Key, Millis, Outcome, Result, now};
-use crate::stores::sqlite::database::{self, Database, Place};
-use crate::stores::sqlite::snapshot::Snapshot;
+use crate::stores::database::{self, DatabaseFile, Snapshot};
 use denokv_proto::Versionstamp;
+use parking_lot::Mutex;
 use rusqlite::{OptionalExtension, Statement, params};
-use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -20,9 +19,8 @@ const RANGE: &str = "SELECT v, v_encoding, version, expiration_ms, k FROM kv \
 pub struct Reader(Snapshot);
 
 impl Reader {
-    pub fn open(place: &Place, busy_timeout: Duration) -> Result<Self> {
-        let database = Database::open_for_reading(place, busy_timeout)?;
-        let snapshot = Snapshot::new(database, GET);
+    pub fn open(file: &DatabaseFile, busy_timeout: Duration) -> Result<Self> {
+        let snapshot = Snapshot::new(file.open_for_reading(busy_timeout)?, GET);
         snapshot.map(Self).map_err(|error| database::error(&error))
     }
 
@@ -100,7 +98,7 @@ fn versionstamp(version: i64) -> Versionstamp {
 
 /// Reads with a connection that may be gone.
 pub fn with<T>(reader: &Mutex<Option<Reader>>, body: impl FnOnce(&mut Reader) -> rusqlite::Result<T>) -> Result<T> {
-    match lock(reader).as_mut() {
+    match reader.lock().as_mut() {
         Some(reader) => body(reader).map_err(|error| database::error(&error)),
         None => Err(Error::Closed),
     }

@@ -1,7 +1,7 @@
 //! A server that speaks KV Connect, Deno's protocol over HTTP.
 
-use super::place::Server;
 use super::row::{Row, Rows, Stored};
+use super::target::Server;
 use crate::kv::{Error, Result};
 use crate::stores::served::TlsOptions;
 use bytes::Bytes;

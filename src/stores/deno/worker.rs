@@ -4,10 +4,10 @@ use super::batch::{Batch, Encoded, Op};
 use super::engine::{Engine, Written};
 use super::key::{self, after};
 use super::row::Row;
-use super::{Message, Shared, lock};
-use crate::kv::{Command, Error, Outcome, Prefix, Reply, Result};
-use crate::stores::served::Pending;
-use crate::stores::sqlite::snapshot::HOLD;
+use super::{Message, Shared};
+use crate::kv::{Answer, Command, Error, Job, Outcome, Prefix, Reply, Result};
+use crate::stores::database::HOLD;
+use crate::stores::pending_writes::PendingWrite;
 use denokv_proto::{AtomicWrite, Check, Mutation, MutationKind};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub struct Worker {
     queue: VecDeque<Work>,
     engine: Option<Engine>,
     release_at: Option<Instant>,
-    closed: Option<Pending>,
+    closed: Option<Answer>,
 }
 
 /// Why a group has no outcomes.
@@ -72,7 +72,7 @@ impl Failed {
 enum Work {
     One(Op),
     /// What concerns many entries.
-    Broad(Pending, Command),
+    Broad(Job, Option<PendingWrite>),
     Ready(oneshot::Sender<Result<()>>),
 }
 
@@ -90,7 +90,7 @@ impl Worker {
 
     /// Until the store is closed or gone, and what was queued before is done.
     /// Returns what to tell once all is released.
-    pub async fn run(mut self) -> Option<Pending> {
+    pub async fn run(mut self) -> Option<Answer> {
         while self.closed.is_none() {
             if self.queue.is_empty() {
                 match self.next_message().await {
@@ -123,7 +123,7 @@ impl Worker {
     fn release_if_due(&mut self) {
         if self.release_at.is_some_and(|at| at <= Instant::now()) {
             self.release_at = None;
-            if let Some(reader) = lock(&self.shared.reader).as_mut() {
+            if let Some(reader) = self.shared.reader.lock().as_mut() {
                 reader.let_go();
             }
         }
@@ -144,19 +144,19 @@ impl Worker {
                 // It comes after `Ready`, so there is one.
                 _ => drop(answer),
             },
-            Message::Job(pending, command) => {
-                let (key, write) = match &command {
+            Message::Job(job, pending) => {
+                let (key, write) = match &job.command {
                     Command::Get(key) => (key, None),
                     Command::Put(key, write) | Command::Cas(key, _, write) => (key, Some(write)),
                     Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => {
-                        return self.queue.push_back(Work::Broad(pending, command));
+                        return self.queue.push_back(Work::Broad(job, pending));
                     }
                 };
                 match Encoded::new(key, write) {
-                    Ok(encoded) => self.queue.push_back(Work::One(Op::new(pending, command, encoded))),
+                    Ok(encoded) => self.queue.push_back(Work::One(Op::new(job, pending, encoded))),
                     Err(error) => {
-                        self.shared.pending.remove(&command);
-                        pending.deliver(Err(error));
+                        drop(pending);
+                        job.answer.deliver(Err(error));
                     }
                 }
             }
@@ -171,11 +171,11 @@ impl Worker {
             return;
         }
         match self.queue.pop_front() {
-            Some(Work::Broad(pending, Command::Close)) => self.closed = Some(pending),
-            Some(Work::Broad(pending, command)) => {
-                let outcome = self.run_broad(&command).await;
-                self.shared.pending.remove(&command);
-                pending.deliver(outcome);
+            Some(Work::Broad(job, _)) if matches!(job.command, Command::Close) => self.closed = Some(job.answer),
+            Some(Work::Broad(job, pending)) => {
+                let outcome = self.run_broad(&job.command).await;
+                drop(pending);
+                job.answer.deliver(outcome);
             }
             Some(Work::Ready(answer)) => {
                 // Nobody listens any more: then nobody needs to know.
@@ -187,7 +187,7 @@ impl Worker {
 
     /// The operations at the front that can be done together.
     fn next_group(&mut self) -> Vec<Op> {
-        let limits = Engine::limits(&self.shared.place);
+        let limits = Engine::limits(&self.shared.target);
         let mut group = Vec::new();
         let (mut checks, mut bytes) = (0, 0);
         while group.len() < limits.operations && checks < limits.checks && bytes < limits.bytes {
@@ -208,7 +208,7 @@ impl Worker {
     }
 
     /// Runs a group and delivers its outcomes.
-    async fn commit(&mut self, mut group: Vec<Op>) {
+    async fn commit(&mut self, group: Vec<Op>) {
         let outcomes = match self.attempt(&group).await {
             Ok(outcomes) => outcomes,
             Err(Failed::Apart(_)) if group.len() > 1 => {
@@ -225,15 +225,8 @@ impl Worker {
             Err(Failed::Unknown(error)) => self.repeat(&group, &error).await,
             Err(failed) => vec![Err(failed.error()); group.len()],
         };
-        for op in &group {
-            self.shared.pending.remove(&op.command);
-        }
-        let outbox = group.first().and_then(|op| op.pending.outbox().cloned());
-        let tickets = group.iter_mut().filter_map(|op| op.pending.take());
-        let done: Vec<_> = tickets.zip(outcomes).collect();
-        if let Some(outbox) = outbox {
-            outbox.deliver(done);
-        }
+        let answers: Vec<_> = group.into_iter().map(Op::into_answer).collect();
+        Answer::deliver_all(answers.into_iter().zip(outcomes));
     }
 
     /// Once more what may be done twice, after a group that may have been
@@ -339,7 +332,7 @@ impl Worker {
             if !doomed.is_empty() {
                 // What changes meanwhile is looked at again, and counted right,
                 // where that many checks are possible.
-                let checks = Engine::limits(&self.shared.place).checks >= doomed.len();
+                let checks = Engine::limits(&self.shared.target).checks >= doomed.len();
                 let engine = self.engine().await?;
                 let written = engine.write(deletion(&doomed, checks)).await;
                 match self.settle(written, begun).await? {

@@ -9,11 +9,12 @@ use super::url::Encryption;
 use crate::kv::{Error, Result};
 use crate::stores::TlsOptions;
 use crate::stores::sql::Lost;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::error::Elapsed;
@@ -325,7 +326,7 @@ fn typed<'a>(sql: &Sql, parameters: &[Parameter<'a>]) -> Vec<(Parameter<'a>, Typ
 }
 
 fn lock(prepared: &Mutex<HashMap<String, Statement>>) -> MutexGuard<'_, HashMap<String, Statement>> {
-    prepared.lock().unwrap_or_else(PoisonError::into_inner)
+    prepared.lock()
 }
 
 /// What encrypted connections are set up with.

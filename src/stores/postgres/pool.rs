@@ -5,9 +5,10 @@ use super::Settings;
 use super::connection::{Backend, Connection};
 use crate::kv::Error;
 use crate::stores::sql::Lost;
+use parking_lot::{Mutex, MutexGuard};
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -85,11 +86,11 @@ impl Pool {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 
     fn given_up(&self) -> MutexGuard<'_, Vec<Backend>> {
-        self.given_up.lock().unwrap_or_else(PoisonError::into_inner)
+        self.given_up.lock()
     }
 
     fn put_back(&self, mut connection: Connection) {

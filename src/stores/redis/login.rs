@@ -2,11 +2,12 @@
 //! gives it back.
 
 use super::connection::Stream;
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisResult};
 use std::io::{ErrorKind, Result};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -19,7 +20,7 @@ pub async fn log_in(stream: Box<dyn Stream>, login: &RedisConnectionInfo) -> Red
         .set_connection_timeout(None);
     let connection = MultiplexedConnection::new_with_config(login, lent, config).await?;
     // All has been answered: nothing can be left in its buffers.
-    let stream = back.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let stream = back.lock().take();
     drop(connection);
     stream.ok_or_else(|| std::io::Error::from(ErrorKind::NotConnected).into())
 }
@@ -29,7 +30,7 @@ struct Lent(Arc<Mutex<Option<Box<dyn Stream>>>>);
 impl Lent {
     /// What the stream says; who comes too late finds it closed.
     fn with<T>(&self, body: impl FnOnce(Pin<&mut dyn Stream>) -> Poll<Result<T>>) -> Poll<Result<T>> {
-        match &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &mut *self.0.lock() {
             Some(stream) => body(Pin::new(stream.as_mut())),
             None => Poll::Ready(Err(ErrorKind::NotConnected.into())),
         }

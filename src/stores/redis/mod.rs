@@ -24,17 +24,17 @@ mod url;
 mod wire;
 mod worker;
 
-use super::served::{Load, Pending, TlsOptions};
-use super::worker::spawn_with_io;
+use super::served::{Load, TlsOptions};
+use super::worker::{FailedPages, WorkerThread, spawn_with_io};
 use crate::kv::{
-    Command, Error, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store, Task, Ticket,
+    Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task,
 };
 use list::RedisPages;
 use rustls::ClientConfig;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use topology::Topology;
 use url::Target;
@@ -99,14 +99,15 @@ pub struct RedisStore(Arc<Shared>);
 
 struct Shared {
     hub: Arc<Hub>,
-    worker: Mutex<Option<UnboundedSender<Message>>>,
+    worker: WorkerThread<Message>,
     reindexed: Arc<AtomicU64>,
 }
 
 /// What the worker is sent.
 enum Message {
-    Job(Pending, Command, usize),
-    Reindex(Pending, Arc<AtomicU64>),
+    /// With its weight.
+    Job(Job, usize),
+    Reindex(Answer, Arc<AtomicU64>),
     /// Answered once all earlier jobs are done.
     Ready(oneshot::Sender<()>),
     Task(Task),
@@ -150,22 +151,21 @@ impl RedisStore {
         };
         Ok(Self(Arc::new(Shared {
             hub: Arc::new(hub),
-            worker: Mutex::default(),
+            worker: WorkerThread::default(),
             reindexed: Arc::default(),
         })))
     }
 
     /// Makes the index agree with what is stored; a count is delivered.
-    pub fn reindex(&self, ticket: Ticket, outbox: &Arc<dyn Outbox>) {
+    pub fn reindex(&self, answer: Answer) {
         if !self.0.hub.settings.index {
             let error = Error::InvalidOption("the store was not opened with index: true".into());
-            outbox.deliver(vec![(ticket, Err(error))]);
-            return;
+            return answer.deliver(Err(error));
         }
-        let progress = Arc::clone(&self.0.reindexed);
-        let _ = self
-            .worker()
-            .send(Message::Reindex(Pending::new(ticket, outbox), progress));
+        match self.worker() {
+            Ok(worker) => drop(worker.send(Message::Reindex(answer, Arc::clone(&self.0.reindexed)))),
+            Err(error) => answer.deliver(Err(error)),
+        }
     }
 
     /// How many entries the last `reindex` has dealt with so far.
@@ -173,23 +173,18 @@ impl RedisStore {
         self.0.reindexed.load(Ordering::Relaxed)
     }
 
-    /// The way to the worker, which is started when there is none.
-    fn worker(&self) -> UnboundedSender<Message> {
-        let mut worker = self.0.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        worker
-            .get_or_insert_with(|| {
-                let (sender, messages) = unbounded_channel();
-                let hub = Arc::clone(&self.0.hub);
-                // The last promise resolves when all sockets are closed.
-                let finish = |last: Option<Pending>| {
-                    if let Some(pending) = last {
-                        pending.deliver(Ok(Reply::Done));
-                    }
-                };
-                spawn_with_io("redis", move || Worker::new(hub, messages).run(), finish);
-                sender
-            })
-            .clone()
+    /// A sender to the worker, which is started where there is none.
+    fn worker(&self) -> Result<UnboundedSender<Message>> {
+        self.0.worker.sender(|messages: UnboundedReceiver<Message>| {
+            let hub = Arc::clone(&self.0.hub);
+            // `close` resolves once all sockets are closed.
+            let finish = |close: Option<Answer>| {
+                if let Some(answer) = close {
+                    answer.deliver(Ok(Reply::Done));
+                }
+            };
+            spawn_with_io("redis", move || Worker::new(hub, messages).run(), finish)
+        })
     }
 }
 
@@ -198,32 +193,41 @@ impl Store for RedisStore {
         Err(command)
     }
 
-    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
-        match self.0.hub.load.admit(&job.command) {
-            // The worker runs for as long as this store holds its sender.
-            Ok(weight) => {
-                let pending = Pending::new(job.ticket, outbox);
-                let _ = self.worker().send(Message::Job(pending, job.command, weight));
+    fn submit(&self, job: Job) {
+        let worker = if matches!(job.command, Command::Close) {
+            match self.0.worker.close() {
+                Some(worker) => Ok(worker),
+                None => return job.answer.deliver(Ok(Reply::Done)),
             }
-            Err(error) => outbox.deliver(vec![(job.ticket, Err(error))]),
+        } else {
+            self.worker()
+        };
+        let admitted = worker.and_then(|worker| Ok((worker, self.0.hub.load.admit(&job.command)?)));
+        match admitted {
+            // If the worker has just ended, the job is dropped, which answers it.
+            Ok((worker, weight)) => drop(worker.send(Message::Job(job, weight))),
+            Err(error) => job.answer.deliver(Err(error)),
         }
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
-        Box::new(RedisPages::new(Arc::clone(&self.0.hub), self.worker(), prefix, limits))
+        match self.worker() {
+            Ok(worker) => Box::new(RedisPages::new(Arc::clone(&self.0.hub), worker, prefix, limits)),
+            Err(error) => Box::new(FailedPages(error)),
+        }
     }
 
-    fn reader(&self) -> Option<Arc<dyn Reader>> {
-        Some(Arc::new(Tasks(self.worker())))
+    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
+        Ok(Some(Arc::new(Tasks(self.worker()?))))
     }
 }
 
 /// The worker's thread, for lists.
 struct Tasks(UnboundedSender<Message>);
 
-impl Reader for Tasks {
+impl ListExecutor for Tasks {
     fn spawn(&self, task: Task) {
-        // A worker that has ended has closed its store, and with it the lists.
-        let _ = self.0.send(Message::Task(task));
+        // If the worker has ended, the task is dropped, which its list notices.
+        drop(self.0.send(Message::Task(task)));
     }
 }

@@ -5,8 +5,7 @@ use super::failure::unexpected;
 use super::resp::Request;
 use super::script::WRITE;
 use super::server::Server;
-use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
-use crate::stores::served::Pending;
+use crate::kv::{Answer, Error, JsonText, Key, Outcome, Reply, Ttl, Write};
 use redis::{Cmd, Value};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -16,7 +15,7 @@ pub struct Op {
     pub number: u64,
     /// The lists that wait for it have this number or more.
     pub generation: u64,
-    pub pending: Pending,
+    pub answer: Answer,
     pub key: Key,
     pub name: Vec<u8>,
     pub slot: u16,

@@ -7,11 +7,12 @@ use super::login::log_in;
 use super::many::PAUSE;
 use super::url::Place;
 use crate::kv::{Error, Result};
+use parking_lot::MutexGuard;
 use redis::{Pipeline, Value, pipe};
 use rustls::pki_types::ServerName;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -29,7 +30,7 @@ pub struct Server {
     slot: Mutex<Slot>,
     reached: AtomicBool,
     /// Why there is no connection, while there is none.
-    refusal: std::sync::Mutex<Option<Error>>,
+    refusal: parking_lot::Mutex<Option<Error>>,
 }
 
 #[derive(Default)]
@@ -54,7 +55,7 @@ impl Server {
             settings,
             slot: Mutex::default(),
             reached: AtomicBool::new(false),
-            refusal: std::sync::Mutex::default(),
+            refusal: parking_lot::Mutex::default(),
         }
     }
 
@@ -65,7 +66,7 @@ impl Server {
     }
 
     fn refusal(&self) -> MutexGuard<'_, Option<Error>> {
-        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refusal.lock()
     }
 
     /// What an operation is told that has waited too long for a connection.

@@ -7,9 +7,10 @@ use super::slots::{SLOTS, slot};
 use super::url::Place;
 use crate::kv::{Error, Result};
 use futures::future::select_ok;
+use parking_lot::{Mutex, MutexGuard};
 use redis::{Value, pipe};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -59,7 +60,7 @@ impl Topology {
     }
 
     fn map(&self) -> MutexGuard<'_, Map> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+        self.map.lock()
     }
 
     pub fn is_cluster(&self) -> bool {

@@ -16,8 +16,8 @@ use super::order::Held;
 use super::resp::Replies;
 use super::slots::{SLOTS, slot};
 use super::{Hub, Message};
-use crate::kv::{Command, Error, Outbox, Outcome, Prefix, Reply, Result, Ticket};
-use crate::stores::served::{Generations, Pending};
+use crate::kv::{Answer, Command, Error, Job, Outcome, Prefix, Reply, Result};
+use crate::stores::served::Generations;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -64,9 +64,8 @@ pub struct Worker {
     /// Operations on their way.
     outstanding: usize,
     number: u64,
-    outbox: Option<Arc<dyn Outbox>>,
-    done: Vec<(Ticket, Outcome)>,
-    closed: Option<Pending>,
+    done: Vec<(Answer, Outcome)>,
+    closed: Option<Answer>,
     /// Whether one command may serve several entries: they must be in one slot.
     joins: bool,
     /// Whether something came that must not be sent into a connection that has
@@ -81,7 +80,7 @@ enum Work {
 }
 
 struct Broad {
-    pending: Pending,
+    answer: Answer,
     task: BroadTask,
     generation: u64,
     weight: Option<usize>,
@@ -134,7 +133,6 @@ impl Worker {
             generations: Generations::default(),
             outstanding: 0,
             number: 0,
-            outbox: None,
             done: Vec::new(),
             closed: None,
             look_first: false,
@@ -143,7 +141,7 @@ impl Worker {
 
     /// Until the store is closed or gone, and what was queued before is done.
     /// Returns what to tell once all is released.
-    pub async fn run(mut self) -> Option<Pending> {
+    pub async fn run(mut self) -> Option<Answer> {
         let mut batch = Vec::new();
         let mut gone = false;
         self.adopt_map();
@@ -182,8 +180,8 @@ impl Worker {
         match message {
             Message::Task(task) => drop(tokio::spawn(task)),
             Message::Ready(answer) => self.generations.answer_after(answer),
-            Message::Reindex(pending, progress) => self.take_broad(pending, BroadTask::Reindex(progress), None),
-            Message::Job(pending, command, weight) => {
+            Message::Reindex(answer, progress) => self.take_broad(answer, BroadTask::Reindex(progress), None),
+            Message::Job(Job { command, answer }, weight) => {
                 let (key, action) = match command {
                     Command::Get(key) => (key, Action::Get),
                     Command::Put(key, write) => (key, Action::Put(write)),
@@ -195,21 +193,18 @@ impl Worker {
                             write,
                         },
                     ),
-                    Command::Clear(prefix) => return self.take_broad(pending, BroadTask::Clear(prefix), Some(weight)),
-                    Command::Initialize => return self.take_broad(pending, BroadTask::Initialize, Some(weight)),
-                    Command::Drop => return self.take_broad(pending, BroadTask::Drop, Some(weight)),
-                    Command::Close => return self.take_broad(pending, BroadTask::Close, Some(weight)),
+                    Command::Clear(prefix) => return self.take_broad(answer, BroadTask::Clear(prefix), Some(weight)),
+                    Command::Initialize => return self.take_broad(answer, BroadTask::Initialize, Some(weight)),
+                    Command::Drop => return self.take_broad(answer, BroadTask::Drop, Some(weight)),
+                    Command::Close => return self.take_broad(answer, BroadTask::Close, Some(weight)),
                 };
-                if self.outbox.is_none() {
-                    self.outbox = pending.outbox().cloned();
-                }
                 let name = self.hub.wire.name(&key);
                 self.number += 1;
                 self.look_first |= matches!(action, Action::Cas { .. });
                 let op = Op {
                     number: self.number,
                     generation: self.generations.begin(),
-                    pending,
+                    answer,
                     slot: if self.hub.topology.is_cluster() { slot(&name) } else { 0 },
                     key,
                     name,
@@ -234,12 +229,11 @@ impl Worker {
         }
     }
 
-    fn take_broad(&mut self, pending: Pending, task: BroadTask, weight: Option<usize>) {
+    fn take_broad(&mut self, answer: Answer, task: BroadTask, weight: Option<usize>) {
         let generation = self.generations.begin();
         self.broad += 1;
-        self.outbox = pending.outbox().cloned().or(self.outbox.take());
         self.backlog.push_back(Work::Broad(Broad {
-            pending,
+            answer,
             task,
             generation,
             weight,
@@ -310,7 +304,7 @@ impl Worker {
         let hub = Arc::clone(&self.hub);
         let (concerns, task): (_, BoxFuture<'static, Outcome>) = match &broad.task {
             BroadTask::Close => {
-                self.closed = Some(broad.pending);
+                self.closed = Some(broad.answer);
                 return;
             }
             BroadTask::Initialize => (
@@ -411,12 +405,12 @@ impl Worker {
                 }
             }
             Event::Broad(outcome) => {
-                if let Some(Running { mut broad, .. }) = self.running.take() {
+                if let Some(Running { broad, .. }) = self.running.take() {
                     self.generations.end(broad.generation);
                     if let Some(weight) = broad.weight {
                         self.hub.load.remove(weight);
                     }
-                    self.done.extend(broad.pending.take().map(|ticket| (ticket, outcome)));
+                    self.done.push((broad.answer, outcome));
                 }
             }
         }
@@ -672,15 +666,11 @@ impl Worker {
         for next in self.held.release(op) {
             self.route(next);
         }
-        self.done.extend(op.pending.take().map(|ticket| (ticket, outcome)));
+        self.done.push((op.answer.take(), outcome));
     }
 
     fn deliver(&mut self) {
-        if !self.done.is_empty()
-            && let Some(outbox) = &self.outbox
-        {
-            outbox.deliver(std::mem::take(&mut self.done));
-        }
+        Answer::deliver_all(self.done.drain(..));
     }
 }
 

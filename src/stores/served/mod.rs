@@ -1,12 +1,10 @@
-//! What the stores on servers have in common: promises that are always kept, a
-//! bound on what waits, lists that see the writes before them, and TLS.
+//! What the stores on servers have in common: a bound on what waits, lists
+//! that see the writes before them, and TLS.
 
 mod generations;
 mod load;
-mod pending;
 mod tls;
 
 pub use generations::Generations;
 pub use load::Load;
-pub use pending::Pending;
 pub use tls::{TlsOptions, system_certificates};

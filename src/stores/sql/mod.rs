@@ -10,25 +10,26 @@ mod retry;
 mod sweep;
 mod worker;
 
-use super::served::{Load, Pending};
-use super::worker::spawn_with_io;
-use crate::kv::{Command, Job, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Store, Task};
+use super::served::Load;
+use super::worker::{FailedPages, WorkerThread, spawn_with_io};
+use crate::kv::{Answer, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 pub use engine::{Action, Cleared, Cursor, Engine, Lost, Operation, Row, Rows, Swept};
 use list::SqlPages;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use std::sync::Arc;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 use worker::Worker;
 
 pub struct SqlStore<E> {
     engine: Arc<E>,
     load: Arc<Load>,
-    worker: Mutex<Option<UnboundedSender<Message>>>,
+    worker: WorkerThread<Message>,
 }
 
 /// What the worker is sent.
 enum Message {
-    Job(Pending, Command, usize),
+    /// With its weight.
+    Job(Job, usize),
     /// Answered once all earlier writes are done.
     Ready(oneshot::Sender<()>),
     Task(Task),
@@ -39,27 +40,22 @@ impl<E: Engine> SqlStore<E> {
         Self {
             engine: Arc::new(engine),
             load: Arc::new(Load::new(queue_limit)),
-            worker: Mutex::default(),
+            worker: WorkerThread::default(),
         }
     }
 
-    /// The way to the worker, which is started when there is none.
-    fn worker(&self) -> UnboundedSender<Message> {
-        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
-        worker
-            .get_or_insert_with(|| {
-                let (sender, messages) = unbounded_channel();
-                let (engine, load) = (Arc::clone(&self.engine), Arc::clone(&self.load));
-                // The last promise resolves when all sockets are closed.
-                let finish = |last: Option<Pending>| {
-                    if let Some(pending) = last {
-                        pending.deliver(Ok(Reply::Done));
-                    }
-                };
-                spawn_with_io(E::NAME, move || Worker::new(engine, load, messages).run(), finish);
-                sender
-            })
-            .clone()
+    /// A sender to the worker, which is started where there is none.
+    fn worker(&self) -> Result<UnboundedSender<Message>> {
+        self.worker.sender(|messages: UnboundedReceiver<Message>| {
+            let (engine, load) = (Arc::clone(&self.engine), Arc::clone(&self.load));
+            // `close` resolves once all sockets are closed.
+            let finish = |close: Option<Answer>| {
+                if let Some(answer) = close {
+                    answer.deliver(Ok(Reply::Done));
+                }
+            };
+            spawn_with_io(E::NAME, move || Worker::new(engine, load, messages).run(), finish)
+        })
     }
 }
 
@@ -68,32 +64,41 @@ impl<E: Engine> Store for SqlStore<E> {
         Err(command)
     }
 
-    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
-        match self.load.admit(&job.command) {
-            // The worker runs for as long as this store holds its sender.
-            Ok(weight) => {
-                let pending = Pending::new(job.ticket, outbox);
-                let _ = self.worker().send(Message::Job(pending, job.command, weight));
+    fn submit(&self, job: Job) {
+        let worker = if matches!(job.command, Command::Close) {
+            match self.worker.close() {
+                Some(worker) => Ok(worker),
+                None => return job.answer.deliver(Ok(Reply::Done)),
             }
-            Err(error) => outbox.deliver(vec![(job.ticket, Err(error))]),
+        } else {
+            self.worker()
+        };
+        let admitted = worker.and_then(|worker| Ok((worker, self.load.admit(&job.command)?)));
+        match admitted {
+            // If the worker has just ended, the job is dropped, which answers it.
+            Ok((worker, weight)) => drop(worker.send(Message::Job(job, weight))),
+            Err(error) => job.answer.deliver(Err(error)),
         }
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
-        Box::new(SqlPages::new(Arc::clone(&self.engine), self.worker(), prefix, limits))
+        match self.worker() {
+            Ok(worker) => Box::new(SqlPages::new(Arc::clone(&self.engine), worker, prefix, limits)),
+            Err(error) => Box::new(FailedPages(error)),
+        }
     }
 
-    fn reader(&self) -> Option<Arc<dyn Reader>> {
-        Some(Arc::new(Tasks(self.worker())))
+    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
+        Ok(Some(Arc::new(Tasks(self.worker()?))))
     }
 }
 
 /// The worker's thread, for lists.
 struct Tasks(UnboundedSender<Message>);
 
-impl Reader for Tasks {
+impl ListExecutor for Tasks {
     fn spawn(&self, task: Task) {
-        // A worker that has ended has closed its store, and with it the lists.
-        let _ = self.0.send(Message::Task(task));
+        // If the worker has ended, the task is dropped, which its list notices.
+        drop(self.0.send(Message::Task(task)));
     }
 }

@@ -2,8 +2,7 @@
 //! calls. Gets of one key that wait together share one read.
 
 use super::engine::{Action, Operation};
-use crate::kv::Key;
-use crate::stores::served::Pending;
+use crate::kv::{Answer, Key};
 use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
@@ -24,7 +23,7 @@ pub struct Wait {
 }
 
 pub struct Caller {
-    pub pending: Pending,
+    pub answer: Answer,
     pub weight: usize,
     /// The lists that wait for it, if it writes, have this number or more.
     pub generation: Option<u64>,

@@ -6,8 +6,8 @@ use super::engine::{Action, Engine, Lost, Operation, Swept};
 use super::order::{Caller, Op, Order, Wait};
 use super::retry::{Repeat, persist, verdict};
 use super::sweep::{SLICE, Sweeper};
-use crate::kv::{Command, Error, Outbox, Outcome, Prefix, Reply, Result, Ticket, Write};
-use crate::stores::served::{Generations, Load, Pending};
+use crate::kv::{Answer, Command, Error, Job, Outcome, Prefix, Reply, Result, Write};
+use crate::stores::served::{Generations, Load};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -46,9 +46,8 @@ pub struct Worker<E> {
     /// Operations that wait or are under way, without those in the backlog.
     outstanding: usize,
     sweeper: Sweeper,
-    outbox: Option<Arc<dyn Outbox>>,
-    done: Vec<(Ticket, Outcome)>,
-    closed: Option<Pending>,
+    done: Vec<(Answer, Outcome)>,
+    closed: Option<Answer>,
 }
 
 /// What waits to be sent, and how many groups are under way. Gets have a line
@@ -131,7 +130,6 @@ impl<E: Engine> Worker<E> {
             generations: Generations::default(),
             outstanding: 0,
             sweeper: Sweeper::default(),
-            outbox: None,
             done: Vec::new(),
             closed: None,
         }
@@ -139,7 +137,7 @@ impl<E: Engine> Worker<E> {
 
     /// Until the store is closed or gone, and what was queued before is done.
     /// Returns what to tell once all is released.
-    pub async fn run(mut self) -> Option<Pending> {
+    pub async fn run(mut self) -> Option<Answer> {
         let mut batch = Vec::new();
         let mut gone = false;
         loop {
@@ -170,17 +168,14 @@ impl<E: Engine> Worker<E> {
     }
 
     fn take(&mut self, message: Message) {
-        let (pending, command, weight) = match message {
+        let (Job { command, answer }, weight) = match message {
             Message::Task(task) => return drop(tokio::spawn(task)),
             Message::Ready(answer) => return self.generations.answer_after(answer),
-            Message::Job(pending, command, weight) => (pending, command, weight),
+            Message::Job(job, weight) => (job, weight),
         };
-        if self.outbox.is_none() {
-            self.outbox = pending.outbox().cloned();
-        }
         let writes = !matches!(command, Command::Get(_));
         let caller = Caller {
-            pending,
+            answer,
             weight,
             generation: writes.then(|| self.generations.begin()),
         };
@@ -353,7 +348,7 @@ impl<E: Engine> Worker<E> {
             Event::Broad(outcome) => {
                 if let Some(Running { caller, closes, .. }) = self.running.take() {
                     if closes {
-                        self.closed = Some(caller.pending);
+                        self.closed = Some(caller.answer);
                     } else {
                         self.tell(caller, outcome);
                     }
@@ -419,20 +414,16 @@ impl<E: Engine> Worker<E> {
         self.tell(op.wait.caller, outcome);
     }
 
-    fn tell(&mut self, mut caller: Caller, outcome: Outcome) {
+    fn tell(&mut self, caller: Caller, outcome: Outcome) {
         if let Some(generation) = caller.generation {
             self.generations.end(generation);
         }
         self.load.remove(caller.weight);
-        self.done.extend(caller.pending.take().map(|ticket| (ticket, outcome)));
+        self.done.push((caller.answer, outcome));
     }
 
     fn deliver(&mut self) {
-        if !self.done.is_empty()
-            && let Some(outbox) = &self.outbox
-        {
-            outbox.deliver(std::mem::take(&mut self.done));
-        }
+        Answer::deliver_all(self.done.drain(..));
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one transaction of the writer does to single entries.
 
-use super::database::Database;
+use super::Connection;
 use super::keys::{Found, find};
 use super::statements::Statements;
 use super::value_reply;
@@ -10,7 +10,7 @@ use rusqlite::{CachedStatement, Result, params};
 /// Each statement is prepared once a transaction: looking it up takes as long
 /// as binding its parameters.
 pub struct Entries<'d> {
-    database: &'d Database,
+    connection: &'d Connection,
     sql: &'d Statements,
     get: Option<CachedStatement<'d>>,
     overwrite: Option<CachedStatement<'d>>,
@@ -21,9 +21,9 @@ pub struct Entries<'d> {
 }
 
 impl<'d> Entries<'d> {
-    pub fn new(database: &'d Database, sql: &'d Statements) -> Self {
+    pub fn new(connection: &'d Connection, sql: &'d Statements) -> Self {
         Self {
-            database,
+            connection,
             sql,
             get: None,
             overwrite: None,
@@ -46,14 +46,14 @@ impl<'d> Entries<'d> {
     }
 
     fn find(&mut self, key: &Key) -> Result<Found> {
-        let get = prepared(&mut self.get, self.database, &self.sql.get)?;
+        let get = prepared(&mut self.get, self.connection, &self.sql.get)?;
         find(get, key.as_json())
     }
 
     fn put(&mut self, key: &Key, write: &Write) -> Result<()> {
-        let (database, key) = (self.database, key.as_json());
+        let (connection, key) = (self.connection, key.as_json());
         let Write::Store { value, ttl } = write else {
-            prepared(&mut self.delete, database, &self.sql.delete)?.execute(params![key])?;
+            prepared(&mut self.delete, connection, &self.sql.delete)?.execute(params![key])?;
             return Ok(());
         };
         let (value, now) = (value.as_str(), now());
@@ -62,12 +62,12 @@ impl<'d> Entries<'d> {
         // The common overwrite leaves the index of deadlines alone, and so
         // writes half as many pages.
         if expires.is_none() {
-            let overwrite = prepared(&mut self.overwrite, database, &self.sql.overwrite)?;
+            let overwrite = prepared(&mut self.overwrite, connection, &self.sql.overwrite)?;
             if overwrite.execute(params![key, value])? > 0 {
                 return Ok(());
             }
         }
-        prepared(&mut self.put, database, &self.sql.put)?.execute(params![key, value, now, expires])?;
+        prepared(&mut self.put, connection, &self.sql.put)?.execute(params![key, value, now, expires])?;
         Ok(())
     }
 
@@ -87,11 +87,11 @@ impl<'d> Entries<'d> {
 
 fn prepared<'s, 'd>(
     statement: &'s mut Option<CachedStatement<'d>>,
-    database: &'d Database,
+    connection: &'d Connection,
     sql: &str,
 ) -> Result<&'s mut CachedStatement<'d>> {
     Ok(match statement {
         Some(statement) => statement,
-        None => statement.insert(database.prepare_cached(sql)?),
+        None => statement.insert(connection.prepare_cached(sql)?),
     })
 }

@@ -2,8 +2,8 @@
 
 use super::as_text;
 use super::recent::Recent;
-use super::snapshot::Snapshot;
 use crate::kv::{Millis, now};
+use crate::stores::database::Snapshot;
 use rusqlite::types::ValueRef;
 use rusqlite::{Result, Statement, params};
 use tokio::sync::Notify;

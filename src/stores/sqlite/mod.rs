@@ -1,52 +1,43 @@
 //! One SQLite file, in the format of Fedify's own SQLite store.
 //!
-//! Three parties work on a file, each on a connection of its own: the calling
-//! thread reads single keys ([`snapshot`]), a writer thread commits all that
-//! waits in one transaction ([`writer`]), and a reader thread lists ([`list`]).
+//! Three threads work on a file, each on a connection of its own: the calling
+//! thread reads single keys ([`keys`]), a writer thread commits all queued jobs
+//! in one transaction ([`writer`]), and a reader thread lists ([`list`]).
 
-pub(in crate::stores) mod database;
+mod clear;
+mod compact;
 mod entries;
 mod keys;
 mod list;
-mod log;
+mod queue;
 mod recent;
-pub(in crate::stores) mod snapshot;
+mod schema;
 mod statements;
+mod transaction;
+mod upkeep;
 pub(in crate::stores) mod url;
-mod wal;
 mod writer;
 
 use super::check_table_name;
-use super::pending::PendingWrites;
-use super::worker::{self, ReaderThread};
+use super::database::{Connection, DatabaseFile, Durability, Location, Snapshot};
+use super::pending_writes::PendingWrites;
+use super::worker::{ListThread, WorkerThread, spawn_future};
 use crate::kv::{
-    Command, Error, Job, JsonText, Key, Outbox, Outcome, PageLimits, Pages, Prefix, Reader, Reply, Result, Store,
+    Answer, Command, Error, Job, JsonText, Key, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store,
 };
-use database::Place;
 use keys::Found;
-use list::{ListConnection, SqlitePages};
+use list::SqlitePages;
+use parking_lot::Mutex;
+use queue::{Queued, Work};
 use recent::Recent;
 use rusqlite::types::ValueRef;
-use snapshot::Snapshot;
 use statements::Statements;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc::UnboundedReceiver;
 use writer::Writer;
-
-/// What a resolved write has survived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// A power loss: synced to disk before it resolves.
-    Full,
-    /// The death of the process. A power loss may take the last writes, never
-    /// the database.
-    Normal,
-}
 
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {
@@ -82,37 +73,42 @@ impl SqliteOptions {
     }
 }
 
-pub struct SqliteStore {
+#[derive(Clone)]
+pub struct SqliteStore(Arc<Parts>);
+
+/// Held by the store and its lists. The writer must not hold it: it runs for as
+/// long as a sender in here exists.
+struct Parts {
     shared: Arc<Shared>,
-    writer: Mutex<Option<UnboundedSender<Message>>>,
-    reader: Mutex<Option<Arc<ReaderThread>>>,
+    writer: WorkerThread<Queued>,
+    lists: ListThread,
 }
 
-/// What the three parties share.
+/// What the three threads share.
 struct Shared {
-    place: Place,
+    file: Arc<DatabaseFile>,
     options: SqliteOptions,
     sql: Statements,
     /// The calling thread's connection, while the store is open and its table
     /// known to exist. The writer opens and closes it.
     snapshot: Mutex<Option<Snapshot>>,
     recent: Recent,
-    /// Whether there is a snapshot, for those who must not wait for it.
+    /// Whether the table is known to exist, for threads that must not wait.
     open: AtomicBool,
-    /// Told when the snapshot is held open, so that somebody ends it.
+    /// Notified when the snapshot is held open, so that the writer ends it.
     held: Notify,
     list: Mutex<ListConnection>,
     /// Whether a missing table may be created. After `drop` it may be, whatever
     /// the options say.
     creates: AtomicBool,
-    pending: PendingWrites,
+    pending: Arc<PendingWrites>,
 }
 
-/// What the writer is sent.
-enum Message {
-    Job(Job, Arc<dyn Outbox>),
-    /// Answers once the store is open and all earlier jobs are done.
-    Ready(oneshot::Sender<Result<()>>),
+/// Opened by the first page, closed by the writer.
+#[derive(Default)]
+struct ListConnection {
+    connection: Option<Connection>,
+    closed: bool,
 }
 
 impl SqliteStore {
@@ -123,83 +119,70 @@ impl SqliteStore {
     ///
     /// [`Error::InvalidOption`] for a path that cannot be a file's.
     pub fn at(path: &str, options: SqliteOptions) -> Result<Self> {
-        if path == ":memory:" {
-            return Ok(Self::new(Place::memory(), options));
-        }
-        let invalid = |why: &str| Err(Error::InvalidOption(format!("{why}: {path:?}")));
-        if path.is_empty() {
-            return invalid("the path is empty");
-        }
-        if path.contains('\0') {
-            return invalid("the path has a NUL character");
-        }
-        if path.starts_with("file:") {
-            return invalid("give a file's path, not a file: URL");
-        }
-        // Resolved now: the process may change its directory.
-        match std::path::absolute(PathBuf::from(path)) {
-            Ok(path) => Ok(Self::new(Place::File(path), options)),
-            Err(error) => invalid(&error.to_string()),
-        }
-    }
-
-    fn new(place: Place, options: SqliteOptions) -> Self {
-        let sql = Statements::new(&options.table);
         let shared = Shared {
-            place,
-            sql,
+            file: Arc::new(DatabaseFile::new(Location::parse(path)?)),
+            sql: Statements::new(&options.table),
             snapshot: Mutex::default(),
             recent: Recent::default(),
             open: AtomicBool::new(false),
             held: Notify::new(),
             list: Mutex::default(),
             creates: AtomicBool::new(!options.initialized),
-            pending: PendingWrites::default(),
+            pending: Arc::default(),
             options,
         };
-        Self {
+        Ok(Self(Arc::new(Parts {
             shared: Arc::new(shared),
-            writer: Mutex::default(),
-            reader: Mutex::default(),
-        }
+            writer: WorkerThread::default(),
+            lists: ListThread::default(),
+        })))
     }
 
-    /// The way to the writer, which is started when there is none.
-    fn writer(&self) -> UnboundedSender<Message> {
-        let mut writer = lock(&self.writer);
-        writer
-            .get_or_insert_with(|| {
-                let (sender, messages) = unbounded_channel();
-                let shared = Arc::clone(&self.shared);
-                worker::spawn("sqlite", move || Writer::new(shared, messages).run());
-                sender
-            })
-            .clone()
+    /// Rewrites the file without the space that deleted entries have left.
+    pub fn compact(&self, answer: Answer) {
+        self.0.send(Work::Compact(answer));
     }
 
     /// Whether the next read of a key needs no look into the database.
     #[cfg(test)]
     pub fn keeps(&self, key: &Key) -> bool {
-        let snapshot = lock(&self.shared.snapshot);
+        let snapshot = self.0.shared.snapshot.lock();
         let header = snapshot.as_ref().and_then(Snapshot::header);
-        header.is_some_and(|header| self.shared.recent.get(&header, key.as_json()).is_some())
+        header.is_some_and(|header| self.0.shared.recent.get(&header, key.as_json()).is_some())
     }
+}
 
-    /// A point read on this thread. `None` where the writer has to do it: the
-    /// store is not open yet, a write of this key is under way, or the engine
+impl Parts {
+    /// Queues work for the writer, which is started where it doesn't run.
+    fn send(&self, work: Work) {
+        let sender = self.writer.sender(|messages: UnboundedReceiver<Queued>| {
+            let shared = Arc::clone(&self.shared);
+            spawn_future("sqlite", move || Writer::new(shared, messages).run())
+        });
+        match sender {
+            // If the writer has just ended, the work is dropped, which answers it.
+            Ok(sender) => drop(sender.send(Queued::new(work, &self.shared.pending))),
+            Err(error) => work.fail(error),
+        }
+    }
+}
+
+impl Shared {
+    /// A point read on the calling thread. `None` where the writer has to do it:
+    /// the store is not open yet, a write of this key is under way, or the engine
     /// answered anything but a row.
-    fn read(&self, key: &Key) -> Option<Found> {
-        if self.shared.pending.concerns(key.as_json()) {
+    fn read(&self, key: &Key) -> Option<Result<Found>> {
+        if self.pending.concerns(key.as_json()) {
             return None;
         }
-        let mut snapshot = self.shared.snapshot.try_lock().ok()?;
-        keys::get(
-            snapshot.as_mut()?,
-            &self.shared.held,
-            &self.shared.recent,
-            key.as_json(),
-        )
-        .ok()
+        let mut snapshot = self.snapshot.try_lock()?;
+        let snapshot = snapshot.as_mut()?;
+        if let Err(error) = self.file.check_often() {
+            return Some(Err(error));
+        }
+        keys::get(snapshot, &self.held, &self.recent, key.as_json())
+            .ok()
+            .map(Ok)
     }
 }
 
@@ -208,41 +191,31 @@ impl Store for SqliteStore {
         let Command::Get(key) = command else {
             return Err(command);
         };
-        match self.read(&key) {
-            Some(found) => Ok(value_reply(found, key)),
+        match self.0.shared.read(&key) {
+            Some(found) => Ok(found.and_then(|found| value_reply(found, key))),
             None => Err(Command::Get(key)),
         }
     }
 
-    fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>) {
-        self.shared.pending.add(&job.command);
+    fn submit(&self, job: Job) {
         if matches!(job.command, Command::Close) {
-            // Its thread ends with its last sender.
-            *lock(&self.reader) = None;
+            self.0.lists.close();
+            match self.0.writer.close() {
+                Some(writer) => drop(writer.send(Queued::new(Work::Job(job), &self.0.shared.pending))),
+                None => job.answer.deliver(Ok(Reply::Done)),
+            }
+        } else {
+            self.0.send(Work::Job(job));
         }
-        // The writer runs for as long as this store holds its sender.
-        let _ = self.writer().send(Message::Job(job, Arc::clone(outbox)));
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
-        Box::new(SqlitePages::new(
-            Arc::clone(&self.shared),
-            self.writer(),
-            &prefix,
-            limits,
-        ))
+        Box::new(SqlitePages::new(Arc::clone(&self.0), &prefix, limits))
     }
 
-    fn reader(&self) -> Option<Arc<dyn Reader>> {
-        let mut reader = lock(&self.reader);
-        Some(Arc::clone(reader.get_or_insert_with(|| Arc::new(ReaderThread::start("sqlite-list")))) as Arc<dyn Reader>)
+    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
+        Ok(Some(Arc::new(self.0.lists.executor("sqlite-list")?)))
     }
-}
-
-/// A lock whose holder panicked is as good as any: what it guards is replaced
-/// whole, never changed in steps.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A stored text, if it is one: the column takes anything.

@@ -4,14 +4,14 @@
 //! index names. A commit of ours takes them to the next state, less what it
 //! wrote; one of anybody else's makes them worthless.
 
-use super::wal::Header;
 use crate::kv::{Millis, now};
+use crate::stores::database::Header;
+use parking_lot::{Mutex, MutexGuard};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// A key has one place, which others may want: nothing has to be evicted, and
 /// what is kept takes 16 MiB at most.
-const PLACES: usize = 4096;
+const SLOTS: usize = 4096;
 const MOST_BYTES: usize = 4096;
 
 #[derive(Default)]
@@ -26,11 +26,11 @@ struct Values {
     /// Counts the states that did not follow from the one before. Values of
     /// earlier ones are as good as gone.
     epoch: u64,
-    places: Vec<Place>,
+    slots: Vec<Slot>,
 }
 
 #[derive(Clone, Default)]
-struct Place {
+struct Slot {
     /// The hash of the key that was read last. Only what is read twice is kept:
     /// who reads everything once pays nothing for it.
     read: u64,
@@ -55,7 +55,7 @@ impl Recent {
         }
         let hash = self.hasher.hash_one(key);
         let epoch = values.epoch;
-        let value = values.place(hash)?.value.as_ref()?;
+        let value = values.slot(hash)?.value.as_ref()?;
         let known = value.epoch == epoch && *value.key == *key;
         let live = value.expires.is_none_or(|expires| expires > now());
         (known && live).then(|| value.text.to_string())
@@ -70,20 +70,20 @@ impl Recent {
         if values.header != *header {
             values.header = *header;
             values.epoch += 1;
-            values.places.resize(PLACES, Place::default());
+            values.slots.resize(SLOTS, Slot::default());
         }
         let hash = self.hasher.hash_one(key);
         let epoch = values.epoch;
-        let Some(place) = values.place(hash) else { return };
-        if place.read == hash {
-            place.value = Some(Value {
+        let Some(slot) = values.slot(hash) else { return };
+        if slot.read == hash {
+            slot.value = Some(Value {
                 epoch,
                 key: key.into(),
                 text: text.into(),
                 expires,
             });
         }
-        place.read = hash;
+        slot.read = hash;
     }
 
     /// Whether anything is known of this state.
@@ -102,8 +102,8 @@ impl Recent {
             let hash = self.hasher.hash_one(key);
             // Another key's value in that place would be lost for nothing, but
             // seldom.
-            if let Some(place) = values.place(hash) {
-                place.value = None;
+            if let Some(slot) = values.slot(hash) {
+                slot.value = None;
             }
         }
         values.header = *after;
@@ -114,23 +114,19 @@ impl Recent {
     }
 
     fn lock(&self) -> MutexGuard<'_, Values> {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+        self.values.lock()
     }
 
     /// The calling thread does not wait for the writer.
     fn lock_now(&self) -> Option<MutexGuard<'_, Values>> {
-        match self.values.try_lock() {
-            Ok(values) => Some(values),
-            Err(TryLockError::Poisoned(values)) => Some(values.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+        self.values.try_lock()
     }
 }
 
 impl Values {
     #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash will do")]
-    fn place(&mut self, hash: u64) -> Option<&mut Place> {
-        self.places.get_mut(hash as usize % PLACES)
+    fn slot(&mut self, hash: u64) -> Option<&mut Slot> {
+        self.slots.get_mut(hash as usize % SLOTS)
     }
 }
 

@@ -1,10 +1,47 @@
-//! Every statement the store runs, with its table's name in place.
+//! Every statement the store runs, with its table's name in place, and the
+//! positions between which they look.
+
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+
+/// A position in the order of keys. The column takes anything; a position is a
+/// text, though maybe not UTF-8, or comes after all texts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cursor {
+    Text(Vec<u8>),
+    /// Where blobs begin.
+    End,
+}
+
+impl From<String> for Cursor {
+    fn from(text: String) -> Self {
+        Self::Text(text.into_bytes())
+    }
+}
+
+impl From<ValueRef<'_>> for Cursor {
+    fn from(key: ValueRef<'_>) -> Self {
+        match key {
+            ValueRef::Text(bytes) => Self::Text(bytes.to_vec()),
+            _ => Self::End,
+        }
+    }
+}
+
+impl ToSql for Cursor {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Text(bytes) => ValueRef::Text(bytes),
+            Self::End => ValueRef::Blob(&[]),
+        }))
+    }
+}
 
 pub struct Statements {
     pub create_table: String,
     pub create_index: String,
     pub drop_table: String,
     pub columns: String,
+    pub has_index: String,
     pub get: String,
     pub overwrite: String,
     pub put: String,
@@ -35,6 +72,9 @@ impl Statements {
             ),
             create_index: format!(r#"CREATE INDEX IF NOT EXISTS "idx_{table}_expires" ON "{table}" (expires)"#),
             drop_table: format!(r#"DROP TABLE IF EXISTS "{table}""#),
+            has_index: format!(
+                "SELECT count(*) FROM sqlite_schema WHERE type = 'index' AND name = 'idx_{table}_expires'"
+            ),
             columns: format!("SELECT name FROM pragma_table_info('{table}')"),
             get: format!(
                 r#"SELECT value, expires FROM "{table}" WHERE key = ?1 AND (expires IS NULL OR expires > ?2)"#

@@ -1,14 +1,14 @@
-//! Where a database is: a path, memory, or a server's URL.
+//! What a store is opened on: a file, memory, or a server.
 
 use super::DenoOptions;
 use crate::kv::{Error, Result};
-use crate::stores::sqlite::database;
+use crate::stores::database::{DatabaseFile, Location};
 use http::HeaderValue;
-use std::path::PathBuf;
+use std::sync::Arc;
 use url::Url;
 
-pub enum Place {
-    Local(database::Place),
+pub enum Target {
+    Local(Arc<DatabaseFile>),
     Remote(Server),
 }
 
@@ -20,35 +20,18 @@ pub struct Server {
 /// Where Deno looks for the token too.
 const TOKEN: &str = "DENO_KV_ACCESS_TOKEN";
 
-impl Place {
+impl Target {
     /// Whether it is a server's URL.
-    pub fn is_remote(place: &str) -> bool {
-        let scheme = place.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    pub fn is_remote(target: &str) -> bool {
+        let scheme = target.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
         scheme.is_some_and(|scheme| scheme == "http" || scheme == "https")
     }
 
-    pub fn parse(place: &str, options: &DenoOptions) -> Result<Self> {
-        if Self::is_remote(place) {
-            return Server::parse(place, options.access_token.clone()).map(Self::Remote);
+    pub fn parse(target: &str, options: &DenoOptions) -> Result<Self> {
+        if Self::is_remote(target) {
+            return Server::parse(target, options.access_token.clone()).map(Self::Remote);
         }
-        if place == ":memory:" {
-            return Ok(Self::Local(database::Place::memory()));
-        }
-        let invalid = |why: &str| Err(Error::InvalidOption(format!("{why}: {place:?}")));
-        if place.is_empty() {
-            return invalid("the path is empty");
-        }
-        if place.contains('\0') {
-            return invalid("the path has a NUL character");
-        }
-        if place.starts_with("file:") {
-            return invalid("give a file's path, not a file: URL");
-        }
-        // Resolved now: the process may change its directory.
-        match std::path::absolute(PathBuf::from(place)) {
-            Ok(path) => Ok(Self::Local(database::Place::File(path))),
-            Err(error) => invalid(&error.to_string()),
-        }
+        Location::parse(target).map(|location| Self::Local(Arc::new(DatabaseFile::new(location))))
     }
 }
 
@@ -75,19 +58,19 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::super::{DenoOptions, DenoStore};
-    use super::Place;
+    use super::Target;
 
     #[test]
-    fn places_are_files_memory_or_servers() {
+    fn targets_are_files_memory_or_servers() {
         let place = |rest| {
             let options = DenoOptions {
                 access_token: Some("token".into()),
                 ..DenoOptions::default()
             };
             let store = DenoStore::at_url(rest, options).ok()?;
-            Some(match &store.shared.place {
-                Place::Local(place) => place.to_string(),
-                Place::Remote(server) => server.url.to_string(),
+            Some(match &store.shared.target {
+                Target::Local(file) => file.location().to_string(),
+                Target::Remote(server) => server.url.to_string(),
             })
         };
         let here = |path: &str| std::path::absolute(path).unwrap().display().to_string();

@@ -2,11 +2,11 @@
 //! the database share.
 //!
 //! Its layout is part of SQLite's documented file format ("The WAL-Index File
-//! Format"). Every commit of any process changes the header before it returns,
-//! so an unchanged header proves that a snapshot is still the latest state,
-//! without taking a lock.
+//! Format"). Every commit of any process changes the header before it returns.
+//! So an unchanged header proves, without a lock, that a snapshot is still the
+//! latest state.
 
-use super::database;
+use super::connection::file;
 use rusqlite::{Connection, ffi};
 use std::ffi::{c_int, c_void};
 use std::ptr;
@@ -34,11 +34,12 @@ impl WalIndex {
     /// `None` when the connection has no write-ahead log, or no shared index.
     /// Must be dropped before the connection is.
     pub fn of(connection: &Connection) -> Option<Self> {
-        // It exists only once the log was read from. Where that fails now, there
-        // is none.
-        let _ = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+        // The first read creates the index. If it fails, there is none.
+        connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+            .ok()?;
         let mut block: *mut c_void = ptr::null_mut();
-        let file = database::file(connection, ffi::SQLITE_FCNTL_FILE_POINTER)?.as_ptr();
+        let file = file(connection)?.as_ptr();
         // SAFETY: SQLite returned the file object of an open database; its
         // methods are null while no file is open.
         let methods = unsafe { (*file).pMethods.as_ref() }?;

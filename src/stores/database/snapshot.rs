@@ -1,11 +1,11 @@
 //! A connection that reads single keys on the calling thread.
 //!
-//! Most of what such a read costs is taking and releasing a lock. So in a burst
-//! of reads the transaction stays open, and each read first makes sure that
-//! nobody has committed since: what it returns is as fresh as if it had taken
-//! the lock. Somebody has to end the transaction after [`HOLD`].
+//! Taking and releasing a lock is most of what such a read costs. So in a burst
+//! of reads the transaction stays open, and each read first makes sure that there
+//! was no commit since: its result is as fresh as if it had taken the lock. The
+//! store's worker ends the transaction after [`HOLD`].
 
-use super::database::Database;
+use super::connection::Connection;
 use super::wal::{Header, WalIndex};
 use rusqlite::{Result, Statement};
 use self_cell::self_cell;
@@ -37,7 +37,7 @@ struct Prepare<'db> {
 self_cell!(
     /// A connection with the statements that it runs all the time.
     struct Prepared {
-        owner: Database,
+        owner: Connection,
         #[not_covariant]
         dependent: Prepare,
     }
@@ -51,7 +51,7 @@ unsafe impl Send for Snapshot {}
 impl Snapshot {
     /// On a connection for reading, with the statement that gets a key. Reads
     /// the schema, and waits for locks as the connection does.
-    pub fn new(database: Database, get: &str) -> Result<Self> {
+    pub fn new(database: Connection, get: &str) -> Result<Self> {
         let wal = WalIndex::of(&database);
         let prepared = Prepared::try_new(database, |database| -> Result<_> {
             Ok(Prepare {
@@ -120,7 +120,7 @@ impl Snapshot {
     }
 
     /// Lets `body` read the latest state.
-    pub fn read<T>(&mut self, body: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+    pub fn read<T>(&mut self, body: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         self.release_if_stale(self.header())?;
         self.prepared.with_dependent(|database, _| body(database))
     }
@@ -156,22 +156,21 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::Snapshot;
-    use crate::stores::SqliteOptions;
-    use crate::stores::sqlite::database::{Database, Place, is_busy};
+    use crate::stores::database::{DatabaseFile, Durability, Location, is_busy};
     use std::thread;
     use std::time::Duration;
     use tokio::sync::Notify;
 
     #[test]
     fn a_lock_is_waited_for_when_it_is_opened_and_not_when_it_reads() {
-        let place = Place::memory();
-        let options = SqliteOptions::default();
-        let writer = Database::open_for_writing(&place, &options).unwrap();
+        let file = DatabaseFile::new(Location::memory());
+        let patience = Duration::from_secs(5);
+        let writer = file.open_for_writing(Durability::Full, patience).unwrap();
         writer
             .execute_batch("CREATE TABLE entries (value); INSERT INTO entries VALUES (1); BEGIN IMMEDIATE")
             .unwrap();
         let opening = thread::spawn(move || {
-            let database = Database::open_for_reading(&place, options.busy_timeout).unwrap();
+            let database = file.open_for_reading(patience).unwrap();
             Snapshot::new(database, "SELECT value FROM entries")?.without_waiting()
         });
         // As long as the lock is held, nothing tells that it is waited for.

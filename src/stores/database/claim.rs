@@ -1,0 +1,146 @@
+//! Which descriptors of a database file are ours.
+//!
+//! POSIX locks belong to a process, and closing any descriptor of a file drops
+//! all the process's locks on it. One copy of the SQLite library knows that and
+//! takes care among its own connections. Two copies, ours and the one in
+//! `node:sqlite`, say, cancel each other's locks without noticing, and can so
+//! corrupt the file. So the descriptors that our copy has opened are recorded
+//! here, and a file that has others is refused.
+
+use super::file::FileId;
+use crate::kv::{Error, Result};
+use std::path::Path;
+
+#[cfg(unix)]
+pub use unix::{Claim, open};
+
+#[cfg(unix)]
+mod unix {
+    use super::{Error, FileId, Path, Result};
+    use parking_lot::Mutex;
+    use std::collections::{BTreeMap, HashSet};
+    use std::fs;
+    use std::mem::MaybeUninit;
+    use std::os::fd::RawFd;
+
+    static OURS: Mutex<BTreeMap<FileId, HashSet<RawFd>>> = Mutex::new(BTreeMap::new());
+
+    /// A connection's share of a file. Given up after the connection is closed.
+    pub struct Claim(Option<FileId>);
+
+    /// Opens a connection with `connect`. Returns it with the file that it
+    /// belongs to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connection`] where other code of this process has the file open.
+    pub fn open<T>(path: &Path, connect: impl FnOnce() -> Result<T>) -> Result<(T, Claim)> {
+        // Held all the while, so that what opens meanwhile is ours.
+        let mut ours = OURS.lock();
+        if let Some(file) = FileId::at(path) {
+            let known = ours.get(&file);
+            let foreign = |fd: &RawFd| !known.is_some_and(|known| known.contains(fd));
+            if descriptors_of(file).iter().any(foreign) {
+                return Err(Error::Connection(format!(
+                    "{} is open in this process already, through another copy of the SQLite library (node:sqlite or \
+                    better-sqlite3, say) or as a plain file; closing either one would cancel the other's locks and can \
+                    corrupt the database. Give this store a file of its own, or close the other one first",
+                    path.display()
+                )));
+            }
+        }
+        let connection = connect();
+        // SQLite may leave descriptors behind even where it fails to connect: it
+        // closes none of a file on which it holds locks.
+        let file = FileId::at(path);
+        if let Some(file) = file {
+            record(&mut ours, file);
+        }
+        Ok((connection?, Claim(file)))
+    }
+
+    impl Drop for Claim {
+        fn drop(&mut self) {
+            let Some(file) = self.0 else { return };
+            let mut ours = OURS.lock();
+            let open = descriptors_of(file);
+            if let Some(known) = ours.get_mut(&file) {
+                known.retain(|fd| open.contains(fd));
+                if known.is_empty() {
+                    ours.remove(&file);
+                }
+            }
+        }
+    }
+
+    fn record(ours: &mut BTreeMap<FileId, HashSet<RawFd>>, file: FileId) {
+        let open = descriptors_of(file);
+        if open.is_empty() {
+            ours.remove(&file);
+        } else {
+            ours.insert(file, open);
+        }
+    }
+
+    /// This process's open descriptors of a file.
+    fn descriptors_of(file: FileId) -> HashSet<RawFd> {
+        let of_file = |fd: &RawFd| file_of(*fd) == Some(file);
+        let folder = if cfg!(target_os = "linux") {
+            "/proc/self/fd"
+        } else {
+            "/dev/fd"
+        };
+        match fs::read_dir(folder) {
+            Ok(entries) => entries
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+                .filter(of_file)
+                .collect(),
+            // Listing them takes a descriptor, and there may be none to spare.
+            Err(_) => (0..most_descriptors()).filter(of_file).collect(),
+        }
+    }
+
+    /// One past the highest descriptor that this process may have.
+    fn most_descriptors() -> RawFd {
+        let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+        // SAFETY: `limit` has room for the result.
+        if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) } != 0 {
+            return 0;
+        }
+        // SAFETY: getrlimit succeeded, so it wrote the result.
+        let limit = unsafe { limit.assume_init() }.rlim_cur;
+        RawFd::try_from(limit).unwrap_or(RawFd::MAX)
+    }
+
+    #[cfg_attr(
+        target_os = "linux",
+        expect(clippy::unnecessary_cast, reason = "other systems have other types")
+    )]
+    #[cfg_attr(
+        target_os = "macos",
+        expect(clippy::cast_sign_loss, reason = "a device number is only compared")
+    )]
+    fn file_of(fd: RawFd) -> Option<FileId> {
+        let mut stat = MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: `stat` has room for the result. A descriptor that was closed
+        // since it was listed gives an error, not a fault.
+        if unsafe { libc::fstat(fd, stat.as_mut_ptr()) } != 0 {
+            return None;
+        }
+        // SAFETY: fstat succeeded, so it wrote the result.
+        let stat = unsafe { stat.assume_init() };
+        Some(FileId {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+        })
+    }
+}
+
+#[cfg(not(unix))]
+pub struct Claim;
+
+/// Windows locks belong to a handle; there is nothing to find out.
+#[cfg(not(unix))]
+pub fn open<T>(_: &Path, connect: impl FnOnce() -> Result<T>) -> Result<(T, Claim)> {
+    Ok((connect()?, Claim))
+}

@@ -1,0 +1,232 @@
+//! One connection to a database, with the settings that its purpose needs.
+
+use super::claim::{self, Claim};
+use super::error::error;
+use super::location::Location;
+use crate::kv::{Error, Result};
+use rusqlite::{OpenFlags, ffi};
+use std::ffi::c_int;
+use std::fs;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+/// Connections map this much of a file: reads of large values come three times
+/// cheaper, and writes copy the pages that they change without a system call.
+const MAPPED_BYTES: i64 = 256 * 1024 * 1024;
+
+/// Writes change pages all over a database; more of them fit than by default.
+const WRITER_CACHE_KIB: i64 = 16 * 1024;
+
+/// How long connections to a database in memory wait for each other: they
+/// belong to one store, and none of them holds a lock for long.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a resolved write has survived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A power loss: synced to disk before it resolves.
+    Full,
+    /// The death of the process. A power loss may take the last writes, never
+    /// the database.
+    Normal,
+}
+
+pub struct Connection {
+    /// Closed before the claim is given up: fields drop in order.
+    connection: rusqlite::Connection,
+    claim: Option<Claim>,
+    location: Location,
+    commit_patience: Duration,
+}
+
+impl Deref for Connection {
+    type Target = rusqlite::Connection;
+    fn deref(&self) -> &rusqlite::Connection {
+        &self.connection
+    }
+}
+
+impl Connection {
+    /// Runs no statement yet, so that the caller can look at which file it is.
+    pub fn open(location: &Location, creates: bool) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let unopened = |why: rusqlite::Error| Error::Connection(format!("{location}: {why}"));
+        let path = match location {
+            Location::File(path) => path,
+            Location::Memory(name) => {
+                // The VFS "memdb" shares databases whose names start with a slash.
+                let flags = flags | OpenFlags::SQLITE_OPEN_CREATE;
+                let connection = rusqlite::Connection::open_with_flags_and_vfs(name, flags, c"memdb");
+                return Ok(Self {
+                    connection: connection.map_err(unopened)?,
+                    claim: None,
+                    location: location.clone(),
+                    commit_patience: Duration::ZERO,
+                });
+            }
+        };
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(Error::Connection(format!("{location} is not a regular file")));
+        }
+        let flags = if creates {
+            flags | OpenFlags::SQLITE_OPEN_CREATE
+        } else {
+            flags
+        };
+        let connect = || rusqlite::Connection::open_with_flags(path, flags).map_err(unopened);
+        let (connection, claim) = claim::open(path, connect)?;
+        Ok(Self {
+            connection,
+            claim: Some(claim),
+            location: location.clone(),
+            commit_patience: Duration::ZERO,
+        })
+    }
+
+    /// For an engine that takes the connection: the claim must outlive it.
+    pub fn into_parts(self) -> (rusqlite::Connection, Option<Claim>) {
+        (self.connection, self.claim)
+    }
+
+    /// The settings of a writer. It waits for no lock, except that where there is
+    /// no write-ahead log, a commit waits for readers for up to `busy_timeout`.
+    pub fn set_up_for_writing(&mut self, durability: Durability, busy_timeout: Duration) -> Result<()> {
+        self.configure(|connection| {
+            connection.busy_timeout(Duration::ZERO)?;
+            connection.switch_to_wal()
+        })?;
+        let mode: String =
+            self.configure(|connection| connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)))?;
+        self.commit_patience = match self.claim {
+            _ if mode == "wal" => Duration::ZERO,
+            Some(_) => busy_timeout,
+            None => MEMORY_PATIENCE,
+        };
+        self.configure(|connection| {
+            connection.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+            connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
+            // Checkpoints run on a connection of their own.
+            connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+            connection.set_durability(durability)?;
+            connection.sync_to_the_platter(durability)
+        })
+    }
+
+    pub fn set_up_for_reading(&self, busy_timeout: Duration) -> Result<()> {
+        self.configure(|connection| {
+            connection.busy_timeout(busy_timeout)?;
+            connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
+            connection.pragma_update(None, "query_only", true)
+        })
+    }
+
+    pub fn set_up_for_checkpoints(&self, durability: Durability) -> Result<()> {
+        self.configure(|connection| {
+            connection.busy_timeout(Duration::ZERO)?;
+            connection.sync_to_the_platter(durability)
+        })
+    }
+
+    fn configure<T>(&self, set_up: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T> {
+        set_up(self).map_err(|why| match error(&why) {
+            Error::Backend(why) => Error::Connection(format!("{}: {why}", self.location)),
+            other => other,
+        })
+    }
+
+    /// Where a log is not possible (in memory, on some network file systems) the
+    /// database stays as it is.
+    fn switch_to_wal(&self) -> rusqlite::Result<()> {
+        self.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
+    }
+
+    /// On macOS, fsync alone leaves the data in the drive's cache.
+    fn sync_to_the_platter(&self, durability: Durability) -> rusqlite::Result<()> {
+        if cfg!(target_os = "macos") && durability == Durability::Full {
+            self.pragma_update(None, "fullfsync", true)?;
+        }
+        Ok(())
+    }
+
+    /// What commits survive from now on.
+    pub fn set_durability(&self, durability: Durability) -> rusqlite::Result<()> {
+        let synchronous = match durability {
+            Durability::Full => "FULL",
+            Durability::Normal => "NORMAL",
+        };
+        self.pragma_update(None, "synchronous", synchronous)
+    }
+
+    /// Commits the transaction under way.
+    pub fn commit(&self) -> rusqlite::Result<()> {
+        if self.commit_patience.is_zero() {
+            return self.execute_batch("COMMIT");
+        }
+        self.busy_timeout(self.commit_patience)?;
+        let committed = self.execute_batch("COMMIT");
+        self.busy_timeout(Duration::ZERO)?;
+        committed
+    }
+
+    /// Ends a transaction that failed, if it is still open.
+    pub fn roll_back(&self) {
+        if !self.is_autocommit() {
+            // The caller reports what broke the transaction.
+            drop(self.execute_batch("ROLLBACK"));
+        }
+    }
+
+    /// Moves the log's content into the database, as far as readers allow, and
+    /// truncates the log if all of it was moved; whether it was.
+    pub fn checkpoint_and_truncate(&self) -> bool {
+        let busy = self.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        busy.is_ok_and(|busy| busy == 0)
+    }
+
+    /// Whether the path that was opened names another file now, or none.
+    pub fn has_moved(&self) -> bool {
+        let mut moved: c_int = 0;
+        // SAFETY: the handle is open, and SQLITE_FCNTL_HAS_MOVED writes an int.
+        unsafe {
+            ffi::sqlite3_file_control(
+                self.handle(),
+                c"main".as_ptr(),
+                ffi::SQLITE_FCNTL_HAS_MOVED,
+                (&raw mut moved).cast(),
+            );
+        }
+        moved != 0
+    }
+
+    /// Closing the last connection leaves the log where it is.
+    pub fn keep_log(&self) {
+        let mut keep: c_int = 1;
+        // SAFETY: the handle is open, and SQLITE_FCNTL_PERSIST_WAL reads and
+        // writes an int.
+        unsafe {
+            ffi::sqlite3_file_control(
+                self.handle(),
+                c"main".as_ptr(),
+                ffi::SQLITE_FCNTL_PERSIST_WAL,
+                (&raw mut keep).cast(),
+            );
+        }
+    }
+}
+
+/// SQLite's object for the database's file.
+pub fn file(connection: &rusqlite::Connection) -> Option<NonNull<ffi::sqlite3_file>> {
+    let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
+    // SAFETY: the handle is open for as long as `connection` is borrowed, and
+    // SQLITE_FCNTL_FILE_POINTER writes a file pointer to where it is told.
+    let status = unsafe {
+        ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_FILE_POINTER,
+            (&raw mut file).cast(),
+        )
+    };
+    NonNull::new(file).filter(|_| status == ffi::SQLITE_OK)
+}

@@ -1,0 +1,41 @@
+//! What SQLite's errors mean to a caller.
+
+use crate::kv::Error;
+use rusqlite::{ErrorCode, ffi};
+
+/// The engine's words under our code.
+pub fn error(error: &rusqlite::Error) -> Error {
+    let words = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Timeout(words),
+        Some(ErrorCode::CannotOpen | ErrorCode::NotADatabase) => Error::Connection(words),
+        Some(ErrorCode::TooBig) => Error::ValueTooLarge(words),
+        _ => Error::Backend(words),
+    }
+}
+
+pub fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
+    )
+}
+
+/// SQLite has no code for it.
+pub fn is_missing_table(error: &rusqlite::Error) -> bool {
+    error.to_string().contains("no such table")
+}
+
+/// Whether a transaction whose COMMIT failed with this error may be found
+/// committed later. If the commit's last frame was written, but its sync failed,
+/// recovery after a crash finds a whole commit. On a full disk that frame is
+/// certainly incomplete.
+pub fn may_have_committed(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|failure| {
+        failure.code == ErrorCode::SystemIoFailure
+            && !matches!(
+                failure.extended_code,
+                ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ
+            )
+    })
+}

@@ -1,0 +1,55 @@
+//! Where a database is: a path, or this process's memory.
+
+use crate::kv::{Error, Result};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[derive(Clone)]
+pub enum Location {
+    File(PathBuf),
+    /// A name that connections of this process share.
+    Memory(String),
+}
+
+impl Location {
+    /// A file's path, or `:memory:` for a database of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for a path that cannot be a file's.
+    pub fn parse(path: &str) -> Result<Self> {
+        if path == ":memory:" {
+            return Ok(Self::memory());
+        }
+        let invalid = |why: &str| Err(Error::InvalidOption(format!("{why}: {path:?}")));
+        if path.is_empty() {
+            return invalid("the path is empty");
+        }
+        if path.contains('\0') {
+            return invalid("the path has a NUL character");
+        }
+        if path.starts_with("file:") {
+            return invalid("give a file's path, not a file: URL");
+        }
+        // Resolved now: the process may change its directory.
+        match std::path::absolute(PathBuf::from(path)) {
+            Ok(path) => Ok(Self::File(path)),
+            Err(error) => invalid(&error.to_string()),
+        }
+    }
+
+    pub fn memory() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        Self::Memory(format!("/fedify-kv-{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Memory(_) => f.write_str(":memory:"),
+        }
+    }
+}

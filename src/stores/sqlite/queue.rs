@@ -1,0 +1,177 @@
+//! What waits for the writer, in the order of the calls.
+
+use super::super::pending_writes::{PendingWrite, PendingWrites};
+use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// Something to do, and when it was asked for.
+pub struct Queued {
+    /// Ends before the answer is delivered.
+    pending: Option<PendingWrite>,
+    pub work: Work,
+    called: Instant,
+}
+
+pub enum Work {
+    Job(Job),
+    Compact(Answer),
+    /// Answered once the store is open and all earlier work is done.
+    Ready(oneshot::Sender<Result<()>>),
+}
+
+impl Work {
+    pub fn fail(self, error: Error) {
+        match self {
+            Self::Job(Job { answer, .. }) | Self::Compact(answer) => answer.deliver(Err(error)),
+            // If the list is gone, it needs no answer.
+            Self::Ready(answer) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn command(&self) -> Option<&Command> {
+        match self {
+            Self::Job(job) => Some(&job.command),
+            Self::Compact(_) | Self::Ready(_) => None,
+        }
+    }
+}
+
+impl Queued {
+    pub fn new(work: Work, writes: &Arc<PendingWrites>) -> Self {
+        Self {
+            pending: work.command().and_then(|command| writes.add(command)),
+            work,
+            called: Instant::now(),
+        }
+    }
+
+    /// The command, if it concerns a single entry.
+    pub fn entry_command(&self) -> Option<&Command> {
+        self.work
+            .command()
+            .filter(|command| matches!(command, Command::Get(_) | Command::Put(..) | Command::Cas(..)))
+    }
+
+    /// The work, which is no longer pending.
+    pub fn into_work(self) -> Work {
+        drop(self.pending);
+        self.work
+    }
+
+    pub fn fail(self, error: Error) {
+        self.into_work().fail(error);
+    }
+
+    /// Whether it has waited long enough for a lock that has been held elsewhere
+    /// since `blocked`.
+    pub fn is_late(&self, blocked: Instant, patience: Duration) -> bool {
+        self.called.max(blocked).elapsed() >= patience
+    }
+}
+
+/// Delivers outcomes together.
+pub fn deliver(answered: impl IntoIterator<Item = (Queued, Outcome)>) {
+    // No write may seem pending to a caller that has its answer.
+    let answered: Vec<_> = answered
+        .into_iter()
+        .map(|(queued, outcome)| (queued.into_work(), outcome))
+        .collect();
+    Answer::deliver_all(answered.into_iter().filter_map(|(work, outcome)| match work {
+        Work::Job(Job { answer, .. }) | Work::Compact(answer) => Some((answer, outcome)),
+        Work::Ready(answer) => {
+            drop(answer.send(outcome.map(|_: Reply| ())));
+            None
+        }
+    }));
+}
+
+#[derive(Default)]
+pub struct Queue(VecDeque<Queued>);
+
+impl Queue {
+    pub fn push(&mut self, queued: Queued) {
+        self.0.push_back(queued);
+    }
+
+    pub fn pop(&mut self) -> Option<Queued> {
+        self.0.pop_front()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Puts back what was taken from the front.
+    pub fn put_back(&mut self, group: impl DoubleEndedIterator<Item = Queued>) {
+        for queued in group.rev() {
+            self.0.push_front(queued);
+        }
+    }
+
+    /// Moves work on single entries from the front to a group, until that has so
+    /// many or something else comes. What a `clear` under way concerns waits.
+    /// Returns whether there was any.
+    pub fn take_group(&mut self, group: &mut Vec<Queued>, most: usize, clearing: Option<&Prefix>) -> bool {
+        let before = group.len();
+        let fits = |queued: &Queued| {
+            let key = queued.entry_command().and_then(key_of);
+            key.is_some_and(|key| clearing.is_none_or(|prefix| !prefix.contains_json(key.as_json())))
+        };
+        while group.len() < most
+            && self.0.front().is_some_and(fits)
+            && let Some(queued) = self.0.pop_front()
+        {
+            group.push(queued);
+        }
+        group.len() > before
+    }
+
+    /// Takes out the gets that no earlier work concerns: they need no lock.
+    pub fn take_reads(&mut self, clearing: Option<&Prefix>) -> Vec<Queued> {
+        let mut written = HashSet::new();
+        let mut prefixes: Vec<&Prefix> = clearing.into_iter().collect();
+        let mut all = false;
+        let mut free = Vec::with_capacity(self.0.len());
+        for queued in &self.0 {
+            let command = queued.work.command();
+            free.push(command.is_some_and(|command| {
+                matches!(command, Command::Get(key) if !all
+                    && !written.contains(key.as_json())
+                    && !prefixes.iter().any(|prefix| prefix.contains_json(key.as_json())))
+            }));
+            match command {
+                Some(Command::Put(key, _) | Command::Cas(key, ..)) => drop(written.insert(key.as_json())),
+                Some(Command::Clear(prefix)) => prefixes.push(prefix),
+                Some(Command::Drop | Command::Close) => all = true,
+                Some(Command::Get(_) | Command::Initialize) | None => {}
+            }
+        }
+        if !free.contains(&true) {
+            return Vec::new();
+        }
+        let (reads, rest): (Vec<_>, Vec<_>) = self.0.drain(..).zip(free).partition(|(_, free)| *free);
+        self.0 = rest.into_iter().map(|(queued, _)| queued).collect();
+        reads.into_iter().map(|(queued, _)| queued).collect()
+    }
+
+    /// Takes out what has waited too long for a lock. Only what was called first
+    /// can be that; `close` waits for as long as others do.
+    pub fn take_late(&mut self, blocked: Instant, patience: Duration) -> Vec<Queued> {
+        let is_late = |queued: &&Queued| {
+            !matches!(queued.work.command(), Some(Command::Close)) && queued.is_late(blocked, patience)
+        };
+        let late = self.0.iter().take_while(is_late).count();
+        self.0.drain(..late).collect()
+    }
+}
+
+fn key_of(command: &Command) -> Option<&Key> {
+    match command {
+        Command::Get(key) => Some(key),
+        command => command.written(),
+    }
+}
