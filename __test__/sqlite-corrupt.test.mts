@@ -267,3 +267,45 @@ describe("a damaged file", () => {
     await store.close();
   });
 });
+
+describe("keys that are not UTF-8", () => {
+  /** Rows under `["p"]`: broken keys among 600 good ones. */
+  async function brokenKeys(): Promise<string> {
+    const path = await temporaryFile();
+    // `["p",` and a byte that starts no character: after all good keys.
+    const hexes = ["5b2270222cff", "5b2270222cff00", "5b2270222cfffe"];
+    await sql(
+      path,
+      officialTable,
+      insertRows("p", 600, "1"),
+      insertRow('["q"]', "2"),
+      ...hexes.map(
+        (hex): Statement => [
+          "INSERT INTO fedify_kv VALUES (CAST(? AS TEXT), '3', 1, NULL)",
+          { hex },
+        ],
+      ),
+    );
+    return path;
+  }
+
+  test("don't end a list early, and are counted", async () => {
+    const store = openStore(await brokenKeys());
+    for (const pageSize of [1, 2, 64, 600, 601]) {
+      const list = store.list({ pageSize });
+      const entries = await collect(list);
+      expect(entries.length).toBe(601);
+      expect(entries.at(-1)).toEqual({ key: ["q"], value: 2 });
+      expect(list.skipped).toBe(3);
+    }
+  });
+
+  test("are deleted and counted by clear", async () => {
+    const path = await brokenKeys();
+    const store = openStore(path);
+    expect(await store.clear(["p"])).toBe(603);
+    expect(await collect(store.list())).toEqual([{ key: ["q"], value: 2 }]);
+    const [row] = await query(path, "SELECT count(*) AS n FROM fedify_kv");
+    expect(row?.n).toBe(1);
+  });
+});

@@ -54,7 +54,7 @@ describe("what is no database", () => {
       () => store.set(["k"], 1),
       "ERR_KV_CONNECTION",
     );
-    expect(error.message).toMatch(/unable to open/);
+    expect(error.message).toMatch(/not a regular file/);
   });
 
   test("a place in a directory that is not there", async () => {
@@ -64,7 +64,7 @@ describe("what is no database", () => {
       () => store.get(["k"]),
       "ERR_KV_CONNECTION",
     );
-    expect(error.message).toMatch(/unable to open/);
+    expect(error.message).toMatch(/not a regular file/);
     // What failed to open is tried again.
     await mkdir(join(path, ".."), { recursive: true });
     await store.set(["k"], 1);

@@ -34,7 +34,7 @@ pub enum Durability {
 
 pub struct Connection {
     /// Closed before the claim is given up: fields drop in order.
-    connection: rusqlite::Connection,
+    inner: rusqlite::Connection,
     claim: Option<Claim>,
     location: Location,
     commit_patience: Duration,
@@ -43,7 +43,7 @@ pub struct Connection {
 impl Deref for Connection {
     type Target = rusqlite::Connection;
     fn deref(&self) -> &rusqlite::Connection {
-        &self.connection
+        &self.inner
     }
 }
 
@@ -59,7 +59,7 @@ impl Connection {
                 let flags = flags | OpenFlags::SQLITE_OPEN_CREATE;
                 let connection = rusqlite::Connection::open_with_flags_and_vfs(name, flags, c"memdb");
                 return Ok(Self {
-                    connection: connection.map_err(unopened)?,
+                    inner: connection.map_err(unopened)?,
                     claim: None,
                     location: location.clone(),
                     commit_patience: Duration::ZERO,
@@ -77,7 +77,7 @@ impl Connection {
         let connect = || rusqlite::Connection::open_with_flags(path, flags).map_err(unopened);
         let (connection, claim) = claim::open(path, connect)?;
         Ok(Self {
-            connection,
+            inner: connection,
             claim: Some(claim),
             location: location.clone(),
             commit_patience: Duration::ZERO,
@@ -86,7 +86,7 @@ impl Connection {
 
     /// For an engine that takes the connection: the claim must outlive it.
     pub fn into_parts(self) -> (rusqlite::Connection, Option<Claim>) {
-        (self.connection, self.claim)
+        (self.inner, self.claim)
     }
 
     /// The settings of a writer. It waits for no lock, except that where there is

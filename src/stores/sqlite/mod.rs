@@ -47,6 +47,9 @@ pub struct SqliteOptions {
     pub durability: Durability,
     /// How long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
+    /// How long to wait at most before looking for entries that have expired:
+    /// another process may have written some.
+    pub sweep_interval: Duration,
 }
 
 impl Default for SqliteOptions {
@@ -56,6 +59,7 @@ impl Default for SqliteOptions {
             initialized: false,
             durability: Durability::Full,
             busy_timeout: Duration::from_secs(5),
+            sweep_interval: Duration::from_secs(60),
         }
     }
 }

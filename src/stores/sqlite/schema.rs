@@ -46,19 +46,18 @@ impl Writer {
     }
 
     fn opened(&mut self) -> Result<&mut Open> {
-        let open = match self.open.take() {
-            Some(open) => open,
-            None => {
-                let options = &self.shared.options;
-                let connection = self
-                    .shared
-                    .file
-                    .open_for_writing(options.durability, options.busy_timeout)?;
-                Open {
-                    wal: None,
-                    connection,
-                    table: false,
-                }
+        let open = if let Some(open) = self.open.take() {
+            open
+        } else {
+            let options = &self.shared.options;
+            let connection = self
+                .shared
+                .file
+                .open_for_writing(options.durability, options.busy_timeout)?;
+            Open {
+                wal: None,
+                connection,
+                table: false,
             }
         };
         Ok(self.open.insert(open))

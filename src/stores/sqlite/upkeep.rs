@@ -11,11 +11,9 @@ use rusqlite::{OptionalExtension, params};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Expired entries are invisible at once. Their rows are removed so much later:
-/// at least, so that many go together, and at most, because another process may
-/// have written entries that expire earlier than those known here.
+/// Expired entries are invisible at once. Their rows are removed at least so much
+/// later, so that many go together.
 const SHORTEST_SWEEP_DELAY: Duration = Duration::from_secs(1);
-const LONGEST_SWEEP_DELAY: Duration = Duration::from_secs(60);
 
 enum Swept {
     More,
@@ -31,7 +29,9 @@ impl Writer {
     /// Sees to it that a sweep follows a deadline.
     pub fn sweep_by(&mut self, deadline: Millis) {
         let wait = u64::try_from(deadline - now()).unwrap_or(0);
-        let wait = Duration::from_millis(wait).clamp(SHORTEST_SWEEP_DELAY, LONGEST_SWEEP_DELAY);
+        let wait = Duration::from_millis(wait)
+            .min(self.shared.options.sweep_interval)
+            .max(SHORTEST_SWEEP_DELAY);
         let at = Instant::now() + wait;
         self.sweep_at = Some(self.sweep_at.map_or(at, |sweep_at| sweep_at.min(at)));
     }

@@ -278,8 +278,7 @@ impl Writer {
         };
         // What it didn't move, closing the last connection does.
         self.checkpoints.wait();
-        if let Some(Open { wal, connection, .. }) = self.open.take() {
-            drop(wal);
+        if let Some(Open { connection, .. }) = self.open.take() {
             self.shared.file.close(connection);
         }
     }
