@@ -34,8 +34,8 @@ function apt(...words: string[]): boolean {
 
 function install(name: string): void {
   // A machine that has just booted may hold the lock while it updates itself.
-  const patience = ["-o", "DPkg::Lock::Timeout=120"];
-  const words = [...patience, "install", "--yes", name];
+  const lockTimeout = ["-o", "DPkg::Lock::Timeout=120"];
+  const words = [...lockTimeout, "install", "--yes", name];
   if (!apt(...words)) {
     apt("update");
     if (!apt(...words)) {
