@@ -27,18 +27,18 @@ export function need(name: string, isThere: () => boolean): void {
   }
 }
 
-function apt(...words: string[]): boolean {
+function apt(...args: string[]): boolean {
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  return spawnSync("apt-get", words, { stdio: "ignore", env }).status === 0;
+  return spawnSync("apt-get", args, { stdio: "ignore", env }).status === 0;
 }
 
 function install(name: string): void {
   // A machine that has just booted may hold the lock while it updates itself.
   const lockTimeout = ["-o", "DPkg::Lock::Timeout=120"];
-  const words = [...lockTimeout, "install", "--yes", name];
-  if (!apt(...words)) {
+  const args = [...lockTimeout, "install", "--yes", name];
+  if (!apt(...args)) {
     apt("update");
-    if (!apt(...words)) {
+    if (!apt(...args)) {
       installBackport(name);
     }
   }
@@ -47,8 +47,8 @@ function install(name: string): void {
 /** Installs a package from the backports of the system's release, if any. */
 function installBackport(name: string): void {
   const format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
-  const words = ["indextargets", "--format", format, "Created-By: Packages"];
-  const targets = String(spawnSync("apt-get", words).stdout);
+  const args = ["indextargets", "--format", format, "Created-By: Packages"];
+  const targets = String(spawnSync("apt-get", args).stdout);
   const main = /^(\S+) ([a-z]+) main$/m.exec(targets);
   if (main === null) {
     return;
