@@ -5,8 +5,8 @@ import type { KvKey, KvStoreListEntry } from "@fedify/fedify";
 export type { KvKey, KvStore, KvStoreListEntry, KvStoreSetOptions } from "@fedify/fedify";
 
 /**
- * A length of time as an object, as `Temporal.Duration.from` takes it. At least
- * one field must be there. Fields may not differ in sign; years and months must
+ * A duration as an object, as `Temporal.Duration.from` accepts it. At least one
+ * field is required. All fields must have the same sign; years and months must
  * be whole numbers.
  */
 export interface DurationLike {
@@ -24,43 +24,44 @@ export interface DurationLike {
 
 /**
  * Any `Temporal.Duration`: the runtime's own, a polyfill's, or another object
- * that can tell its total.
+ * with a method `total`.
  */
 export interface Duration {
   total(options: any): number;
 }
 
-/** The options of `set` and `cas`. */
+/** Options of `set` and `cas`. */
 export interface SetOptions {
   /**
-   * The time to live. Fractions of a millisecond round up. With zero or less
-   * the entry is gone at once.
+   * The time to live. Fractions of a millisecond round up. If it is zero or
+   * negative, the entry expires at once.
    *
-   * @default It lives until it is deleted.
+   * @default The entry never expires.
    */
   ttl?: Duration | DurationLike;
 }
 
-/** The options of `list`. */
+/** Options of `list`. */
 export interface ListOptions {
   /**
-   * Only entries whose keys are this, or extend it by whole parts.
+   * Lists only the entry with this key, and entries whose keys extend it by
+   * whole parts.
    *
    * @default All entries.
    */
   prefix?: KvKey | readonly [];
   /**
-   * How many entries are read at a time, from 1 to 1024. A page also ends after
-   * 32 KiB.
+   * The number of entries that are read at a time, from 1 to 1024. A page also
+   * ends after 32 KiB.
    *
    * @default 64
    */
   pageSize?: number;
-  /** Ends the list; the `next()` under way rejects with the signal's reason. */
+  /** Aborts the list. The pending `next()` rejects with the signal's reason. */
   signal?: AbortSignal;
 }
 
-/** The options of {@link SqliteKvStore}. */
+/** Options of {@link SqliteKvStore}. */
 export interface SqliteKvStoreOptions {
   /**
    * The table's name: a letter or `_`, then up to 63 letters, digits or `_`.
@@ -69,93 +70,97 @@ export interface SqliteKvStoreOptions {
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If so the store never creates it, and
-   * operations fail where there is none.
+   * Whether the table exists already. If `true`, the store never creates it,
+   * and operations fail if it doesn't exist.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * What a resolved write has survived: with `"full"` a power loss; with
-   * `"normal"` the death of the process, while a power loss may take the last
-   * writes, though never the database. `"normal"` saves a sync to disk for each
-   * group of writes.
+   * With `"full"`, an awaited write survives a power loss. With `"normal"`, it
+   * survives a crash of the process, but a power loss may lose the last writes;
+   * the database stays intact. `"normal"` saves a sync to disk for each group
+   * of writes.
    *
    * @default "full"
    */
   durability?: "full" | "normal";
   /**
-   * How many milliseconds an operation waits for a lock that another process
-   * holds, before it rejects with `ERR_KV_TIMEOUT`.
+   * The time in milliseconds that an operation waits for another process's
+   * lock, before it rejects with `ERR_KV_TIMEOUT`.
    *
    * @default 5000
    */
   busyTimeout?: number;
 }
 
-/** The options of {@link RedisKvStore}. */
+/** Options of {@link RedisKvStore}. */
 export interface RedisKvStoreOptions {
   /**
-   * What all keys in Redis start with. `drop()` deletes every key that does,
-   * whatever it holds. Characters that are special in Redis patterns are
-   * ordinary here.
+   * The prefix of all keys in Redis. `drop()` deletes every key with this
+   * prefix, of any type. Characters that are special in Redis patterns have no
+   * special meaning here.
    *
    * @default "fedify::"
    */
   keyPrefix?: string | Uint8Array;
   /**
-   * Whether to keep an index of the keys, a sorted set that each write updates
-   * in the same step. With it, `list` and `clear` read only what matches,
-   * instead of scanning the whole database; a write costs about twice as much.
+   * Whether to keep an index of the keys: a sorted set that is updated
+   * atomically with each write. With an index, `list` and `clear` read only the
+   * matching entries instead of scanning the whole database. A write costs
+   * about twice as much.
    *
-   * All that write to the data must keep the index: entries from others (from
-   * `@fedify/redis`, say) are found by `get` and `cas` but not by `list` and
-   * `clear`, until `reindex()` is called. Entries that others delete vanish
-   * from lists at once.
+   * Every writer must maintain the index. Entries that were written without it
+   * (by `@fedify/redis`, for example) are found by `get` and `cas`, but not by
+   * `list` and `clear` until `reindex()` is called. Entries that were deleted
+   * without it vanish from lists at once.
    *
-   * In a cluster it needs a `keyPrefix` with a hash tag, like `"{fedify}::"`,
-   * which puts all entries on one server.
+   * In a cluster the index needs a `keyPrefix` with a hash tag, like
+   * `"{fedify}::"`, which puts all entries on one server.
    *
    * @default false
    */
   index?: boolean;
   /**
-   * How many milliseconds an attempt to connect may take. When a server that
-   * was never reached refuses, operations reject with `ERR_KV_CONNECTION` at
-   * once; when the connection is lost later, they wait for `commandTimeout`.
+   * The time in milliseconds that an attempt to connect may take. If a server
+   * that was never reached refuses, operations reject with `ERR_KV_CONNECTION`
+   * at once. If a connection is lost later, they wait up to `commandTimeout`
+   * for a new one.
    *
    * @default 5000
    */
   connectTimeout?: number;
   /**
-   * How many milliseconds an operation waits for a connection, and then for its
-   * answer, before it rejects with `ERR_KV_TIMEOUT` (or `ERR_KV_CONNECTION`
-   * where it is known why there is none). What was written then is unknown.
+   * The time in milliseconds that an operation waits for a connection, and then
+   * for its answer, before it rejects with `ERR_KV_TIMEOUT` (or with
+   * `ERR_KV_CONNECTION` if the reason for the missing connection is known). The
+   * outcome of a write is then unknown.
    *
    * @default 5000
    */
   commandTimeout?: number;
   /**
-   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
-   * those that would make what waits larger than 256 MiB.
+   * The number of operations that may wait. Further operations reject with
+   * `ERR_KV_BACKEND`, as do those with which the queue would exceed 256 MiB.
    *
    * @default 100000
    */
   queueLimit?: number;
-  /** For `rediss:` URLs. */
+  /** TLS options for `rediss:` URLs. */
   tls?: {
     /**
-     * Certificates in PEM to trust.
+     * Trusted certificates in PEM.
      *
-     * @default Those that the system trusts.
+     * @default The certificates that the system trusts.
      */
     ca?: string | Uint8Array;
-    /** A certificate chain in PEM to show to the server. */
+    /** The client's certificate chain in PEM. */
     cert?: string | Uint8Array;
     /** The private key of `cert`, in PEM. */
     key?: string | Uint8Array;
     /**
-     * Whether to refuse servers that can't prove who they are.
+     * Whether to verify the server's certificate, and to refuse servers whose
+     * certificate is not valid.
      *
      * @default true
      */
@@ -163,95 +168,96 @@ export interface RedisKvStoreOptions {
   };
 }
 
-/** The options of {@link PostgresKvStore}. */
+/** Options of {@link PostgresKvStore}. */
 export interface PostgresKvStoreOptions {
   /**
-   * The table's name, or its schema's and its own with a dot between them. It
-   * is taken as you write it: capitals stay capitals.
+   * The table's name, or `schema.table`. The name is case-sensitive.
    *
    * @default "fedify_kv_v2"
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If so the store never creates it, needs
-   * no right to, and operations fail where there is none.
+   * Whether the table exists already. If `true`, the store never creates it and
+   * needs no right to do so, and operations fail if it doesn't exist.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * Whether a table that the store creates is unlogged, as the official
-   * package's is: writes are cheaper, and the server empties the table when it
-   * starts after a crash. With `false` a resolved write survives that.
+   * Whether a table that the store creates is unlogged, like the official
+   * package's. Writes are cheaper then, but the server empties the table when
+   * it restarts after a crash. With `false`, an awaited write survives a crash.
    *
    * @default true
    */
   unlogged?: boolean;
   /**
-   * How many connections the store may have at once. It makes them when it
-   * needs them.
+   * The maximum number of open connections. They are opened on demand.
    *
    * @default 10
    */
   maxConnections?: number;
   /**
-   * How many milliseconds an attempt to connect may take. When a server that
-   * was never reached refuses, operations reject with `ERR_KV_CONNECTION` at
-   * once; when the connection is lost later, they wait for `queryTimeout`.
+   * The time in milliseconds that an attempt to connect may take. If a server
+   * that was never reached refuses, operations reject with `ERR_KV_CONNECTION`
+   * at once. If a connection is lost later, they wait up to `queryTimeout` for
+   * a new one.
    *
    * @default 5000
    */
   connectTimeout?: number;
   /**
-   * How many milliseconds an operation waits for a connection, and then for its
-   * answer. Then its statement is ended on the server, and it rejects with
-   * `ERR_KV_TIMEOUT` (or `ERR_KV_CONNECTION` where it is known why there is no
-   * connection).
+   * The time in milliseconds that an operation waits for a connection, and then
+   * for its answer. After that its statement is cancelled on the server, and it
+   * rejects with `ERR_KV_TIMEOUT` (or with `ERR_KV_CONNECTION` if the reason
+   * for the missing connection is known).
    *
    * @default 5000
    */
   queryTimeout?: number;
   /**
-   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
-   * those that would make what waits larger than 256 MiB.
+   * The number of operations that may wait. Further operations reject with
+   * `ERR_KV_BACKEND`, as do those with which the queue would exceed 256 MiB.
    *
    * @default 100000
    */
   queueLimit?: number;
   /**
-   * Encrypts connections. So does `sslmode` in the URL: `require`, `verify-ca`
-   * and `verify-full` want a certificate that is trusted and bears the host's
-   * name, `no-verify` takes any, `prefer` takes what it gets.
+   * Encrypts connections, as `sslmode` in the URL does. `require`, `verify-ca`
+   * and `verify-full` require a trusted certificate with the host's name.
+   * `no-verify` accepts any certificate. `prefer` also accepts a server without
+   * encryption.
    */
   tls?: {
     /**
-     * Certificates in PEM to trust.
+     * Trusted certificates in PEM.
      *
-     * @default Those that the system trusts.
+     * @default The certificates that the system trusts.
      */
     ca?: string | Uint8Array;
-    /** A certificate chain in PEM to show to the server. */
+    /** The client's certificate chain in PEM. */
     cert?: string | Uint8Array;
     /** The private key of `cert`, in PEM. */
     key?: string | Uint8Array;
     /**
-     * Whether to refuse servers that can't prove who they are.
+     * Whether to verify the server's certificate, and to refuse servers whose
+     * certificate is not valid.
      *
      * @default true
      */
     rejectUnauthorized?: boolean;
   };
   /**
-   * Whether to prepare statements. Behind a pooler that gives each transaction
-   * another connection (PgBouncer in transaction mode) say `false`. Statements
-   * on one connection then wait for each other, which some poolers need.
+   * Whether to prepare statements. Use `false` behind a pooler that can run
+   * each transaction on a different connection (PgBouncer in transaction mode).
+   * Each connection then runs one statement at a time, which some poolers need.
    *
    * @default true
    */
   preparedStatements?: boolean;
 }
 
-/** The options of {@link MysqlKvStore}. */
+/** Options of {@link MysqlKvStore}. */
 export interface MysqlKvStoreOptions {
   /**
    * The table's name: a letter or `_`, then up to 49 letters, digits or `_`.
@@ -260,40 +266,41 @@ export interface MysqlKvStoreOptions {
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If so the store never creates it, and
-   * operations fail where there is none: for users without the right to create
-   * tables.
+   * Whether the table exists already. If `true`, the store never creates it,
+   * and operations fail if it doesn't exist. Use it for database users without
+   * the right to create tables.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * How many connections are open at most. (One more is made for a moment when
-   * a statement has to be stopped.) What waits shares statements, so that more
-   * connections help little.
+   * The maximum number of open connections, apart from a short-lived one that
+   * stops a statement. Waiting operations share statements, so more connections
+   * help little.
    *
    * @default 4
    */
   maxConnections?: number;
   /**
-   * How many milliseconds an attempt to connect may take. When a server that
-   * was never reached refuses, operations reject with `ERR_KV_CONNECTION` at
-   * once; when the connection is lost later, they wait for `queryTimeout`.
+   * The time in milliseconds that an attempt to connect may take. If a server
+   * that was never reached refuses, operations reject with `ERR_KV_CONNECTION`
+   * at once. If a connection is lost later, they wait up to `queryTimeout` for
+   * a new one.
    *
    * @default 5000
    */
   connectTimeout?: number;
   /**
-   * How many milliseconds an operation waits for a connection, and then for its
-   * answer, before its statement is stopped on the server and it rejects with
-   * `ERR_KV_TIMEOUT`.
+   * The time in milliseconds that an operation waits for a connection, and then
+   * for its answer. After that its statement is stopped on the server, and it
+   * rejects with `ERR_KV_TIMEOUT`.
    *
    * @default 5000
    */
   queryTimeout?: number;
   /**
-   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
-   * those that would make what waits larger than 256 MiB.
+   * The number of operations that may wait. Further operations reject with
+   * `ERR_KV_BACKEND`, as do those with which the queue would exceed 256 MiB.
    *
    * @default 100000
    */
@@ -301,17 +308,18 @@ export interface MysqlKvStoreOptions {
   /** Encrypts the connections. */
   tls?: {
     /**
-     * Certificates in PEM to trust.
+     * Trusted certificates in PEM.
      *
-     * @default Those that the system trusts.
+     * @default The certificates that the system trusts.
      */
     ca?: string | Uint8Array;
-    /** A certificate chain in PEM to show to the server. */
+    /** The client's certificate chain in PEM. */
     cert?: string | Uint8Array;
     /** The private key of `cert`, in PEM. */
     key?: string | Uint8Array;
     /**
-     * Whether to refuse servers that can't prove who they are.
+     * Whether to verify the server's certificate, and to refuse servers whose
+     * certificate is not valid.
      *
      * @default true
      */
@@ -319,31 +327,32 @@ export interface MysqlKvStoreOptions {
   };
 }
 
-/** The options of {@link DenoKvStore}. */
+/** Options of {@link DenoKvStore}. */
 export interface DenoKvStoreOptions {
   /**
-   * What a server knows us by.
+   * The access token for the server.
    *
    * @default The environment variable `DENO_KV_ACCESS_TOKEN`.
    */
   accessToken?: string;
   /**
-   * How many milliseconds an operation waits for the lock of a file that
-   * another process holds, before it rejects with `ERR_KV_TIMEOUT`.
+   * The time in milliseconds that an operation waits for another process's lock
+   * on the file, before it rejects with `ERR_KV_TIMEOUT`.
    *
    * @default 5000
    */
   busyTimeout?: number;
   /**
-   * How many milliseconds an operation waits for a server's answer, before it
-   * rejects with `ERR_KV_TIMEOUT`. What was written then is unknown.
+   * The time in milliseconds that an operation waits for a server's answer,
+   * before it rejects with `ERR_KV_TIMEOUT`. The outcome of a write is then
+   * unknown.
    *
    * @default 5000
    */
   commandTimeout?: number;
 }
 
-/** The `code` of the errors that stores throw and reject with. */
+/** The `code` of the errors that stores throw or reject with. */
 export type KvErrorCode =
   | "ERR_KV_INVALID_KEY"
   | "ERR_KV_INVALID_VALUE"

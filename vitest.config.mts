@@ -4,13 +4,14 @@ export default defineConfig({
   test: {
     include: ["__test__/**/*.test.mts"],
     globalSetup: "__test__/services/setup.mts",
-    // Each file in a process of its own: a test that opens a database twice
-    // must not meet another file's handles.
+    // Each test file runs in its own process, so that tests which open a
+    // database twice aren't affected by handles of other files.
     pool: "forks",
     testTimeout: 60_000,
-    // However busy the machine is: what is waited for comes, or never does.
+    // Long enough for a busy machine. Only a test that fails waits this long.
     expect: { poll: { timeout: 15_000 } },
-    // A database server is made in some seconds, several at a time in more.
+    // Starting a database server takes seconds, and longer if several start at
+    // the same time.
     hookTimeout: 120_000,
   },
 });

@@ -1,4 +1,4 @@
-// DenoKvStore on a server. What needs the real one runs where DENOKV=1.
+// DenoKvStore on a server. The tests on the real server run only with DENOKV=1.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openKvStore } from "../index.js";
 import { DenokvServer, hasDenokv } from "./services/denokv.mts";
@@ -8,7 +8,7 @@ import { askDeno, openDenoStore } from "./support/deno.mts";
 import { numbers } from "./support/entries.mts";
 import { expectRejection } from "./support/rejection.mts";
 
-test("a server that is not there is an error at once", async () => {
+test("a server that can't be reached rejects at once", async () => {
   const store = openDenoStore(`http://127.0.0.1:${await freePort()}`, {
     accessToken: "none",
     commandTimeout: 20_000,
@@ -26,12 +26,15 @@ test.each([
   ["http://host", { accessToken: "a\nb" }],
   ["http://host", { accessToken: "" }],
   ["http://host", { commandTimeout: 0 }],
-])("%s with %o is refused, and no secret told", async (url, options) => {
-  const open = async () =>
-    openDenoStore(url, { accessToken: "secret", ...options });
-  const error = await expectRejection(open, "ERR_KV_INVALID_OPTION");
-  expect(error.message).not.toContain("secret");
-});
+])(
+  "%s with %o is refused, and the error shows no secret",
+  async (url, options) => {
+    const open = async () =>
+      openDenoStore(url, { accessToken: "secret", ...options });
+    const error = await expectRejection(open, "ERR_KV_INVALID_OPTION");
+    expect(error.message).not.toContain("secret");
+  },
+);
 
 describe.skipIf(!hasDenokv)("the real server", () => {
   let server: DenokvServer;
@@ -42,7 +45,7 @@ describe.skipIf(!hasDenokv)("the real server", () => {
   const open = (options = {}) =>
     openDenoStore(server.url, { accessToken: server.token, ...options });
 
-  test("openKvStore knows its URL", async () => {
+  test("openKvStore opens its URL", async () => {
     const store = openKvStore(`denokv:${server.url}`, {
       accessToken: server.token,
     });
@@ -51,7 +54,7 @@ describe.skipIf(!hasDenokv)("the real server", () => {
     await store.close();
   });
 
-  test("a wrong token is refused, and not told", async () => {
+  test("a wrong token is refused, and the error does not show it", async () => {
     const store = open({ accessToken: "secret" });
     const error = await expectRejection(
       () => store.get(["k"]),
@@ -60,7 +63,7 @@ describe.skipIf(!hasDenokv)("the real server", () => {
     expect(error.message).not.toContain("secret");
   });
 
-  test("Deno reads what we wrote there, and we what it wrote", async () => {
+  test("Deno and the store read each other's entries", async () => {
     const store = open();
     const value = { a: [1, "漢", null], deep: { b: true } };
     await store.set(["ours", "漢"], value);
@@ -78,7 +81,7 @@ describe.skipIf(!hasDenokv)("the real server", () => {
     expect(await store.get(["theirs"])).toEqual(value);
   });
 
-  test("many operations, and a list of several requests", async () => {
+  test("many operations and a list of several requests work", async () => {
     const store = open();
     await Promise.all(
       numbers(2_500).map((i) => store.set(["n", String(i)], "x".repeat(100))),
@@ -87,7 +90,7 @@ describe.skipIf(!hasDenokv)("the real server", () => {
     expect(await store.clear(["n"])).toBe(2_500);
   });
 
-  test("killed and started again: it waits, and no cas is guessed", async () => {
+  test("after a restart of the server, no cas result is wrong", async () => {
     const store = open({ commandTimeout: 10_000 });
     await store.set(["count"], 0);
     let [swapped, unknown] = [0, 0];
@@ -122,7 +125,7 @@ describe.skipIf(!hasDenokv)("the real server", () => {
     expect(swapped).toBeGreaterThan(100);
   });
 
-  test("paused beyond the timeout, and resumed", async () => {
+  test("operations time out while the server is paused, then recover", async () => {
     const store = open({ commandTimeout: 300 });
     await store.set(["k"], 1);
     await server.pause();

@@ -1,4 +1,4 @@
-// A process that runs for weeks: what is done with is given back.
+// Memory: operations that have ended leave nothing behind.
 import { existsSync } from "node:fs";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { MysqlServer } from "./services/mysql.mts";
@@ -7,7 +7,7 @@ import { RedisServer } from "./services/redis.mts";
 import { ask } from "./support/child.mts";
 import { temporaryFile } from "./support/sqlite.mts";
 
-/** What an operation of each kind does, again and again. */
+/** The code of each kind of operation, which runs many times. */
 const operations: Record<string, string> = {
   "get and set": `
     await store.set(["k", String(i % 100)], value);
@@ -32,7 +32,7 @@ const operations: Record<string, string> = {
     await store.set(["k"], value, { ttl: 1 }).catch(() => {});
     await store.list([1]).next().catch(() => {});
   `,
-  "lists, read and left": `
+  "lists, finished and unfinished": `
     if (i < 300) await store.set(["k", String(i)], value);
     if (i % 100 === 0) await Array.fromAsync(store.list());
     for await (const _ of store.list({ pageSize: 5 })) break;
@@ -47,7 +47,7 @@ interface Place {
   readonly mysql: string;
 }
 
-/** How each store is opened, and how often it does an operation. */
+/** How each store is opened, and how often each operation runs. */
 const stores: Record<string, readonly [open: string, times: number]> = {
   memory: ["new MemoryKvStore()", 4_000],
   sqlite: ['new SqliteKvStore(data.path, { durability: "normal" })', 4_000],
@@ -58,7 +58,7 @@ const stores: Record<string, readonly [open: string, times: number]> = {
   mysql: ["new MysqlKvStore(data.mysql)", 1_000],
 };
 
-/** What an operation may leave on average: half its value. */
+/** The bytes that an operation may leave on average: half its value. */
 const bound = 4_000;
 
 let servers: {
@@ -78,8 +78,8 @@ afterAll(() =>
 );
 
 /**
- * Runs one operation many times, again and again: the least that a run added.
- * What leaks adds as much each time; how a heap settles differs.
+ * Runs an operation many times, in several runs. Returns the smallest growth of
+ * memory in a run: a leak grows in each run, while other growth varies.
  */
 function growth(
   place: Place,
@@ -129,7 +129,7 @@ function growth(
 
 for (const [name, [open, times]] of Object.entries(stores)) {
   for (const [kind, operation] of Object.entries(operations)) {
-    // Deno's engine removes them a minute later.
+    // Deno's engine removes expired entries a minute later.
     if (name === "deno kv" && kind === "a short life") continue;
     test.skipIf(!existsSync("/proc/self/status"))(
       `${name}: ${kind}`,
@@ -141,7 +141,7 @@ for (const [name, [open, times]] of Object.entries(stores)) {
           postgres: servers.postgres.url,
           mysql: servers.mysql.url,
         };
-        // What expires goes a little later.
+        // Expired entries are removed a little later.
         const wait = kind === "a short life" ? 1_100 : 50;
         const grown = await growth(place, open, times, operation, wait);
         expect(grown).toBeLessThan(times * bound);

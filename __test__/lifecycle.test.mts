@@ -1,4 +1,4 @@
-// The edges of life: when a process may end, and what survives threads.
+// When a process may end, what happens at its end, and worker threads.
 import { describe, expect, test } from "vitest";
 import {
   expectGoodEnd,
@@ -32,7 +32,7 @@ async function inStore(name: string, script: string, flags?: string[]) {
   return runChild(stores + script, { name, path }, flags);
 }
 
-/** Whether all that open it, in whichever thread, share its entries. */
+/** Whether all handles share the entries, also those in other threads. */
 const isShared = (name: string) => name === "a file" || name === "Deno KV";
 
 for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
@@ -52,7 +52,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
         await store.set(["l"], 1, { ttl: { milliseconds: 1 } });
         report("idle");
       `,
-      "with iterators that nobody finishes": `
+      "with unfinished iterators": `
         const store = open();
         await Promise.all(Array.from({ length: 500 },
           (_, i) => store.set(["k", String(i)], i)));
@@ -62,7 +62,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
         globalThis.kept = [store, started, unstarted];
         report("idle");
       `,
-      "with an iterator whose answer nobody awaits": `
+      "with an iterator whose result is not awaited": `
         const store = open();
         await Promise.all(Array.from({ length: 500 },
           (_, i) => store.set(["k", String(i)], i)));
@@ -97,7 +97,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
     }
   });
 
-  describe(`${name}: a pending operation keeps the process`, () => {
+  describe(`${name}: a pending operation keeps the process alive`, () => {
     const operations: Record<string, [call: string, answer: unknown]> = {
       get: [`store.get(["k"])`, null],
       set: [`store.set(["k"], 1)`, null],
@@ -121,7 +121,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expect(ran.reports).toEqual([answer]);
     });
 
-    test("until the last of a chain", async () => {
+    test("until the last operation of a sequence", async () => {
       const ran = await inStore(
         name,
         `
@@ -142,7 +142,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expect(ran.reports).toEqual([100]);
     });
 
-    test("also one begun in beforeExit", async () => {
+    test("even an operation that starts in beforeExit", async () => {
       const ran = await inStore(
         name,
         `
@@ -157,7 +157,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
     });
   });
 
-  describe(`${name}: an end in the middle of work is clean`, () => {
+  describe(`${name}: the process can end during operations`, () => {
     const busy = `
       const store = open();
       await Promise.all(Array.from({ length: 500 },
@@ -171,7 +171,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       report("busy");
     `;
 
-    test("process.exit", async () => {
+    test("by process.exit", async () => {
       for (const when of ["", "await null;", "await store.get(['k', '1']);"]) {
         const ran = await inStore(name, `${busy} ${when} process.exit(0);`);
         expectGoodEnd(ran);
@@ -179,7 +179,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       }
     });
 
-    test("an uncaught error", async () => {
+    test("by an uncaught error", async () => {
       const ran = await inStore(
         name,
         `${busy} setImmediate(() => { throw new Error("mine"); });`,
@@ -189,7 +189,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expect(ran.lastMilliseconds).toBeLessThan(prompt);
     });
 
-    test("process.exit in the middle of close", async () => {
+    test("by process.exit during close", async () => {
       const ran = await inStore(
         name,
         `${busy} store.close(); process.exit(0);`,
@@ -197,7 +197,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expectGoodEnd(ran);
     });
 
-    test("process.exit in the middle of an iterator's call", async () => {
+    test("by process.exit inside a loop over a list", async () => {
       const ran = await inStore(
         name,
         `${busy}
@@ -207,8 +207,8 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
     });
   });
 
-  describe(`${name}: what nobody holds any more`, () => {
-    test("iterators are collected while a page is under way", async () => {
+  describe(`${name}: garbage collection`, () => {
+    test("iterators can be collected while a page is read", async () => {
       const ran = await inStore(
         name,
         `
@@ -237,7 +237,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expect(ran.reports).toEqual([500]);
     });
 
-    test("an answer comes, though only the promise is held", async () => {
+    test("a promise settles even if the store is not referenced", async () => {
       const ran = await inStore(
         name,
         `
@@ -256,11 +256,11 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
         ["--expose-gc"],
       );
       expectGoodEnd(ran);
-      // Nothing is in a memory of its own; a file has kept its entry.
+      // Each new memory store is empty, while a file still has its entry.
       expect(ran.reports).toEqual(Array(10).fill(!isShared(name)));
     });
 
-    test("iterators and stores do not pile up", async () => {
+    test("unreferenced iterators and stores are collected", async () => {
       const ran = await inStore(
         name,
         `
@@ -295,7 +295,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
   });
 
   describe(`${name}: threads`, () => {
-    /** Workers run text: it finds what the scripts find. */
+    /** Defines `worker(script)`. A script can use `open`, like those above. */
     const workers = `
       import { Worker } from "node:worker_threads";
       import { once } from "node:events";
@@ -322,7 +322,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       return { ...ran, path };
     }
 
-    test("one worker after the other, and never the main thread", async () => {
+    test("workers can use a store one after another, without the main thread", async () => {
       const ran = await withWorkers(`
         for (let i = 0; i < 4; i += 1) {
           const one = worker(\`
@@ -346,7 +346,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       ]);
     });
 
-    test("eight workers and the main thread at once", async () => {
+    test("eight workers can use a store at once", async () => {
       const ran = await withWorkers(`
         const all = Array.from({ length: 8 }, () => worker(\`
           const store = open();
@@ -367,12 +367,12 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
         );
         report(Math.max(...counts));
       `);
-      // Each thread's memory is its own, a file is everybody's.
+      // Each thread has its own memory store, but all threads share a file.
       expectGoodEnd(ran);
       expect(ran.reports).toEqual([isShared(name) ? 160 : 20]);
     });
 
-    test("a worker that is terminated in the middle of work", async () => {
+    test("a worker can be terminated during operations", async () => {
       const ran = await withWorkers(`
         for (let i = 0; i < 12; i += 1) {
           const one = worker(\`
@@ -405,7 +405,7 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expect(ran.reports).toEqual([1]);
     });
 
-    test("a worker that exits in the middle of work", async () => {
+    test("a worker can exit during operations", async () => {
       const ran = await withWorkers(`
         for (let i = 0; i < 5; i += 1) {
           const one = worker(\`
@@ -422,8 +422,10 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expect(ran.reports).toEqual([7, 7, 7, 7, 7]);
     });
 
-    test.each([1, 2, 3])("exit while workers work, again: %i", async () => {
-      const ran = await withWorkers(`
+    test.each([1, 2, 3])(
+      "the process can exit during workers' operations: %i",
+      async () => {
+        const ran = await withWorkers(`
         const all = Array.from({ length: 3 }, () => worker(\`
           const store = open();
           await store.set(["k"], 1);
@@ -434,13 +436,14 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
         report("busy");
         process.exit(0);
       `);
-      expectGoodEnd(ran);
-      expect(ran.reports).toEqual(["busy"]);
-    });
+        expectGoodEnd(ran);
+        expect(ran.reports).toEqual(["busy"]);
+      },
+    );
   });
 }
 
-test("what was set is there, closed or not", async () => {
+test("resolved writes are stored, even if the store is not closed", async () => {
   const path = await temporaryFile();
   for (const end of ["", "process.exit(0);", "await store.close();"]) {
     const ran = await runChild(
@@ -459,7 +462,7 @@ test("what was set is there, closed or not", async () => {
   expect(await keysOf(store.list(["k"]))).toHaveLength(3);
 });
 
-test("an exit in the middle of work leaves a sound file", async () => {
+test("an exit during writes leaves an intact file", async () => {
   const path = await temporaryFile();
   const ran = await runChild(
     `
@@ -480,7 +483,7 @@ test("an exit in the middle of work leaves a sound file", async () => {
   expect(await openStore(path).get(["k"])).toBe(1);
 });
 
-test("a long list that nobody reads on does not keep the process", async () => {
+test("an unfinished long list does not keep the process alive", async () => {
   const path = await temporaryFile();
   await sql(path, officialTable, insertRows("k", 100_000, '"some text"'));
   const ran = await runChild(
@@ -497,7 +500,7 @@ test("a long list that nobody reads on does not keep the process", async () => {
   expect(ran.reports).toEqual(["some text"]);
 });
 
-test("a signal ends a process as ever", async () => {
+test("SIGTERM ends a process during writes", async () => {
   const path = await temporaryFile();
   const child = startChild(
     `

@@ -1,5 +1,5 @@
-// What happens when the server fails: nothing hangs, nothing resolves that did
-// not happen, and the store works again when the server does.
+// Failures of the server: every operation settles, a resolved write has
+// happened, and the store works again when the server does.
 import type { Connection, PoolConnection } from "mysql2/promise";
 import {
   afterAll,
@@ -27,13 +27,14 @@ beforeEach(async () => {
     await server.start();
   }
   server.resume();
-  // What a failed test has left locked shall not hold up all others for long.
+  // A failed test may leave a lock behind. It should not block later tests for
+  // long.
   await server.sql("SET lock_wait_timeout = 5; DROP TABLE IF EXISTS fedify_kv");
 });
 
 const big = "x".repeat(400_000);
 
-/** The threads of stores' connections, except those that are idle if asked. */
+/** The thread ids of the stores' connections. */
 async function threads(root: Connection): Promise<number[]> {
   const [rows] = await root.query(
     "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = 'fedify'",
@@ -41,17 +42,17 @@ async function threads(root: Connection): Promise<number[]> {
   return (rows as { id: number }[]).map(({ id }) => id);
 }
 
-/** A counter of the server's. */
+/** The value of one of the server's status counters. */
 async function status(name: string): Promise<number> {
   const [row] = await server.sql(`SHOW GLOBAL STATUS LIKE '${name}'`);
   return Number(row?.Value);
 }
 
-/** The threads that wait with their COMMIT. */
+/** A query for the threads that wait in COMMIT. */
 const commits =
   "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO = 'COMMIT'";
 
-test("killed and started again in the middle of 1,000 operations", async () => {
+test("1,000 operations settle while the server is killed and restarted", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.initialize();
   await writeThrough(store, async () => {
@@ -60,7 +61,7 @@ test("killed and started again in the middle of 1,000 operations", async () => {
   });
 });
 
-test("a server that shuts down in order", async () => {
+test("sets are repeated after an orderly shutdown and restart", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.set(["k"], 0);
   const writes = Promise.all(numbers(500).map((i) => store.set(key(i), i)));
@@ -70,7 +71,7 @@ test("a server that shuts down in order", async () => {
   expect(await keysOf(store.list(["k"]))).toHaveLength(501);
 });
 
-test("connections cut by KILL CONNECTION", async () => {
+test("operations succeed while connections are killed", async () => {
   const store = openStore(server.url);
   const root = await server.root();
   const cuts = await writeThroughCuts(store, 30, async () => {
@@ -88,7 +89,7 @@ test("connections cut by KILL CONNECTION", async () => {
   expect(await collect(store.list(["k"]))).toHaveLength(51);
 });
 
-test("a connection cut while idle costs nobody anything", async () => {
+test("no operation fails because an idle connection was killed", async () => {
   const store = openStore(server.url);
   const root = await server.root();
   for (const i of numbers(10)) {
@@ -105,11 +106,11 @@ test("a connection cut while idle costs nobody anything", async () => {
   await root.end();
 });
 
-test("a cas whose outcome is unknown is not guessed", async () => {
+test("a cas with an unknown outcome rejects and says so", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.initialize();
   const root = await server.root();
-  // Nothing may be left blocked for the tests after this one.
+  // Ends the block of commits, so that later tests are not blocked.
   onTestFinished(() => root.destroy());
   root.on("error", () => {});
   await root.query("BACKUP STAGE START; BACKUP STAGE BLOCK_COMMIT");
@@ -134,7 +135,7 @@ test("a cas whose outcome is unknown is not guessed", async () => {
   expect(outcomes.map(({ status }) => status)).toContain("rejected");
 });
 
-test("paused beyond the timeout, and resumed", async () => {
+test("operations time out while the server is paused, then recover", async () => {
   const store = openStore(server.url, { queryTimeout: 200 });
   await store.set(["k"], "before");
   await server.pause();
@@ -157,7 +158,7 @@ test("paused beyond the timeout, and resumed", async () => {
   expect(await store.get(["k"])).toBe("at last");
 });
 
-test("close() ends also when the server does not answer", async () => {
+test("close() resolves even if the server does not answer", async () => {
   const store = openStore(server.url, {
     queryTimeout: 200,
     connectTimeout: 200,
@@ -170,7 +171,7 @@ test("close() ends also when the server does not answer", async () => {
   server.resume();
 });
 
-test("a lock that another session holds past the timeout", async () => {
+test("writes time out behind another session's row lock and are undone", async () => {
   const store = openStore(server.url, { queryTimeout: 300 });
   await store.set(["k"], "old");
   const holder = await server.root();
@@ -194,10 +195,10 @@ test("a lock that another session holds past the timeout", async () => {
     const error = await expectRejection(call, "ERR_KV_TIMEOUT");
     expect(error.message).toContain("undone");
     expect(performance.now() - begin).toBeLessThan(5_000);
-    // Nothing is left behind that would take the lock later.
+    // No statement is left that could take the lock later.
     await expect.poll(waiting).toBe(0);
   }
-  // Others don't wait, and reading takes no lock.
+  // Other keys are not locked, and reads take no lock.
   await store.set(["other"], 1);
   expect(await store.get(["k"])).toBe("old");
   await holder.query("COMMIT");
@@ -207,8 +208,8 @@ test("a lock that another session holds past the timeout", async () => {
   await root.end();
 });
 
-test("the sweep passes over what another session has locked", async () => {
-  // With one connection: who waits for a lock holds everybody up.
+test("the sweep skips rows that another session has locked", async () => {
+  // With one connection, a sweep that waits for a lock would block everything.
   const store = openStore(server.url, { maxConnections: 1 });
   await store.set(["held"], 1, { ttl: { hours: 1 } });
   const holder = await server.root();
@@ -229,7 +230,7 @@ test("the sweep passes over what another session has locked", async () => {
   await holder.end();
 });
 
-test("a table locked by somebody else", async () => {
+test("operations time out while another session locks the table", async () => {
   const store = openStore(server.url, { queryTimeout: 300 });
   await store.set(["k"], 1);
   const holder = await server.root();
@@ -247,12 +248,12 @@ test("a table locked by somebody else", async () => {
   expect(await store.get(["k"])).toBe(1);
 });
 
-test("deadlocks are tried again", async () => {
+test("operations are repeated after a deadlock", async () => {
   const store = openStore(server.url, { maxConnections: 1 });
   for (const k of ["a", "busy", "z"]) await store.set(["k", k], 0);
   const theirs = (k: string) =>
     `UPDATE fedify_kv SET value = '"theirs"' WHERE \`key\` = '["k","${k}"]'`;
-  /** Does something that makes the store wait for a lock. */
+  /** Runs `act`, and waits until the store waits for a row lock. */
   const waits = async <T,>(act: () => T): Promise<T> => {
     const before = await status("Innodb_row_lock_waits");
     const result = act();
@@ -265,8 +266,8 @@ test("deadlocks are tried again", async () => {
   await root.query(
     "CREATE OR REPLACE TABLE much (i INT AUTO_INCREMENT PRIMARY KEY)",
   );
-  // Against the order that the store takes locks in. The server undoes the
-  // transaction that has changed less: the store's.
+  // This session takes the locks in another order than the store. The server
+  // rolls back the transaction that has changed fewer rows: the store's.
   const begin = () =>
     root.query(
       `BEGIN; INSERT INTO much SELECT NULL FROM seq_1_to_100; ${theirs("z")}`,
@@ -277,7 +278,7 @@ test("deadlocks are tried again", async () => {
     expect(await status("Innodb_deadlocks")).toBe(before + 1);
   };
 
-  // What is asked for while the store waits goes out in one transaction.
+  // Calls made while the store waits are sent as one transaction.
   const holder = await server.root();
   await holder.query(`BEGIN; ${theirs("busy")}`);
   const busy = await waits(() => [store.set(["k", "busy"], 1)]);
@@ -304,10 +305,10 @@ test("deadlocks are tried again", async () => {
   await root.end();
 });
 
-test("all connections of the server are taken", async () => {
+test("operations reject while the server has no free connection", async () => {
   await server.sql("SET GLOBAL max_connections = 10");
   try {
-    // The server keeps one more for root, on the socket. Connections of earlier
+    // The server keeps one more connection for root. Connections of earlier
     // tests may take a moment to end.
     const pool = server.pool();
     const others: PoolConnection[] = [];
@@ -330,7 +331,7 @@ test("all connections of the server are taken", async () => {
   }
 });
 
-test("a server that only reads", async () => {
+test("writes reject on a read-only server, and reads work", async () => {
   const store = openStore(server.url);
   await store.set(["k"], "old");
   await server.sql("SET GLOBAL read_only = 1");
@@ -339,7 +340,7 @@ test("a server that only reads", async () => {
       () => store.set(["k"], "new"),
       () => store.delete(["k"]),
       () => store.cas(["k"], "old", "new"),
-      // It locks what it compares, whatever comes of it.
+      // cas locks the row before it compares, even if it doesn't swap.
       () => store.cas(["k"], "other", "new"),
       () => store.clear(["k"]),
     ]) {
@@ -353,7 +354,7 @@ test("a server that only reads", async () => {
   expect(await store.cas(["k"], "old", "new")).toBe(true);
 });
 
-test("what a user may not do", async () => {
+test("operations without the privilege reject, others work", async () => {
   await openStore(server.url).set(["k"], 1);
   await server.sql(
     `CREATE OR REPLACE USER reader@'%' IDENTIFIED BY 'r';
@@ -371,7 +372,7 @@ test("what a user may not do", async () => {
     const error = await expectRejection(call, "ERR_KV_BACKEND");
     expect(error.message).toContain("denied");
   }
-  // Without the right to create anything, what is there can be used.
+  // A user without the right to create anything can use an existing table.
   await server.sql(
     "GRANT INSERT, UPDATE, DELETE ON fedify.* TO reader@'%'; ALTER TABLE fedify_kv DROP INDEX idx_fedify_kv_expires",
   );
@@ -385,7 +386,7 @@ test("what a user may not do", async () => {
   expect(error.message).toContain("denied");
 });
 
-test("a wrong password, host or database is an error at once, and no secret", async () => {
+test("a wrong password, host or database rejects at once, without secrets", async () => {
   const place = `127.0.0.1:${server.port}`;
   for (const [url, words] of [
     [server.urlFor("fedify", "wr0ngpass"), "Access denied"],
@@ -415,7 +416,7 @@ test("a wrong password, host or database is an error at once, and no secret", as
   expect(place).toContain(String(server.port));
 });
 
-test("a server that was never there is an error at once, and may come", async () => {
+test("a server that was never reached rejects at once, and may start later", async () => {
   await server.kill();
   const store = openStore(server.url);
   const begin = performance.now();
@@ -434,7 +435,7 @@ test("a server that was never there is an error at once, and may come", async ()
   expect(await store.get(["k"])).toBe(1);
 });
 
-test("a server that stays away: operations wait, and then reject", async () => {
+test("operations wait for a stopped server until the timeout", async () => {
   const store = openStore(server.url, { queryTimeout: 500 });
   await store.set(["k"], 1);
   await server.kill();
@@ -453,7 +454,7 @@ test("a server that stays away: operations wait, and then reject", async () => {
   expect(await store.get(["k"])).toBe(1);
 });
 
-test("operations wait for a server that is started again", async () => {
+test("operations wait for a server that is restarted", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.set(["k"], 1);
   await server.kill();
@@ -461,7 +462,7 @@ test("operations wait for a server that is started again", async () => {
     store.get(["k"]),
     store.set(["l"], 2),
     collect(store.list(["l"])),
-    // Nothing of it was sent.
+    // The cas was never sent, so it can be repeated.
     store.cas(["m"], undefined, 3),
   ]);
   await server.start();
@@ -473,7 +474,7 @@ test("operations wait for a server that is started again", async () => {
   ]);
 });
 
-test("the queue has a bound", async () => {
+test("calls beyond queueLimit reject", async () => {
   const store = openStore(server.url, { queueLimit: 100, queryTimeout: 500 });
   await store.initialize();
   await server.pause();
@@ -488,8 +489,8 @@ test("the queue has a bound", async () => {
   await recovers(() => store.set(["k"], 1));
 });
 
-test("a table space that is full", async () => {
-  // One that can't grow, as on a full disk.
+test("writes reject while the table space is full", async () => {
+  // A table space that can't grow, as on a full disk.
   const full = await MysqlServer.start({
     "innodb-file-per-table": 0,
     "innodb-data-file-path": "ibdata1:12M",
@@ -507,7 +508,7 @@ test("a table space that is full", async () => {
       expect(code).toBe("ERR_KV_BACKEND");
       expect(message).toContain("is full");
     }
-    // What was refused is not there, what resolved is.
+    // Resolved writes are stored, and rejected ones are not.
     for (const [i, { status }] of outcomes.entries()) {
       const value = await store.get(key(i));
       expect(value).toBe(status === "fulfilled" ? big : undefined);

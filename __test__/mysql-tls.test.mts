@@ -1,4 +1,4 @@
-// Encrypted connections, with certificates made here.
+// Encrypted connections, with certificates that the tests create.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { MysqlServer } from "./services/mysql.mts";
 import { Certificates } from "./support/certificates.mts";
@@ -58,16 +58,16 @@ async function fails(tls: Options["tls"], at = url): Promise<string> {
   return message;
 }
 
-const as = (user: string, word: string) =>
-  server.urlFor(user, word).replace("127.0.0.1", "localhost");
+const urlOf = (user: string, password: string) =>
+  server.urlFor(user, password).replace("127.0.0.1", "localhost");
 
-test("a known authority, as a string or a Buffer", async () => {
+test("a trusted authority works, as a string or a Buffer", async () => {
   await works({ ca: pem("ca.crt") });
   await works({ ca: `${pem("stranger.crt")}\n${pem("ca.crt")}` });
   await works({ ca: pem("ca.crt") }, `${url}?ssl-mode=VERIFY_IDENTITY`);
 });
 
-test("an unknown authority", async () => {
+test("a certificate from an unknown authority is refused", async () => {
   expect(await fails({})).toContain("UnknownIssuer");
   expect(await fails({ ca: pem("stranger.crt") })).toContain("certificate");
   expect(await fails(undefined, `${url}?ssl-mode=VERIFY_IDENTITY`)).toContain(
@@ -75,30 +75,30 @@ test("an unknown authority", async () => {
   );
 });
 
-test("a name that is not the certificate's", async () => {
+test("a certificate for another host is refused", async () => {
   const at = url.replace("localhost", "127.0.0.1");
   expect(await fails({ ca: pem("ca.crt") }, at)).toContain("not valid for");
 });
 
-test("no questions asked", async () => {
+test("rejectUnauthorized: false and REQUIRED accept any certificate", async () => {
   await works({ rejectUnauthorized: false });
-  await works(undefined, `${as("encrypted", "e")}?ssl-mode=REQUIRED`);
+  await works(undefined, `${urlOf("encrypted", "e")}?ssl-mode=REQUIRED`);
 });
 
-test("it is encrypted: a user who has to be is let in", async () => {
-  await works({ ca: pem("ca.crt") }, as("encrypted", "e"));
-  expect(await fails(undefined, as("encrypted", "e"))).toContain("denied");
+test("a user who requires encryption can connect", async () => {
+  await works({ ca: pem("ca.crt") }, urlOf("encrypted", "e"));
+  expect(await fails(undefined, urlOf("encrypted", "e"))).toContain("denied");
 });
 
-test("a certificate of the client's own", async () => {
+test("the client can send a certificate", async () => {
   const ca = pem("ca.crt");
-  const known = as("known", "k");
+  const known = urlOf("known", "k");
   await works({ ca, cert: pem("client.crt"), key: pem("client.key") }, known);
   await fails({ ca }, known);
   await fails({ ca, cert: pem("other.crt"), key: pem("other.key") }, known);
 });
 
-test("a server without encryption", async () => {
+test("a server without encryption is refused", async () => {
   const plain = await MysqlServer.start({ "skip-ssl": 1 });
   try {
     const message = await fails({ rejectUnauthorized: false }, plain.url);
@@ -108,7 +108,7 @@ test("a server without encryption", async () => {
   }
 }, 120_000);
 
-test("what is no PEM is refused by the constructor", () => {
+test("the constructor refuses invalid TLS options", () => {
   for (const tls of [
     { ca: "not PEM" },
     { cert: pem("client.crt") },

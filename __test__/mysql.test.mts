@@ -1,4 +1,5 @@
-// What is MySQL's own: URLs, options, the format's limits, the table.
+// What is special about MysqlKvStore: URLs, options, the format's limits, and
+// the table.
 import type { Connection } from "mysql2/promise";
 import {
   afterAll,
@@ -31,7 +32,7 @@ beforeEach(async () => {
   await root.query("DROP TABLE IF EXISTS fedify_kv");
 });
 
-/** Rows of a query, as root. */
+/** Runs a query as root, and returns its rows. */
 async function rows(sql: string, values: unknown[] = []) {
   const [found] = await root.query(sql, values);
   return found as Record<string, unknown>[];
@@ -72,7 +73,7 @@ describe("URLs", () => {
     undefined,
     null,
     7,
-  ])("%o is none", (url) => {
+  ])("%o is refused", (url) => {
     let thrown: unknown;
     try {
       openStore(url as string);
@@ -102,13 +103,13 @@ test.each([
   { tls: { ca: "not PEM" } },
   { tls: { key: "not PEM" } },
   7,
-])("options are checked: %o", (options) => {
+])("invalid options are refused: %o", (options) => {
   expect(() => openStore(server.url, options as object)).toThrow(
     expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
   );
 });
 
-test("nothing connects before the first operation, and close() ends it", async () => {
+test("the store connects at its first operation and disconnects at close()", async () => {
   const connections = async () =>
     (
       await rows(
@@ -131,7 +132,7 @@ test("nothing connects before the first operation, and close() ends it", async (
 });
 
 describe("the table", () => {
-  test("is the official one", async () => {
+  test("it is the same as the official package's", async () => {
     await openStore(server.url).initialize();
     expect(
       await rows(
@@ -169,14 +170,14 @@ describe("the table", () => {
     ]);
   });
 
-  test("an index that is missing is made", async () => {
+  test("a missing index is created", async () => {
     await openStore(server.url).initialize();
     await root.query("DROP INDEX idx_fedify_kv_expires ON fedify_kv");
     await openStore(server.url).set(["k"], 1);
     expect(await rows("SHOW INDEX FROM fedify_kv")).toHaveLength(2);
   });
 
-  test("twenty stores may create it at once, again and again", async () => {
+  test("twenty stores can create it at once, repeatedly", async () => {
     const stores = Array.from({ length: 20 }, () => openStore(server.url));
     for (let round = 0; round < 5; round += 1) {
       await Promise.all(
@@ -187,7 +188,7 @@ describe("the table", () => {
     }
   });
 
-  test("stores that create and drop it at once never fail", async () => {
+  test("stores can create and drop it at once", async () => {
     const stores = Array.from({ length: 6 }, () => openStore(server.url));
     await Promise.all(
       stores.map(async (store, i) => {
@@ -201,7 +202,7 @@ describe("the table", () => {
     );
   });
 
-  test("with initialized: true it is never created, until drop()", async () => {
+  test("with initialized: true it is not created before drop()", async () => {
     const store = openStore(server.url, { initialized: true });
     for (const call of [
       () => store.get(["k"]),
@@ -220,7 +221,7 @@ describe("the table", () => {
     expect(await store.get(["k"])).toBeUndefined();
   });
 
-  test("of another shape is an error in the server's words", async () => {
+  test("a table of another shape is an error with the server's message", async () => {
     await root.query("CREATE TABLE fedify_kv (id INT PRIMARY KEY)");
     const store = openStore(server.url);
     const error = await expectRejection(
@@ -232,35 +233,38 @@ describe("the table", () => {
 });
 
 describe("the format's limits", () => {
-  /** A key whose text has this many characters. */
+  /** A key whose JSON text has `length` characters. */
   const keyOf = (length: number, character: string): Key => [
     character.repeat(length - 4),
   ];
 
-  test.each(["x", "漢", "é"])("768 characters of %s are a key", async (c) => {
-    const store = openStore(server.url);
-    const longest = keyOf(768, c);
-    expect(await store.cas(longest, undefined, 1)).toBe(true);
-    expect(await store.get(longest)).toBe(1);
-    expect(await collect(store.list(longest))).toHaveLength(1);
-    for (const call of [
-      (key: Key) => store.get(key),
-      (key: Key) => store.set(key, 1),
-      (key: Key) => store.delete(key),
-      (key: Key) => store.cas(key, undefined, 1),
-    ]) {
-      const error = await expectRejection(
-        () => call(keyOf(769, c)),
-        "ERR_KV_KEY_TOO_LONG",
-      );
-      expect(error.message.length).toBeLessThan(300);
-    }
-    expect(await collect(store.list(keyOf(769, c)))).toEqual([]);
-    expect(await store.clear(keyOf(769, c))).toBe(0);
-    expect(await collect(store.list())).toHaveLength(1);
-  });
+  test.each(["x", "漢", "é"])(
+    "a key may have 768 characters of %s",
+    async (c) => {
+      const store = openStore(server.url);
+      const longest = keyOf(768, c);
+      expect(await store.cas(longest, undefined, 1)).toBe(true);
+      expect(await store.get(longest)).toBe(1);
+      expect(await collect(store.list(longest))).toHaveLength(1);
+      for (const call of [
+        (key: Key) => store.get(key),
+        (key: Key) => store.set(key, 1),
+        (key: Key) => store.delete(key),
+        (key: Key) => store.cas(key, undefined, 1),
+      ]) {
+        const error = await expectRejection(
+          () => call(keyOf(769, c)),
+          "ERR_KV_KEY_TOO_LONG",
+        );
+        expect(error.message.length).toBeLessThan(300);
+      }
+      expect(await collect(store.list(keyOf(769, c)))).toEqual([]);
+      expect(await store.clear(keyOf(769, c))).toBe(0);
+      expect(await collect(store.list())).toHaveLength(1);
+    },
+  );
 
-  test("an emoji is one character", async () => {
+  test("an emoji counts as one character", async () => {
     const store = openStore(server.url);
     const longest = keyOf(768, "😀");
     await store.set(longest, 1);
@@ -271,7 +275,7 @@ describe("the format's limits", () => {
     );
   });
 
-  test("a value beyond max_allowed_packet", async () => {
+  test("only a value beyond max_allowed_packet is refused", async () => {
     const store = openStore(server.url);
     const [{ bytes } = {}] = await rows("SELECT @@max_allowed_packet bytes");
     const large = "x".repeat(Number(bytes));
@@ -296,12 +300,12 @@ describe("the format's limits", () => {
     expect((await collect(store.list(["l"])))[0]?.value).toBe(fits);
   });
 
-  test("values that a JSON column refuses", async () => {
+  test("only values that a JSON column can't hold are refused", async () => {
     const store = openStore(server.url);
     await store.set(["k"], "old");
     const deep = JSON.parse("[".repeat(101) + "]".repeat(101)) as unknown;
     for (const value of ["\ud800", deep]) {
-      // What shares the statement is written.
+      // Other writes in the same statement succeed.
       const [refused, swap, ...others] = await Promise.allSettled([
         store.set(["k"], value),
         store.cas(["l"], undefined, value),
@@ -326,7 +330,7 @@ describe("the format's limits", () => {
   });
 });
 
-test("lists are in the order of the keys' text", async () => {
+test("lists are in the order of the keys' JSON text", async () => {
   const store = openStore(server.url);
   const parts = [
     "b",
@@ -355,7 +359,7 @@ test("lists are in the order of the keys' text", async () => {
   expect(texts).toEqual(texts.toSorted((a, b) => a.compare(b)));
 });
 
-test("a trailing space is a character like any other", async () => {
+test("a trailing space is an ordinary character", async () => {
   const store = openStore(server.url);
   for (const part of ["a", "a ", "a  ", " a"]) {
     await store.set([part], part);
@@ -366,10 +370,10 @@ test("a trailing space is a character like any other", async () => {
   }
 });
 
-test("what is no key or no JSON is skipped, and counted", async () => {
+test("rows without a valid key or value are skipped and counted", async () => {
   const store = openStore(server.url);
   await store.set(["k"], 1);
-  // A column without the check, as a dump of an old server may bring along.
+  // A column without the JSON check, as in a dump of an old server.
   await root.query("ALTER TABLE fedify_kv MODIFY value LONGTEXT NOT NULL");
   await root.query(
     `INSERT INTO fedify_kv (\`key\`, value) VALUES
@@ -389,7 +393,7 @@ test("what is no key or no JSON is skipped, and counted", async () => {
   expect(await store.get(["bad"])).toBe("good");
 });
 
-test("expired entries are swept, in batches, by their index", async () => {
+test("expired entries are swept in batches, with their index", async () => {
   const store = openStore(server.url);
   await store.initialize();
   await root.query(
@@ -409,7 +413,7 @@ test("expired entries are swept, in batches, by their index", async () => {
   expect(plan).toMatchObject({ key: "idx_fedify_kv_expires" });
 });
 
-test("a list and a get read an index range of 100,000 rows", async () => {
+test("list, get and clear read only an index range of 100,000 rows", async () => {
   const store = openStore(server.url, { maxConnections: 1 });
   await store.initialize();
   await root.query(
@@ -450,7 +454,7 @@ test("a list and a get read an index range of 100,000 rows", async () => {
   ).toBeLessThan(own + 400);
 });
 
-test("a session's own time zone, mode and isolation don't matter", async () => {
+test("the server's time zone, SQL mode and isolation have no effect", async () => {
   await root.query(
     "SET GLOBAL time_zone = '-11:00', sql_mode = 'ANSI', tx_isolation = 'SERIALIZABLE'",
   );
@@ -471,7 +475,7 @@ test("a session's own time zone, mode and isolation don't matter", async () => {
   }
 });
 
-test("of 200 creators in four stores, one wins each key", async () => {
+test("exactly one of four stores' concurrent creates wins for each key", async () => {
   const stores = Array.from({ length: 4 }, () => openStore(server.url));
   for (let round = 0; round < 5; round += 1) {
     const keys = Array.from(
@@ -480,7 +484,7 @@ test("of 200 creators in four stores, one wins each key", async () => {
     );
     const wins = await Promise.all(
       stores.map((store, i) =>
-        // Each in an order of its own.
+        // Each store goes through the keys in another order.
         Promise.all(
           keys
             .map((_, j) => keys[(j * (2 * i + 1)) % keys.length]!)
@@ -498,7 +502,7 @@ test("of 200 creators in four stores, one wins each key", async () => {
   }
 });
 
-test("a server that logs statements", async () => {
+test("a server with a statement-based log works", async () => {
   const logging = await MysqlServer.start({
     "log-bin": "log",
     "binlog-format": "STATEMENT",

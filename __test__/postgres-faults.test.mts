@@ -1,5 +1,5 @@
-// What happens when the server fails: nothing hangs, nothing resolves that did
-// not happen, and the store works again when the server does.
+// Failures of the server: every operation settles, a resolved write has
+// happened, and the store works again when the server does.
 import { spawnSync } from "node:child_process";
 import { chown, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -37,7 +37,7 @@ beforeEach(async () => {
 });
 afterEach(() => sql.end({ timeout: 0 }));
 
-/** The store's connections are told apart by their name. */
+/** The stores' connections, which have a name of their own. */
 const ours = () => sql`
   SELECT pid, client_port, state, query FROM pg_stat_activity
   WHERE application_name = 'fedify-kv'`;
@@ -50,10 +50,10 @@ const terminate = () => sql`
   WHERE application_name = 'fedify-kv'`;
 
 test.each(["SIGQUIT", "SIGINT"] as const)(
-  "ended by %s and started again in the middle of 1,000 operations",
+  "1,000 operations settle while the server is stopped by %s and restarted",
   async (signal) => {
-    // What it acknowledged has survived a crash.
-    // Its recovery may take some time.
+    // A logged table, so that acknowledged writes survive a crash. The timeout
+    // is long because the server's recovery may take some time.
     const store = openStore(server.url, {
       unlogged: false,
       queryTimeout: 30_000,
@@ -67,7 +67,7 @@ test.each(["SIGQUIT", "SIGINT"] as const)(
   120_000,
 );
 
-test("backends terminated under load", async () => {
+test("operations succeed while backends are terminated", async () => {
   const store = openStore(server.url);
   const cuts = await writeThroughCuts(
     store,
@@ -78,7 +78,7 @@ test("backends terminated under load", async () => {
   expect(await collect(store.list(["k"]))).toHaveLength(51);
 });
 
-test("a connection cut while idle costs nobody anything", async () => {
+test("no operation fails because an idle connection was terminated", async () => {
   const store = openStore(server.url);
   for (let i = 0; i < 10; i += 1) {
     await store.set(["k"], i);
@@ -89,7 +89,7 @@ test("a connection cut while idle costs nobody anything", async () => {
   }
 });
 
-test("a cas whose outcome is unknown is not guessed", async () => {
+test("a cas with an unknown outcome rejects and says so", async () => {
   const store = openStore(server.url);
   await store.set(["k"], 0);
   let unknown = 0;
@@ -117,7 +117,7 @@ test("a cas whose outcome is unknown is not guessed", async () => {
   }
 });
 
-test("the server has no connection left", async () => {
+test("operations reject while the server has no free connection", async () => {
   await sql`DROP ROLE IF EXISTS app`;
   await sql`CREATE ROLE app LOGIN PASSWORD 'secret'`;
   await sql`GRANT ALL ON SCHEMA public TO app`;
@@ -126,11 +126,11 @@ test("the server has no connection left", async () => {
   await expect.poll(ours).toHaveLength(0);
   const connected = openStore(url);
   await connected.set(["k"], 1);
-  // 17 are for everybody, 3 for superusers.
+  // The server has 17 connections for all users, and 3 for superusers.
   const others = numbers(17).map(() =>
     server.client({ max: 1, username: "app", password: "secret" }),
   );
-  // Earlier tests' last connections may still take their places.
+  // The last connections of earlier tests may still occupy some.
   await expect
     .poll(async () => {
       await Promise.allSettled(others.map((other) => other`SELECT 1`));
@@ -145,7 +145,7 @@ test("the server has no connection left", async () => {
   );
   expect(error.message).toMatch(/connection slots|too many clients/);
   expect(error.message).not.toContain("secret");
-  // Who has one goes on with it.
+  // A store that has a connection still works.
   await Promise.all(numbers(500).map((i) => connected.set(key(i), i)));
   expect(await connected.get(["k"])).toBe(1);
   await Promise.all(others.map((other) => other.end({ timeout: 0 })));
@@ -156,7 +156,7 @@ test("the server has no connection left", async () => {
   await sql`DROP ROLE app`;
 });
 
-test("a read-only database", async () => {
+test("writes reject in a read-only database, and reads work", async () => {
   const store = openStore(server.url);
   await store.set(["k"], "old");
   await sql`ALTER DATABASE postgres SET default_transaction_read_only = on`;
@@ -184,7 +184,7 @@ test("a read-only database", async () => {
   expect(await store.get(["k"])).toBe("new");
 });
 
-test("missing privileges", async () => {
+test("operations without the privilege reject, others work", async () => {
   await sql`DROP ROLE IF EXISTS reader`;
   await sql`CREATE ROLE reader LOGIN PASSWORD 'secret'`;
   const url = server.urlOf({ user: "reader", password: "secret" });
@@ -231,7 +231,7 @@ test("initialized: true never creates the table", async () => {
   expect(await store.get(["k"])).toBe(1);
 });
 
-test("a table dropped by somebody else is made again", async () => {
+test("a table that another session dropped is created again", async () => {
   const store = openStore(server.url);
   await store.set(["k"], 1);
   for (const call of [
@@ -249,7 +249,7 @@ test("a table dropped by somebody else is made again", async () => {
   }
 });
 
-test("a lock that somebody holds: who waits for it is ended on the server", async () => {
+test("statements that wait too long for a lock are cancelled on the server", async () => {
   const store = openStore(server.url, { queryTimeout: 1_200 });
   for (const i of numbers(20)) await store.set(key(i), "old");
   await sql.begin(async (sql) => {
@@ -261,7 +261,7 @@ test("a lock that somebody holds: who waits for it is ended on the server", asyn
     ]);
     expect(performance.now() - begin).toBeLessThan(6_000);
     for (const [i, outcome] of outcomes.slice(0, 20).entries()) {
-      // The others don't suffer for it.
+      // Writes of other keys succeed.
       expect(outcome.status, String(i)).toBe(
         i === 7 ? "rejected" : "fulfilled",
       );
@@ -282,7 +282,7 @@ test("a lock that somebody holds: who waits for it is ended on the server", asyn
   expect(await store.cas(key(7), "new", "at last")).toBe(true);
 });
 
-test("a list that waits for a lock and is left ends on the server", async () => {
+test("return() cancels a list's statement that waits for a lock", async () => {
   const store = openStore(server.url, { maxConnections: 1 });
   await store.set(["k"], 1);
   await sql.begin(async (sql) => {
@@ -293,7 +293,7 @@ test("a list that waits for a lock and is left ends on the server", async () => 
     await Promise.all([list.return?.(), next]);
     await expect.poll(active).toHaveLength(0);
   });
-  // The connection is none the worse for it.
+  // The connection still works.
   expect(await store.get(["k"])).toBe(1);
   expect(await ours()).toHaveLength(1);
 });
@@ -327,7 +327,7 @@ test("deadlocks and serialization failures are repeated", async () => {
   }
 });
 
-test("a backend that does not answer", async () => {
+test("a connection whose backend does not answer is replaced", async () => {
   const store = openStore(server.url, { queryTimeout: 300, maxConnections: 1 });
   await store.set(["k"], "before");
   const [backend] = await ours();
@@ -349,7 +349,7 @@ test("a backend that does not answer", async () => {
   expect(await store.get(["k"])).toBe("after");
 });
 
-test("a server that was never there is an error at once", async () => {
+test("a server that was never reached rejects at once", async () => {
   await server.kill();
   const store = openStore(server.url);
   const begin = performance.now();
@@ -374,7 +374,7 @@ test("a server that was never there is an error at once", async () => {
   expect(await store.get(["k"])).toBe(1);
 });
 
-test("who may not log in is told so, without secrets", async () => {
+test("a failed login rejects with the reason, without secrets", async () => {
   const begin = performance.now();
   const failing: [string, Options, RegExp][] = [
     [server.urlOf({ password: "secret" }), {}, /authentication failed/],
@@ -399,7 +399,7 @@ test("who may not log in is told so, without secrets", async () => {
   expect(performance.now() - begin).toBeLessThan(10_000);
 });
 
-test("a server that stays away: operations wait, and then reject", async () => {
+test("operations wait for a stopped server until the timeout", async () => {
   const store = openStore(server.url, { queryTimeout: 300 });
   await store.set(["k"], 1);
   await server.kill("SIGINT");
@@ -419,7 +419,7 @@ test("a server that stays away: operations wait, and then reject", async () => {
   await recovers(() => store.set(["k"], 1));
 });
 
-test("operations wait for a server that is started again", async () => {
+test("operations wait for a server that is restarted", async () => {
   const store = openStore(server.url, {
     unlogged: false,
     queryTimeout: 20_000,
@@ -430,7 +430,8 @@ test("operations wait for a server that is started again", async () => {
     store.get(["k"]),
     store.set(["l"], 2),
     collect(store.list(["l"])),
-    // If it went into the connection that was just cut, nobody knows.
+    // The cas may have been sent on the connection that was just closed. Its
+    // outcome is then unknown.
     store
       .cas(["m"], undefined, 3)
       .catch((error: { code: string }) => error.code),
@@ -445,7 +446,7 @@ test("operations wait for a server that is started again", async () => {
   expect([true, "ERR_KV_CONNECTION"]).toContain(swapped);
 });
 
-test("the queue has a bound", async () => {
+test("calls beyond queueLimit reject", async () => {
   const store = openStore(server.url, { queueLimit: 100, queryTimeout: 500 });
   await store.initialize();
   await sql.begin(async (sql) => {
@@ -462,7 +463,7 @@ test("the queue has a bound", async () => {
   expect(await store.get(["k"])).toBe(1);
 });
 
-test("close() ends also when the server does not answer, and leaves nothing", async () => {
+test("close() resolves and disconnects even if the server does not answer", async () => {
   const store = openStore(server.url, { queryTimeout: 300 });
   await store.set(["k"], 1);
   await sql.begin(async (sql) => {
@@ -474,7 +475,10 @@ test("close() ends also when the server does not answer, and leaves nothing", as
   await expect.poll(ours).toHaveLength(0);
 });
 
-test("a full disk", async ({ skip, onTestFinished }) => {
+test("writes reject while the disk is full", async ({
+  skip,
+  onTestFinished,
+}) => {
   const place = join(server.directory, "small");
   const { uid, gid } = owner();
   skip(uid === undefined || gid === undefined, "only root may mount");
@@ -497,10 +501,10 @@ test("a full disk", async ({ skip, onTestFinished }) => {
   try {
     const store = openStore(server.url);
     await store.set(["kept"], "kept");
-    // Room that the clean-up will need.
+    // Space that the clean-up will need.
     const reserve = join(place, "reserve");
     await writeFile(reserve, new Uint8Array(1 << 20));
-    // Random text: the server would compress another.
+    // Random text, because the server would compress any other.
     const text = () =>
       numbers(2_000)
         .map(() => Math.random().toString(36))

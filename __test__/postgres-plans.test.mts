@@ -1,5 +1,5 @@
-// Cost: no statement of the store reads a large table from end to end. The
-// server itself tells the plans of the statements that it is sent.
+// Cost: no statement of the store scans a large table. The plans come from the
+// server's log, where auto_explain writes them.
 import type { Sql } from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { PostgresKvStore } from "../index.js";
@@ -31,11 +31,11 @@ beforeAll(async () => {
 });
 afterAll(() => server.stop());
 
-/** The plans of what `call` has the server do, one text each. */
+/** The plans of the statements that `call` causes, one text each. */
 async function plans(call: () => Promise<unknown>): Promise<string[]> {
   const from = server.log.length;
   await call();
-  // What it says of itself arrives some time after its answers.
+  // The log arrives some time after the answers, so wait for a mark in it.
   marks += 1;
   const mark = `mark ${marks}`;
   await marker.unsafe(`DO $$ BEGIN RAISE LOG '${mark}'; END $$`);
@@ -64,17 +64,17 @@ const operations: Record<string, (store: PostgresKvStore) => Promise<unknown>> =
     "many deletes": (store) =>
       Promise.all(numbers(500).map((i) => store.delete(key(i * 11)))),
     cas: (store) => store.cas(key(8), 5, 6),
-    "cas of nothing": (store) => store.cas(key(7), undefined, 6),
+    "cas of a missing entry": (store) => store.cas(key(7), undefined, 6),
     "list of a prefix": (store) => collect(store.list(["traces", "77"])),
     "list of all": (store) => collect(store.list()),
     clear: (store) => store.clear(["traces", "78"]),
   };
 
-describe.each(["c", "icu"])("in the order of %s", (database) => {
+describe.each(["c", "icu"])("with the collation %s", (database) => {
   test.each([
     ["prepared", true],
     ["not prepared", false],
-  ])("statements %s", async (_, preparedStatements) => {
+  ])("no statement scans the table, %s", async (_, preparedStatements) => {
     const url = server.urlOf({ database });
     const sql = server.client({ database });
     const store = openStore(url, { preparedStatements });
@@ -84,13 +84,13 @@ describe.each(["c", "icu"])("in the order of %s", (database) => {
       INSERT INTO fedify_kv_v2 (key, value)
       SELECT ARRAY['traces', (i / 50)::text, i::text], '{"a":1}'
       FROM generate_series(0, ${ENTRIES - 1}) AS i`;
-    // First as a table that has just grown, then as one that the planner knows.
+    // Once before and once after the planner has statistics of the table.
     for (const analyzed of [false, true]) {
       if (analyzed) {
         await sql`ANALYZE fedify_kv_v2`;
       }
       for (const [name, operate] of Object.entries(operations)) {
-        // From the sixth on a prepared statement may get another plan.
+        // From its sixth execution, a prepared statement may have another plan.
         const all = await plans(async () => {
           for (let i = 0; i < (name === "list of all" ? 1 : 7); i += 1) {
             await operate(store);

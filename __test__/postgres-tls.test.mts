@@ -1,4 +1,4 @@
-// Encrypted connections, with certificates made here.
+// Encrypted connections, with certificates that the tests create.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { PostgresServer } from "./services/postgres.mts";
 import { Certificates } from "./support/certificates.mts";
@@ -15,7 +15,7 @@ beforeAll(async () => {
   certificates.authority("ca");
   certificates.authority("stranger");
   certificates.certificate("server", "ca", "DNS:localhost");
-  // PostgreSQL takes the certificate's name for the user's.
+  // PostgreSQL reads the user's name from the certificate.
   certificates.certificate("fedify", "ca", "DNS:client");
   server = await PostgresServer.start({
     settings: {
@@ -71,7 +71,7 @@ async function fails(at: string, tls?: Options["tls"]): Promise<string> {
   return message;
 }
 
-test("a known authority, as a string or a Buffer", async () => {
+test("a trusted authority works, as a string or a Buffer", async () => {
   await works(url, { ca: pem("ca.crt") });
   await works(url, {
     ca: Buffer.from(`${pem("stranger.crt")}\n${pem("ca.crt")}`),
@@ -79,25 +79,25 @@ test("a known authority, as a string or a Buffer", async () => {
   await works(`${url}?sslmode=require`, { ca: pem("ca.crt") });
 });
 
-test("an unknown authority", async () => {
+test("a certificate from an unknown authority is refused", async () => {
   expect(await fails(`${url}?sslmode=require`)).toContain("UnknownIssuer");
   expect(await fails(url, { ca: pem("stranger.crt") })).toContain(
     "certificate",
   );
 });
 
-test("a certificate for another host", async () => {
+test("a certificate for another host is refused", async () => {
   const message = await fails(server.url, { ca: pem("ca.crt") });
   expect(message).toContain("not valid for name");
 });
 
-test("nobody is asked for a certificate where the caller says so", async () => {
+test("rejectUnauthorized: false, no-verify and prefer accept any certificate", async () => {
   await works(server.url, { rejectUnauthorized: false });
   await works(`${server.url}?sslmode=no-verify`);
   await works(`${server.url}?sslmode=prefer`);
 });
 
-test("a certificate of one's own", async () => {
+test("the client can send a certificate", async () => {
   const at = server
     .urlOf({ database: "cert" })
     .replace("127.0.0.1", "localhost");
@@ -107,7 +107,7 @@ test("a certificate of one's own", async () => {
   expect(await fails(at, { ca })).toContain("client certificate");
 });
 
-test("options that can't be", () => {
+test("the constructor refuses invalid TLS options", () => {
   for (const [at, tls] of [
     [`${url}?sslmode=disable`, { ca: pem("ca.crt") }],
     [url, { ca: "no certificate" }],

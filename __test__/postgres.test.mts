@@ -1,5 +1,5 @@
-// What is PostgresKvStore's own: its options, its limits, its key order, its
-// sweep, other processes, and a pooler in between.
+// What is special about PostgresKvStore: options, limits, key order, sweep,
+// several processes, and a pooler.
 import type { Sql } from "postgres";
 import {
   afterAll,
@@ -32,15 +32,15 @@ beforeEach(async () => {
 
 describe("options", () => {
   test.each<[string, Options]>([
-    ["no name", { tableName: "" }],
-    ["a dot too many", { tableName: "a.b.c" }],
-    ["a name that would be cut", { tableName: "x".repeat(64) }],
-    ["no number", { maxConnections: "1" as never }],
-    ["no connections", { maxConnections: 0 }],
-    ["no time", { queryTimeout: 0 }],
-    ["no boolean", { unlogged: 1 as never }],
-    ["no object", 1 as never],
-  ])("%s", (_, options) => {
+    ["an empty name", { tableName: "" }],
+    ["a name with two dots", { tableName: "a.b.c" }],
+    ["a name that is too long", { tableName: "x".repeat(64) }],
+    ["a number as a string", { maxConnections: "1" as never }],
+    ["zero connections", { maxConnections: 0 }],
+    ["a timeout of zero", { queryTimeout: 0 }],
+    ["a number as a boolean", { unlogged: 1 as never }],
+    ["a number as options", 1 as never],
+  ])("%s is refused", (_, options) => {
     expect(() => new PostgresKvStore(server.url, options)).toThrow(
       expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
     );
@@ -51,7 +51,7 @@ describe("options", () => {
     "http://x:secret@y",
     "postgres:secret",
     "postgres://u:secret@h:x",
-  ])("%j is no URL", (url) => {
+  ])("the URL %j is refused", (url) => {
     const open = () => new PostgresKvStore(url);
     expect(open).toThrow(
       expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
@@ -59,7 +59,7 @@ describe("options", () => {
     expect(open).not.toThrow("secret");
   });
 
-  test("openKvStore, and a Unix socket", async () => {
+  test("openKvStore opens a URL, and a URL may name a Unix socket", async () => {
     const store = openKvStore(server.url.replace("postgres:", "postgresql:"), {
       tableName: "other",
     });
@@ -74,7 +74,7 @@ describe("options", () => {
 });
 
 describe("limits", () => {
-  test("NUL and lone surrogates", async () => {
+  test("NUL and lone surrogates are refused", async () => {
     const store = openStore(server.url);
     await store.set(["k"], "kept");
     for (const bad of [
@@ -89,7 +89,7 @@ describe("limits", () => {
       ]) {
         await expectRejection(call, "ERR_KV_INVALID_VALUE");
       }
-      // It can't be there.
+      // Such a value can't be stored, so nothing is equal to it.
       expect(await store.cas(["k"], bad, 1)).toBe(false);
     }
     expect(await store.get(["k"])).toBe("kept");
@@ -107,9 +107,9 @@ describe("limits", () => {
     }
   });
 
-  test("a key that no index holds doesn't take others with it", async () => {
+  test("a key that is too long fails only its own operation", async () => {
     const store = openStore(server.url);
-    // Random text: the server would compress another.
+    // Random text, because the server would compress any other.
     const long = numbers(400)
       .map(() => Math.random().toString(36))
       .join("");
@@ -135,7 +135,7 @@ describe("limits", () => {
     expect(await keysOf(store.list())).toHaveLength(300);
   });
 
-  test("values nested beyond what the server parses", async () => {
+  test("a value that is nested too deeply fails only its own operation", async () => {
     const store = openStore(
       `${server.url}?options=-c%20max_stack_depth%3D100kB`,
     );
@@ -153,7 +153,7 @@ describe("limits", () => {
   });
 });
 
-describe("cas compares what JavaScript reads", () => {
+describe("cas compares numbers as JavaScript reads them", () => {
   test.each([
     ["1.0", 1],
     ["1e2", 100],
@@ -172,7 +172,7 @@ describe("cas compares what JavaScript reads", () => {
   });
 });
 
-test("lists follow the database's own order, and foreign rows don't disturb", async () => {
+test("lists have the database's order and skip foreign rows", async () => {
   const store = openStore(server.url);
   await Promise.all(hostileKeys.map((key) => store.set(key, 1)));
   const rows = await sql`SELECT key FROM fedify_kv_v2 ORDER BY key`;
@@ -199,7 +199,7 @@ test("lists follow the database's own order, and foreign rows don't disturb", as
   );
 });
 
-test("entries that expire go, without a write of theirs", async () => {
+test("expired entries are swept, except locked rows", async () => {
   const store = openStore(server.url);
   await store.set(["stays"], 1);
   await sql`
@@ -207,7 +207,7 @@ test("entries that expire go, without a write of theirs", async () => {
     SELECT ARRAY['gone', i::text], '1', now() - interval '1 hour', interval '1 minute'
     FROM generate_series(1, 2000) AS i`;
   await sql.begin(async (sql) => {
-    // What somebody holds is left alone, and doesn't hold up the rest.
+    // The sweep skips a row that another session has locked.
     await sql`SELECT 1 FROM fedify_kv_v2 WHERE key = ${["gone", "7"]} FOR UPDATE`;
     await store.set(["ends"], 1, { ttl: { milliseconds: 1 } });
     await expect
@@ -222,27 +222,27 @@ test("entries that expire go, without a write of theirs", async () => {
   ]);
 });
 
-test("tables of an older table's shape, and of nobody's", async () => {
-  // Without a ttl, as the first version of the official package had it.
+test("a table without ttl is refused, and a table may gain a column", async () => {
+  // The first version of the official package had no column `ttl`.
   await sql`CREATE TABLE fedify_kv_v2 (key text[] PRIMARY KEY, value jsonb NOT NULL)`;
   const store = openStore(server.url);
   const error = await expectRejection(() => store.get(["k"]), "ERR_KV_BACKEND");
   expect(error.message).toContain("ttl");
   await sql`DROP TABLE fedify_kv_v2`;
   await store.set(["k"], 1);
-  // A column more changes the plans that are kept.
+  // A new column invalidates prepared statements.
   await sql`ALTER TABLE fedify_kv_v2 ADD COLUMN note text DEFAULT 'x'`;
   await store.set(["k"], 2);
   expect(await store.get(["k"])).toBe(2);
 });
 
-describe("other processes", () => {
+describe("several processes", () => {
   const open = `
     const { PostgresKvStore } = require(addon);
     const store = new PostgresKvStore(data.url);
   `;
 
-  test("many create the table at once", async () => {
+  test("they can create the table at once", async () => {
     for (let round = 0; round < 3; round += 1) {
       const all = await Promise.all(
         numbers(4).map((i) =>
@@ -262,7 +262,7 @@ describe("other processes", () => {
     }
   });
 
-  test("of concurrent creations exactly one wins, and none fails", async () => {
+  test("exactly one of concurrent creations wins, and none rejects", async () => {
     const all = await Promise.all(
       numbers(4).map((i) =>
         ask<boolean[]>(
@@ -303,7 +303,7 @@ describe("behind PgBouncer in transaction mode", () => {
   });
   afterAll(() => pooler.stop());
 
-  test("with preparedStatements: false everything works", async () => {
+  test("all operations work with preparedStatements: false", async () => {
     const stores = numbers(3).map(() =>
       openStore(pooler.url, { preparedStatements: false }),
     );
@@ -328,12 +328,12 @@ describe("behind PgBouncer in transaction mode", () => {
     await store!.drop();
   });
 
-  test("it never passes on half a statement to another connection", async () => {
+  test("it never splits a statement between two connections", async () => {
     const stores = numbers(3).map(() =>
       openStore(pooler.url, { preparedStatements: false }),
     );
     await stores[0]!.initialize();
-    // Several of them at a time fill more than a buffer of the pooler's.
+    // Several statements at a time are larger than the pooler's buffer.
     const value = "x".repeat(3_000);
     const swaps = stores.flatMap((store, n) =>
       numbers(300).map((i) =>
@@ -346,7 +346,7 @@ describe("behind PgBouncer in transaction mode", () => {
     expect(values.every((entry) => entry.value === value)).toBe(true);
   });
 
-  test("a statement that takes too long is ended through it", async () => {
+  test("a statement that takes too long is cancelled through it", async () => {
     const store = openStore(pooler.url, {
       preparedStatements: false,
       queryTimeout: 300,
@@ -359,7 +359,7 @@ describe("behind PgBouncer in transaction mode", () => {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("otherwise the error says what to do", async () => {
+  test("errors recommend preparedStatements: false if it is not set", async () => {
     const stores = numbers(3).map(() => openStore(pooler.url));
     const outcomes = await Promise.allSettled(
       stores.flatMap((store) =>
@@ -374,7 +374,7 @@ describe("behind PgBouncer in transaction mode", () => {
   });
 });
 
-test("close() leaves no connection behind, and a list ends with it", async () => {
+test("close() ends lists and leaves no connection behind", async () => {
   const store = openStore(server.url);
   await Promise.all(
     numbers(500).map((i) => store.set(key(i), "x".repeat(1000))),

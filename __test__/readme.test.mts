@@ -1,4 +1,4 @@
-// What the README tells people to write, run as it stands there.
+// Runs the examples of the README.
 import { readFile } from "node:fs/promises";
 import { expect, test } from "vitest";
 import * as addon from "../index.js";
@@ -6,14 +6,14 @@ import { temporaryFile } from "./support/sqlite.mts";
 
 const readme = await readFile(new URL("../README.md", import.meta.url), "utf8");
 
-/** The TypeScript example that has a piece of code in it. */
+/** The only TypeScript example that contains a piece of code. */
 function example(piece: string): string {
   const examples = [...readme.matchAll(/```ts\n(.*?)```/gs)].map(
     ([, code]) => code ?? "",
   );
   const found = examples.filter((code) => code.includes(piece));
   expect(found).toHaveLength(1);
-  // Imports come as arguments instead.
+  // The tests pass what is imported as arguments instead.
   return (found[0] ?? "").replaceAll(/^import .*\n/gm, "");
 }
 
@@ -21,7 +21,7 @@ const AsyncFunction = (async () => {}).constructor as new (
   ...args: string[]
 ) => (...args: unknown[]) => Promise<unknown>;
 
-test("every method", async () => {
+test("the example of all methods runs", async () => {
   const store = new addon.MemoryKvStore();
   const key = ["_fedify", "publicKey", "https://example.com/#key"] as const;
   await store.set(key, {});
@@ -40,7 +40,7 @@ test("every method", async () => {
   await expect(store.get(key)).rejects.toThrow("closed");
 });
 
-test("options, and a store from a URL", async () => {
+test("the examples of options and of openKvStore run", async () => {
   const path = await temporaryFile();
   const options = example("busyTimeout: 5000").replace("fedify.db", path);
   const url = example("KV_URL").replace("fedify.db", path);

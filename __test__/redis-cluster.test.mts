@@ -1,4 +1,4 @@
-// A real cluster: slots that move, masters that fail.
+// A real cluster, with slots that move and masters that fail.
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { openKvStore } from "../index.js";
 import { RedisCluster } from "./services/redis-cluster.mts";
@@ -15,7 +15,7 @@ beforeAll(async () => {
 afterAll(() => cluster.stop());
 beforeEach(() => cluster.flush());
 
-test("all 300 of 300 keys, from any node", async () => {
+test("300 keys are listed and cleared from any node", async () => {
   const store = openStore(cluster.urls);
   await Promise.all(numbers(300).map((i) => store.set(key(i), i)));
   const [first = ""] = cluster.urls;
@@ -30,7 +30,7 @@ test("all 300 of 300 keys, from any node", async () => {
   expect(await keysOf(store.list())).toEqual([]);
 });
 
-test("what another client of the cluster wrote", async () => {
+test("the store and another client read each other's entries", async () => {
   const store = openStore(cluster.urls);
   const client = cluster.client();
   for (const i of numbers(50)) {
@@ -41,7 +41,7 @@ test("what another client of the cluster wrote", async () => {
   }
 });
 
-test("a cluster that is taken for one server says so", async () => {
+test("errors say so if a cluster is opened as a single server", async () => {
   const [first = ""] = cluster.urls;
   const store = openStore(first);
   const outcomes = await Promise.allSettled(
@@ -57,7 +57,7 @@ test("a cluster that is taken for one server says so", async () => {
   }
 });
 
-test("nodes of which only one is there", async () => {
+test("one reachable node is enough", async () => {
   const [first = ""] = cluster.urls;
   const store = openStore(["redis://127.0.0.1:1", first]);
   await store.set(["k"], 1);
@@ -66,7 +66,7 @@ test("nodes of which only one is there", async () => {
   await expectRejection(() => none.list().next(), "ERR_KV_CONNECTION");
 });
 
-test("slots that move while operations are under way", async () => {
+test("operations keep their order while slots move", async () => {
   const store = openStore(cluster.urls);
   const indexed = openStore(cluster.urls, {
     index: true,
@@ -78,7 +78,7 @@ test("slots that move while operations are under way", async () => {
   const work = async (i: number) => {
     let n = 0;
     while (working) {
-      // Called at once: they take effect in this order, wherever the slot is.
+      // Concurrent calls take effect in this order, wherever the slot is.
       const [swapped, , got] = await Promise.all([
         store.cas(key(i), n, n + 1),
         store.set(key(i), n + 2),
@@ -96,7 +96,8 @@ test("slots that move while operations are under way", async () => {
     const { moved, asked } = await cluster.redirections();
     return moved > before.moved && asked > before.asked;
   };
-  // Some of them twice, and until both kinds of redirection were met.
+  // Moves some slots twice, and goes on until nodes have answered MOVED and
+  // ASK.
   for (let i = 0; i < 40 || !(await redirected()); i += 1) {
     await cluster.move(await cluster.slotOf(`fedify::k::${i % 20}`));
     if (i % 10 === 0) await cluster.move(await cluster.slotOf("{fedify}::k"));
@@ -126,7 +127,7 @@ test("a master that fails is replaced by its replica", async () => {
   expect(answers).toEqual(numbers(300).map((i) => [i]));
   expect(await keysOf(store.list(["k"]))).toHaveLength(300);
   expect(await store.cas(key(1), [1], "swapped")).toBe(true);
-  // It comes back as a replica.
+  // The old master rejoins as a replica.
   await victim?.start();
   expect(await store.clear(["k"])).toBe(300);
 }, 120_000);

@@ -1,5 +1,5 @@
-// What happens when the server fails: nothing hangs, nothing resolves that did
-// not happen, and the store works again when the server does.
+// Failures of the server: every operation settles, a resolved write has
+// happened, and the store works again when the server does.
 import type { Redis } from "ioredis";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { type Program, RedisServer } from "./services/redis.mts";
@@ -15,7 +15,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   let redis: Redis;
 
   beforeEach(async () => {
-    // What it acknowledged has survived a crash.
+    // With these settings, acknowledged writes survive a crash of the server.
     server = await RedisServer.start(
       { appendonly: "yes", appendfsync: "always" },
       program,
@@ -25,7 +25,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   afterEach(() => server.stop());
 
   test.each([{ index: false }, { index: true }])(
-    "killed and started again in the middle of 1,000 operations: %o",
+    "1,000 operations settle while the server is killed and restarted: %o",
     async (options) => {
       const store = openStore(server.url, options);
       await store.initialize();
@@ -37,7 +37,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     },
   );
 
-  test("paused beyond the timeout, and resumed", async () => {
+  test("operations time out while the server is paused, then recover", async () => {
     const store = openStore(server.url, { commandTimeout: 200 });
     await store.set(["k"], "before");
     await server.pause();
@@ -57,13 +57,13 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     server.resume();
     await late.catch(() => {});
     await recovers(() => store.set(["k"], "at last"));
-    // What was given up may not be carried out later.
+    // A write that timed out must not be carried out later.
     for (let i = 0; i < 100; i += 1) {
       expect(await store.get(["k"])).toBe("at last");
     }
   });
 
-  test("a write that timed out says that it may have happened", async () => {
+  test("a write that times out says that its outcome is unknown", async () => {
     const store = openStore(server.url, { commandTimeout: 100 });
     await store.initialize();
     await server.pause();
@@ -75,7 +75,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     server.resume();
   });
 
-  test("connections cut by CLIENT KILL", async () => {
+  test("operations succeed while connections are killed", async () => {
     const store = openStore(server.url);
     const cuts = await writeThroughCuts(store, 100, async () =>
       Number(
@@ -86,7 +86,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     expect(await collect(store.list(["k"]))).toHaveLength(51);
   });
 
-  test("a connection cut while idle costs nobody anything", async () => {
+  test("no operation fails because an idle connection was killed", async () => {
     const store = openStore(server.url);
     for (let i = 0; i < 20; i += 1) {
       await store.set(["k"], i);
@@ -102,7 +102,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     }
   });
 
-  test("a cas whose outcome is unknown is not guessed", async () => {
+  test("a cas with an unknown outcome rejects and says so", async () => {
     const store = openStore(server.url);
     await store.set(["k"], 0);
     let unknown = 0;
@@ -131,7 +131,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
   });
 
   test.each([{ index: false }, { index: true }])(
-    "out of memory: %o",
+    "writes reject while the server is out of memory: %o",
     async (options) => {
       const store = openStore(server.url, options);
       await store.set(["k"], "old");
@@ -155,7 +155,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     },
   );
 
-  test("a replica takes no writes until it is promoted", async () => {
+  test("a replica refuses writes until it is promoted", async () => {
     const replica = await RedisServer.start({}, program);
     try {
       await redis.set("fedify::k", "1");
@@ -182,7 +182,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     }
   });
 
-  test("a server that was never there is an error at once", async () => {
+  test("a server that was never reached rejects at once", async () => {
     await server.kill();
     const store = openStore(server.url);
     const begin = performance.now();
@@ -200,7 +200,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("a host that nobody knows", async () => {
+  test("an unknown host rejects, without secrets", async () => {
     const store = openStore("redis://user:secret@nowhere.invalid:1");
     const error = await expectRejection(
       () => store.get(["k"]),
@@ -210,7 +210,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     expect(error.message).not.toContain("secret");
   });
 
-  test("a server that stays away: operations wait, and then reject", async () => {
+  test("operations wait for a stopped server until the timeout", async () => {
     const store = openStore(server.url, { commandTimeout: 300 });
     await store.set(["k"], 1);
     await server.kill();
@@ -230,7 +230,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("operations wait for a server that is started again", async () => {
+  test("operations wait for a server that is restarted", async () => {
     const store = openStore(server.url);
     await store.set(["k"], 1);
     await server.kill();
@@ -238,7 +238,8 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
       store.get(["k"]),
       store.set(["l"], 2),
       collect(store.list(["l"])),
-      // If it went into the connection that was just cut, nobody knows.
+      // The cas may have been sent on the connection that was just closed. Its
+      // outcome is then unknown.
       store
         .cas(["m"], undefined, 3)
         .catch((error: { code: string }) => error.code),
@@ -253,7 +254,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     expect([true, "ERR_KV_CONNECTION"]).toContain(swapped);
   });
 
-  test("the queue has a bound", async () => {
+  test("calls beyond queueLimit reject", async () => {
     const store = openStore(server.url, {
       queueLimit: 100,
       commandTimeout: 500,
@@ -272,7 +273,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("close() ends also when the server does not answer", async () => {
+  test("close() resolves even if the server does not answer", async () => {
     const store = openStore(server.url, { commandTimeout: 200 });
     await store.set(["k"], 1);
     await server.pause();
@@ -282,7 +283,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     server.resume();
   });
 
-  test("scripts that the server has forgotten", async () => {
+  test("scripts are loaded again after SCRIPT FLUSH", async () => {
     const store = openStore(server.url, { index: true });
     for (let i = 0; i < 20; i += 1) {
       await redis.script("FLUSH");
@@ -299,8 +300,8 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     }
   });
 
-  test("a server that is loading its data is waited for", async () => {
-    // Slowly, and answering meanwhile.
+  test("operations wait while the server loads its data", async () => {
+    // The server loads slowly, and answers LOADING meanwhile.
     const slow = await RedisServer.start(
       {
         "key-load-delay": 1_000,
@@ -318,15 +319,15 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
       await expect
         .poll(async () => String(await other.ping().catch(String)))
         .toContain("LOADING");
-      // New ones, each with nothing to wait for but the server.
-      const young = () => openStore(slow.url, { commandTimeout: 20_000 });
+      // New stores, so that each connects while the server loads.
+      const opened = () => openStore(slow.url, { commandTimeout: 20_000 });
       const outcomes = await Promise.all([
         store.get(key(7)),
-        young().get(key(7)),
-        young().set(key(6), "new"),
-        collect(young().list(["k", "8"])),
-        young().clear(["k", "9"]),
-        young().cas(key(10), 10, "new"),
+        opened().get(key(7)),
+        opened().set(key(6), "new"),
+        collect(opened().list(["k", "8"])),
+        opened().clear(["k", "9"]),
+        opened().cas(key(10), 10, "new"),
       ]);
       expect(outcomes).toEqual([
         7,

@@ -1,4 +1,4 @@
-// index: true, and what others do to the data.
+// The option `index: true`, and changes to the data by clients without it.
 import type { Redis } from "ioredis";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { RedisServer } from "./services/redis.mts";
@@ -24,7 +24,7 @@ beforeEach(async () => {
 const members = () => redis.zrange(index, 0, -1);
 const open = () => openStore(server.url, { index: true });
 
-test("each write keeps it", async () => {
+test("each write updates the index", async () => {
   const store = open();
   await store.set(["b"], 1);
   await store.set(["a", "x"], 1, { ttl: { hours: 1 } });
@@ -38,7 +38,7 @@ test("each write keeps it", async () => {
   expect(await redis.keys("*")).toEqual([]);
 });
 
-test("a list reads what it yields, and no more", async () => {
+test("a list reads only its matches", async () => {
   const store = open();
   const keys = Array.from(
     { length: 2_000 },
@@ -54,7 +54,7 @@ test("a list reads what it yields, and no more", async () => {
   expect(stats).toContain("cmdstat_mget:calls=1,");
 });
 
-test("writers without it are found by get, and listed after reindex()", async () => {
+test("entries written without the index are listed after reindex()", async () => {
   const store = open();
   const plain = openStore(server.url);
   await store.set(["both"], 1);
@@ -71,7 +71,7 @@ test("writers without it are found by get, and listed after reindex()", async ()
   expect(await plain.get(["theirs"])).toBeUndefined();
 });
 
-test("every key finds its place", async () => {
+test("every key is listed in the same order as without the index", async () => {
   const store = open();
   const plain = openStore(server.url);
   const keys = new Map(hostileKeys.map((key) => [JSON.stringify(key), key]));
@@ -85,7 +85,7 @@ test("every key finds its place", async () => {
   }
 });
 
-test("expired entries leave it, and are never listed", async () => {
+test("expired entries are not listed and leave the index", async () => {
   const store = open();
   const keys = Array.from({ length: 300 }, (_, i) => ["k", String(i)] as const);
   await Promise.all(
@@ -97,7 +97,7 @@ test("expired entries leave it, and are never listed", async () => {
   await expect.poll(members).toEqual(["k::stays"]);
 });
 
-test("a stale member is not taken from an entry that is made again", async () => {
+test("a list that removes stale members keeps those of recreated entries", async () => {
   const store = open();
   for (let round = 0; round < 50; round += 1) {
     const keys = Array.from(
@@ -105,7 +105,8 @@ test("a stale member is not taken from an entry that is made again", async () =>
       (_, i) => ["k", String(i)] as const,
     );
     await Promise.all(keys.map((key) => store.set(key, 1)));
-    // Their members are stale now, and the list takes them away while ...
+    // The index's members are stale now. The list removes them, while the
+    // entries are set again.
     await redis.del(...keys.map(([, i]) => `fedify::k::${i}`));
     const listed = collect(store.list());
     await Promise.all(keys.map((key) => store.set(key, round)));
@@ -114,7 +115,7 @@ test("a stale member is not taken from an entry that is made again", async () =>
   }
 });
 
-test("reindex() while others write, and progress", async () => {
+test("reindex() works during writes and reports progress", async () => {
   const store = open();
   const plain = openStore(server.url);
   const keys = Array.from(
@@ -139,19 +140,19 @@ test("reindex() while others write, and progress", async () => {
   await written;
   expect(count).toBeGreaterThan(10_000);
   expect(store.reindexed).toBe(count);
-  // Not only how many there were in the end.
+  // More values were seen than the final count.
   expect(seen.size).toBeGreaterThan(1);
   expect(await keysOf(store.list())).toEqual(await keysOf(plain.list()));
 });
 
-test("drop() takes the index too", async () => {
+test("drop() deletes the index", async () => {
   const store = open();
   await store.set(["k"], 1);
   await store.drop();
   expect(await redis.keys("*")).toEqual([]);
 });
 
-test("without it there is nothing to reindex", async () => {
+test("reindex() rejects without the option, and after close()", async () => {
   const store = openStore(server.url);
   await expectRejection(() => store.reindex(), "ERR_KV_INVALID_OPTION");
   const closed = open();
@@ -159,7 +160,7 @@ test("without it there is nothing to reindex", async () => {
   await expectRejection(() => closed.reindex(), "ERR_KV_CLOSED");
 });
 
-test("a cluster wants it in one slot", () => {
+test("in a cluster the index needs a prefix with a hash tag", () => {
   expect(() => openStore("redis+cluster://host", { index: true })).toThrow(
     expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
   );

@@ -1,4 +1,5 @@
-// Operations that wait together share commands. Nobody should see it.
+// Operations that wait at the same time share commands. Their results must be
+// the same as without that.
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { RedisServer } from "./services/redis.mts";
 import { key, numbers } from "./support/entries.mts";
@@ -15,7 +16,7 @@ beforeEach(async () => {
   await server.client().config("RESETSTAT");
 });
 
-/** How often the server was asked each command. */
+/** How often the server has run each command. */
 async function calls(): Promise<Record<string, number>> {
   const stats = await server.client().info("commandstats");
   return Object.fromEntries(
@@ -26,19 +27,19 @@ async function calls(): Promise<Record<string, number>> {
   );
 }
 
-/** What is asked for while the server stands still has to wait together. */
+/** Makes calls while the server is paused, so that they wait together. */
 async function together<T>(
-  ask: () => Promise<T>[],
+  call: () => Promise<T>[],
 ): Promise<PromiseSettledResult<T>[]> {
   await server.pause();
   try {
-    return Promise.allSettled(ask());
+    return Promise.allSettled(call());
   } finally {
     server.resume();
   }
 }
 
-test("they do share commands", async () => {
+test("waiting operations share commands", async () => {
   const store = openStore(server.url);
   await store.initialize();
   await together(() => numbers(500).map((i) => store.set(key(i), i)));
@@ -57,7 +58,7 @@ test("they do share commands", async () => {
   expect(await server.client().dbsize()).toBe(0);
 });
 
-test("on one entry, each takes effect in its turn", async () => {
+test("operations on one entry take effect in the order of the calls", async () => {
   const store = openStore(server.url);
   const seen: Promise<unknown>[] = [];
   const expected: unknown[] = [];
@@ -66,7 +67,7 @@ test("on one entry, each takes effect in its turn", async () => {
     seen.push(answer);
     expected.push(value);
   };
-  // Runs of the same operation, longer and shorter, on few keys.
+  // Sequences of the same operation, of different lengths, on few keys.
   let random = 1;
   const next = (below: number) => {
     random = (random * 48_271) % 2_147_483_647;
@@ -92,14 +93,14 @@ test("on one entry, each takes effect in its turn", async () => {
   expect(await Promise.all(seen)).toEqual(expected);
 });
 
-test("a key of another type is told from a key that is not there", async () => {
+test("a key of another type is corrupt, and a missing key is undefined", async () => {
   const store = openStore(server.url);
   const others = [7, 180];
   for (const i of others) await server.client().lpush(`fedify::k::${i}`, "x");
   const isSet = (i: number) => !others.includes(i) && (i % 3 > 0 || i < 150);
   const set = numbers(200).filter(isSet);
   await Promise.all(set.map((i) => store.set(key(i), i)));
-  // Many at a time, whether most of them find something or not.
+  // Many at a time: in some rounds most keys exist, in others most are missing.
   for (const [from, to] of [
     [10, 200],
     [0, 40],
@@ -123,7 +124,7 @@ test("a key of another type is told from a key that is not there", async () => {
   expect([mget > 0, exists > 0]).toEqual([true, true]);
 });
 
-test("what was missed is not what was set later", async () => {
+test("a get of a missing key does not see a later set", async () => {
   const store = openStore(server.url);
   await Promise.all(numbers(100).map((i) => store.set(key(i), i)));
   for (const round of numbers(50)) {
@@ -135,7 +136,7 @@ test("what was missed is not what was set later", async () => {
   }
 });
 
-test("a user who may not share commands does without", async () => {
+test("a user without the rights for shared commands can use single ones", async () => {
   const redis = server.client();
   const rights = ["nopass", "~fedify::*", "+get", "+set", "+del", "+client"];
   await redis.call("ACL", "SETUSER", "plain", "on", ...rights);
@@ -148,7 +149,7 @@ test("a user who may not share commands does without", async () => {
   }
 });
 
-test("of keys that a user may not touch, others do not suffer", async () => {
+test("a forbidden key fails only its own operation", async () => {
   const redis = server.client();
   const rights = ["nopass", "%R~fedify::*", "~fedify::k::1*", "+@all"];
   await redis.call("ACL", "SETUSER", "some", "on", ...rights);
@@ -164,7 +165,7 @@ test("of keys that a user may not touch, others do not suffer", async () => {
   }
 });
 
-test("refused for want of memory, every one is told", async () => {
+test("every set rejects while the server is out of memory", async () => {
   const store = openStore(server.url);
   const redis = server.client();
   await store.set(key(0), "old");

@@ -1,4 +1,4 @@
-// Encrypted connections, with certificates made here.
+// Encrypted connections, with certificates that the tests create.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { RedisCluster } from "./services/redis-cluster.mts";
 import { RedisServer, freePort } from "./services/redis.mts";
@@ -59,22 +59,22 @@ async function fails(tls: Options["tls"], at = url): Promise<string> {
   return message;
 }
 
-test("a known authority, as a string or a Buffer", async () => {
+test("a trusted authority works, as a string or a Buffer", async () => {
   await works({ ca: pem("ca.crt") });
   await works({ ca: `${pem("stranger.crt")}\n${pem("ca.crt")}` });
 });
 
-test("an unknown authority", async () => {
+test("a certificate from an unknown authority is refused", async () => {
   expect(await fails(undefined)).toContain("UnknownIssuer");
   expect(await fails({ ca: pem("stranger.crt") })).toContain("certificate");
 });
 
-test("a name that is not the certificate's", async () => {
+test("a certificate for another host is refused", async () => {
   const at = url.replace("localhost", "127.0.0.1");
   expect(await fails({ ca: pem("ca.crt") }, at)).toContain("not valid for");
 });
 
-test("no questions asked", async () => {
+test("rejectUnauthorized: false accepts any certificate", async () => {
   await works({ rejectUnauthorized: false });
   await works(
     { rejectUnauthorized: false },
@@ -82,7 +82,7 @@ test("no questions asked", async () => {
   );
 });
 
-test("a certificate of the client's own", async () => {
+test("the client can send a certificate", async () => {
   const client = server.client();
   await client.config("SET", "tls-auth-clients", "yes");
   try {
@@ -95,17 +95,17 @@ test("a certificate of the client's own", async () => {
   }
 });
 
-test("plain and encrypted do not meet", async () => {
+test("an encrypted port refuses plain connections, and vice versa", async () => {
   const plain = openStore(url.replace("rediss:", "redis:"));
   await expectRejection(() => plain.get(["k"]), "ERR_KV_CONNECTION");
-  // A server that waits for more says nothing to what it can't read.
+  // A server does not answer bytes that it can't parse yet, so this times out.
   const tls = { ca: pem("ca.crt") };
   const at = server.url.replace("redis:", "rediss:");
   const encrypted = openStore(at, { tls, connectTimeout: 200 });
   await expectRejection(() => encrypted.get(["k"]), "ERR_KV_CONNECTION");
 });
 
-test("a cluster", async () => {
+test("a cluster can be encrypted", async () => {
   const ports: number[] = [];
   const cluster = await RedisCluster.start(false, async () => {
     const port = await freePort();
@@ -138,7 +138,7 @@ test("a cluster", async () => {
   }
 }, 60_000);
 
-test("what is no PEM is refused by the constructor", () => {
+test("the constructor refuses invalid TLS options", () => {
   for (const tls of [
     { ca: "not PEM" },
     { cert: pem("client.crt") },

@@ -1,4 +1,4 @@
-// What is Redis's own: URLs, options, connections.
+// What is special about RedisKvStore: URLs, options, connections.
 import {
   afterAll,
   beforeAll,
@@ -71,7 +71,7 @@ describe("URLs", () => {
     undefined,
     null,
     7,
-  ])("%o is none", (url) => {
+  ])("%o is refused", (url) => {
     let thrown: unknown;
     try {
       openStore(url as string);
@@ -96,7 +96,7 @@ test.each([
   { tls: 1 },
   { tls: {} },
   7,
-])("options are checked: %o", (options) => {
+])("invalid options are refused: %o", (options) => {
   expect(() => openStore(server.url, options as object)).toThrow(
     expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
   );
@@ -105,7 +105,7 @@ test.each([
 describe("passwords", () => {
   const password = "s3cr:et/ @#?%";
 
-  test("users and their passwords", async () => {
+  test("a user with a password can log in, a wrong password rejects", async () => {
     const client = server.client();
     const rights = ["~fedify::*", "+@all", "-@dangerous", "-@admin"];
     await client.call("ACL", "SETUSER", "kv", "on", `>${password}`, ...rights);
@@ -132,7 +132,7 @@ describe("passwords", () => {
     expect(await right.get(["k"])).toBe(2);
   });
 
-  test("a server that wants one", async () => {
+  test("a server may require a password", async () => {
     const client = server.client();
     await client.config("SET", "requirepass", password);
     try {
@@ -152,7 +152,7 @@ describe("passwords", () => {
     }
   });
 
-  test("what a user may not do", async () => {
+  test("operations without the right reject, others work", async () => {
     const client = server.client();
     const rights = ["nopass", "~fedify::*", "+get", "+client"];
     await client.call("ACL", "SETUSER", "reader", "on", ...rights);
@@ -167,13 +167,13 @@ describe("passwords", () => {
   });
 });
 
-test("nothing connects before the first operation, and one is enough", async () => {
+test("the store opens one connection, at its first operation", async () => {
   const client = server.client();
   const ids = async () => {
     const list = String(await client.call("CLIENT", "LIST", "TYPE", "normal"));
     return Array.from(list.matchAll(/^id=\d+/gm), String);
   };
-  // Those of earlier tests may take a moment to end.
+  // Connections of earlier tests may take a moment to end.
   const before = await ids();
   const connections = async () =>
     (await ids()).filter((id) => !before.includes(id));
@@ -206,7 +206,7 @@ test("lists are in the order of the names in Redis", async () => {
   expect(values).toEqual(names.map(({ value }) => value));
 });
 
-test("values of a megabyte are listed a few at a time", async () => {
+test("100 values of a megabyte can be listed", async () => {
   const store = openStore(server.url);
   const value = "x".repeat(2 ** 20);
   for (let i = 0; i < 100; i += 1) {

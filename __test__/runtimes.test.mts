@@ -1,4 +1,4 @@
-// The same addon in every runtime that promises to load it.
+// Tests the same addon in every supported runtime.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFile } from "node:fs/promises";
@@ -47,7 +47,7 @@ beforeAll(async () => {
 });
 afterAll(() => Promise.all([redis.stop(), postgres.stop(), mysql.stop()]));
 
-/** Each store by its class, and what it is opened with. */
+/** The class of each store, and the arguments of its constructor. */
 const stores: Record<
   string,
   (unique: string) => unknown[] | Promise<unknown[]>
@@ -64,11 +64,11 @@ let count = 0;
 
 for (const runtime of runtimes) {
   describe(`${runtime.name}: a store`, () => {
-    for (const [store, place] of Object.entries(stores)) {
+    for (const [store, argumentsOf] of Object.entries(stores)) {
       for (const end of ["closed", "idle", "exit"]) {
         test(`${store}, ${end}`, { timeout: 60_000 }, async () => {
           count += 1;
-          const words = JSON.stringify(await place(`smoke_${count}`));
+          const words = JSON.stringify(await argumentsOf(`smoke_${count}`));
           const ran = await run(runtime, [smoke, store, words, end]);
           expect(ran.stderr).toBe("");
           expect(ran).toMatchObject({
@@ -83,7 +83,7 @@ for (const runtime of runtimes) {
   });
 }
 
-/** Runs our tests once more; how many have passed. */
+/** Runs tests of this project in another runtime. Returns how many passed. */
 async function runVitest(
   runtime: Runtime,
   words: readonly string[],
@@ -103,13 +103,13 @@ async function runVitest(
 }
 
 describe.each(otherNodes)("$name", (runtime) => {
-  test("keeps the contract", { timeout: 600_000 }, async () => {
+  test("the contract suite passes", { timeout: 600_000 }, async () => {
     const words = ["__test__/contract", "--testNamePattern=^(memory|sqlite)"];
     expect(await runVitest(runtime, words)).toBeGreaterThan(900);
   });
 });
 
-test("vitest's pool of threads", { timeout: 120_000 }, async () => {
+test("tests pass in worker threads", { timeout: 120_000 }, async () => {
   const files = ["sqlite.test", "sqlite-list.test", "temporal.test"];
   const passed = await runVitest(thisNode, [
     ...files.map((name) => `__test__/${name}.mts`),

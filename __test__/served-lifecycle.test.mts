@@ -1,4 +1,4 @@
-// When a process with a store on a server may end, and what it leaves behind.
+// Stores on a server: when the process may end, and which connections remain.
 import {
   afterAll,
   beforeAll,
@@ -22,7 +22,9 @@ interface Row {
   start(): Promise<{ server: Server; empty(): Promise<unknown> }>;
   /** Code that defines `count()`, the server's connections, and `end()`. */
   readonly connections: string;
-  /** The connections that stay: the script's, its store's, maybe a test's. */
+  /**
+   * The connections that remain: the script's, its store's, maybe the test's.
+   */
   readonly left: number;
 }
 
@@ -109,9 +111,9 @@ describe.each(rows)("$store", ({ store, start, connections, left }) => {
   test.each([
     ["that was never used", ""],
     ["that was used", `await store.set(["k"], 1); await store.get(["k"]);`],
-    ["with a list that nobody finishes", `${fill} await store.list().next();`],
+    ["with an unfinished list", `${fill} await store.list().next();`],
     [
-      "with a list whose answers nobody awaits",
+      "with a list whose results are not awaited",
       `${fill} const list = store.list({ pageSize: 1 });
      for (let i = 0; i < 20; i += 1) void list.next();`,
     ],
@@ -120,7 +122,7 @@ describe.each(rows)("$store", ({ store, start, connections, left }) => {
     expect(await run(`${script} report("idle");`)).toEqual(["idle"]);
   });
 
-  test("pending operations keep the process", async () => {
+  test("pending operations keep the process alive", async () => {
     const answers = await run(`
     store.set(["k"], 1).then(() => report("set"));
     store.get(["k"]).then((value) => report(value));
@@ -135,7 +137,7 @@ describe.each(rows)("$store", ({ store, start, connections, left }) => {
     ]);
   });
 
-  test("process.exit() is immediate, whatever is under way", async () => {
+  test("process.exit() is immediate, even during operations", async () => {
     await run(`
     ${fill}
     for (let i = 0; i < 1000; i += 1) void store.set(["l", String(i)], i);
@@ -145,7 +147,7 @@ describe.each(rows)("$store", ({ store, start, connections, left }) => {
   `);
   });
 
-  test("a store that is collected takes its connections along", async () => {
+  test("the connections of a garbage-collected store are closed", async () => {
     const reports = await run(
       `
       ${connections}
@@ -171,7 +173,7 @@ describe.each(rows)("$store", ({ store, start, connections, left }) => {
     expect(reports).toEqual([[true, left]]);
   });
 
-  test("in several worker threads, one after another and at once", async () => {
+  test("worker threads can use stores, one after another and at once", async () => {
     const reports = await run(`
     const { Worker } = await import("node:worker_threads");
     const code = \`
@@ -204,7 +206,7 @@ describe.each(rows)("$store", ({ store, start, connections, left }) => {
     expect(reports).toEqual([400]);
   });
 
-  test("a worker that is terminated with operations under way", async () => {
+  test("a worker can be terminated during operations", async () => {
     await run(`
     const { Worker } = await import("node:worker_threads");
     for (let i = 0; i < 5; i += 1) {

@@ -1,4 +1,5 @@
-// Rows that are not what the format says: named, stepped over, and healed.
+// Rows that don't follow the format. `get` names them, lists skip them, and
+// `set` repairs them.
 import { open } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { collect } from "./support/collect.mts";
@@ -14,19 +15,19 @@ import {
   temporaryFile,
 } from "./support/sqlite.mts";
 
-/** Texts that are no JSON value, some of which end in more than one. */
+/** Texts that are not a single JSON value. */
 const badValues: Record<string, string | { hex: string }> = {
-  "no JSON": "not json",
-  nothing: "",
+  "text that is not JSON": "not json",
+  "an empty text": "",
   blanks: "  ",
   "half an object": '{"a":',
   "two values": "1,2",
-  "a value and more": "1 2",
-  "what would close its entry": '1},"x":2',
-  "what would forge an entry":
+  "a value and another text": "1 2",
+  "text that would close its entry": '1},"x":2',
+  "text that would forge an entry":
     '1},"done":false},{"value":{"key":["forged"],"value":2',
-  "what would forge the end": '1},"done":true}],[{"value":{"key":["a"',
-  "what would change its key": '1,"key":["forged"]',
+  "text that would forge the end": '1},"done":true}],[{"value":{"key":["a"',
+  "text that would change its key": '1,"key":["forged"]',
   "a comment": "/* */ 1",
   "a JavaScript literal": "NaN",
   "single quotes": "'a'",
@@ -34,8 +35,8 @@ const badValues: Record<string, string | { hex: string }> = {
   "a trailing comma": "[1,]",
   "a raw newline in a string": '"a\nb"',
   "a byte order mark": "\ufeff1",
-  "NUL and more": { hex: "3100" },
-  "a BLOB that is no text": { hex: "00ff" },
+  "a value and NUL": { hex: "3100" },
+  "a BLOB that is not text": { hex: "00ff" },
 };
 
 async function corrupted(...statements: Statement[]): Promise<string> {
@@ -57,7 +58,7 @@ const good = [
 
 describe("a value that is not JSON", () => {
   for (const [name, bad] of Object.entries(badValues)) {
-    test(`${name} is reported, stepped over, and healed`, async () => {
+    test(`${name} is reported by get, skipped by list, and repaired by set`, async () => {
       const path = await corrupted(insertRow('["bad"]', bad));
       const store = openStore(path);
       const error = await expectRejection(
@@ -71,7 +72,7 @@ describe("a value that is not JSON", () => {
         expect(list.skipped).toBe(1);
       }
       expect(await store.get(["a"])).toBe("before");
-      // Of a value that can't be read, cas can't know that it is expected.
+      // cas can't compare a value that it can't read, so it must not swap.
       const swapped = await store.cas(["bad"], 1, 2).catch((reason) => reason);
       expect([false, "ERR_KV_CORRUPT"]).toContain(swapped.code ?? swapped);
       const made = await store
@@ -86,7 +87,7 @@ describe("a value that is not JSON", () => {
     });
   }
 
-  test("one get of many fails, the others do not", async () => {
+  test("it rejects its own get, but no other operation", async () => {
     const path = await corrupted(insertRow('["bad"]', "not json"));
     const store = openStore(path);
     const settled = await Promise.allSettled([
@@ -103,7 +104,7 @@ describe("a value that is not JSON", () => {
     ]);
   });
 
-  test("delete and clear take it away", async () => {
+  test("delete and clear delete it", async () => {
     const path = await corrupted(
       insertRow('["bad"]', "not json"),
       insertRow('["bad","x"]', ""),
@@ -115,7 +116,7 @@ describe("a value that is not JSON", () => {
     expect(await collect(store.list())).toEqual(good);
   });
 
-  test("an expired one is simply gone", async () => {
+  test("it is not reported after it has expired", async () => {
     const path = await corrupted(insertRow('["bad"]', "not json", 1));
     const store = openStore(path);
     expect(await store.get(["bad"])).toBeUndefined();
@@ -125,7 +126,7 @@ describe("a value that is not JSON", () => {
     expect(await store.cas(["bad"], undefined, 1)).toBe(true);
   });
 
-  test("whole pages of them hide nothing", async () => {
+  test("whole pages of such values hide no other entry", async () => {
     const path = await corrupted(insertRows("bad", 300, "not json"));
     const store = openStore(path);
     for (const pageSize of [1, 7, 64, 1_024]) {
@@ -135,7 +136,7 @@ describe("a value that is not JSON", () => {
     }
   });
 
-  test("text that is no UTF-8 is one of them", async () => {
+  test("text that is not UTF-8 is corrupt", async () => {
     const path = await corrupted([
       "INSERT INTO fedify_kv VALUES ('[\"bad\"]', CAST(? AS TEXT), 1, NULL)",
       { hex: "22ff6122" },
@@ -147,7 +148,7 @@ describe("a value that is not JSON", () => {
     expect(list.skipped).toBe(1);
   });
 
-  test("NULL, in a table that allows it, is one of them", async () => {
+  test("NULL is corrupt, in a table that allows it", async () => {
     const path = await temporaryFile();
     await sql(
       path,
@@ -187,7 +188,7 @@ describe("a key that is not JSON", () => {
     '["b","\\ud800x"',
   ];
 
-  test("is stepped over and counted", async () => {
+  test("it is skipped and counted", async () => {
     const path = await corrupted(
       ...badKeys.map((key) => insertRow(key, "1")),
       insertRow('["b","good"]', '"good"'),
@@ -202,13 +203,13 @@ describe("a key that is not JSON", () => {
     for (const pageSize of [1, 3, 64]) {
       const list = store.list({ pageSize });
       expect(await collect(list)).toEqual(all);
-      // A key of NULL is in no range, and may be passed by unseen.
+      // A key of NULL is in no range, so it may not be counted.
       expect([badKeys.length, badKeys.length + 1]).toContain(list.skipped);
     }
     expect(await collect(store.list(["b"]))).toEqual([all[1]]);
   });
 
-  test("forges no entry", async () => {
+  test("it forges no entry", async () => {
     const path = await corrupted(
       insertRow('["b"],"value":1},"done":false},{"value":{"key":["c"]', "1"),
     );
@@ -217,7 +218,7 @@ describe("a key that is not JSON", () => {
     expect(list.skipped).toBe(1);
   });
 
-  test("is left in place", async () => {
+  test("it is not deleted", async () => {
     const path = await corrupted(insertRow("plain", "1"));
     const store = openStore(path);
     await collect(store.list());
@@ -227,8 +228,8 @@ describe("a key that is not JSON", () => {
   });
 });
 
-describe("a time that is none", () => {
-  test("a strange expires neither crashes nor hides the rest", async () => {
+describe("an invalid expiry time", () => {
+  test("it causes no crash, and hides no other entry", async () => {
     const path = await corrupted(
       insertRow('["far"]', '"far"', Number.MAX_SAFE_INTEGER),
       [
@@ -239,7 +240,7 @@ describe("a time that is none", () => {
     );
     const store = openStore(path);
     expect(await store.get(["far"])).toBe("far");
-    // The official package writes fractions: its own ttls have them.
+    // The official package writes fractions, because its ttls may have them.
     expect(await store.get(["fraction"])).toBe(1);
     await store.get(["text"]).catch(() => {});
     const entries = await collect(store.list());
@@ -250,7 +251,7 @@ describe("a time that is none", () => {
 });
 
 describe("a damaged file", () => {
-  test("is an error, not a crash, and errors say so", async () => {
+  test("a list rejects with an error that names the damage", async () => {
     const path = await corrupted(
       insertRows("k", 2_000, `"${"x".repeat(100)}"`),
     );

@@ -1,4 +1,4 @@
-// Expired rows are removed in the background, and never in a user's way.
+// Expired rows are removed in the background, and never delay an operation.
 import { setImmediate, setTimeout } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { prompt, type Child, startChild } from "./support/child.mts";
@@ -11,7 +11,7 @@ import {
   temporaryFile,
 } from "./support/sqlite.mts";
 
-/** Another process that counts the rows there are, each time it is told to. */
+/** Starts another process that counts the rows on request. */
 function rowCounter(path: string): Child {
   return startChild(
     `
@@ -35,7 +35,7 @@ async function rowsGone(counter: Child, left: number): Promise<void> {
   }
 }
 
-test("a backlog is no user's business", async () => {
+test("a backlog of expired rows does not delay operations", async () => {
   const path = await temporaryFile();
   const backlog = 200_000;
   await sql(
@@ -48,11 +48,11 @@ test("a backlog is no user's business", async () => {
   expect(await count(counter)).toBe(backlog);
   const store = openStore(path);
   await store.set(["new"], 1);
-  // Had the call cleaned up, nothing would be left by now.
+  // If the call had removed the backlog itself, only one row would be left.
   expect(await count(counter)).toBeGreaterThan(1);
   expect(await store.get(["old", "5"])).toBeUndefined();
   expect(await collect(store.list())).toEqual([{ key: ["new"], value: 1 }]);
-  // While it is cleaned up, others write and read as ever.
+  // Other operations still work while the backlog is removed.
   for (let i = 0; (await count(counter)) > 2; i += 1) {
     await store.set(["while"], i);
     expect(await store.get(["while"])).toBe(i);
@@ -60,7 +60,7 @@ test("a backlog is no user's business", async () => {
   expect(await collect(store.list())).toHaveLength(2);
 }, 60_000);
 
-test("an expired row goes by itself", async () => {
+test("an expired row is removed in the background", async () => {
   const path = await temporaryFile();
   const store = openStore(path);
   await store.set(["stays"], 1);
@@ -75,7 +75,7 @@ test("an expired row goes by itself", async () => {
   expect(await collect(store.list())).toHaveLength(2);
 }, 90_000);
 
-test("an expired row that is written again is not swept away", async () => {
+test("the sweep does not remove an expired row that is written again", async () => {
   const path = await temporaryFile();
   const store = openStore(path, { durability: "normal" });
   await store.set(["k"], 0);
@@ -93,7 +93,7 @@ test("an expired row that is written again is not swept away", async () => {
   expect(await store.get(["k"])).not.toBeUndefined();
 });
 
-test("a sweep holds up neither close nor exit", async () => {
+test("a sweep delays neither close nor exit", async () => {
   const backlog = 400_000;
   for (const end of ["await store.close();", ""]) {
     const path = await temporaryFile();
@@ -112,7 +112,7 @@ test("a sweep holds up neither close nor exit", async () => {
     );
     expect(await child.next()).toBe("set");
     const counter = rowCounter(path);
-    // Until it sweeps.
+    // Waits until the sweep has begun.
     while ((await count(counter)) > backlog);
     child.tell("end");
     expect(await child.next()).toBe("ending");

@@ -1,4 +1,4 @@
-// Files that can't be used, disks that are full, and locks that others hold.
+// Files that can't be used, full disks, and locks of other processes.
 import { spawnSync } from "node:child_process";
 import {
   chmod,
@@ -30,8 +30,8 @@ import {
   temporaryFile,
 } from "./support/sqlite.mts";
 
-describe("what is no database", () => {
-  test("a file of something else, which stays what it was", async () => {
+describe("a path that is not a usable database", () => {
+  test("a file with other contents is refused and not changed", async () => {
     const path = await temporaryFile();
     const text = "This is a letter, and not a database.\n".repeat(500);
     await writeFile(path, text);
@@ -48,7 +48,7 @@ describe("what is no database", () => {
     expect(await readFile(path, "utf8")).toBe(text);
   });
 
-  test("a directory", async () => {
+  test("a directory is refused", async () => {
     const store = openStore(await temporaryDirectory());
     const error = await expectRejection(
       () => store.set(["k"], 1),
@@ -57,7 +57,7 @@ describe("what is no database", () => {
     expect(error.message).toMatch(/not a regular file/);
   });
 
-  test("a place in a directory that is not there", async () => {
+  test("a path in a missing directory is refused until it exists", async () => {
     const path = join(await temporaryDirectory(), "no/such/fedify.db");
     const store = openStore(path);
     const error = await expectRejection(
@@ -65,13 +65,13 @@ describe("what is no database", () => {
       "ERR_KV_CONNECTION",
     );
     expect(error.message).toMatch(/not a regular file/);
-    // What failed to open is tried again.
+    // The next operation tries again to open the file.
     await mkdir(join(path, ".."), { recursive: true });
     await store.set(["k"], 1);
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("a failed first operation fails all that came with it", async () => {
+  test("if the file can't be opened, all concurrent operations reject", async () => {
     const path = join(await temporaryDirectory(), "no/such/fedify.db");
     const store = openStore(path);
     const settled = await Promise.allSettled([
@@ -99,7 +99,7 @@ describe("what is no database", () => {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("a table of the same name with other columns", async () => {
+  test("a table of the same name with other columns is refused", async () => {
     const path = await temporaryFile();
     await sql(
       path,
@@ -122,7 +122,9 @@ describe("what is no database", () => {
   });
 });
 
-/** A file system of its own, or a skipped test where none may be had. */
+/**
+ * Mounts a file system for one test. Skips the test if that isn't permitted.
+ */
 async function mounted(
   { skip }: TestContext,
   options: string,
@@ -143,8 +145,11 @@ async function mounted(
   };
 }
 
-describe("a place that can't be written", () => {
-  /** Makes a directory read-only, by force where permissions bind nobody. */
+describe("a directory that can't be written", () => {
+  /**
+   * Makes a directory read-only. Permissions don't stop root, so for root it is
+   * a file system that is mounted read-only.
+   */
   async function locked(context: TestContext, path: string) {
     if (process.getuid?.() === 0) {
       const { directory, remount } = await mounted(context, "size=1m");
@@ -155,7 +160,7 @@ describe("a place that can't be written", () => {
     return { directory, lock: () => chmod(directory, 0o555) };
   }
 
-  test("a new database there is refused", async (context) => {
+  test("it is an error to create a database there", async (context) => {
     const { directory, lock } = await locked(context, await temporaryFile());
     await lock();
     const store = openStore(join(directory, "fedify.db"));
@@ -167,7 +172,7 @@ describe("a place that can't be written", () => {
     await expectRejection(() => store.get(["k"]), "ERR_KV_CONNECTION");
   });
 
-  test("writing to an old one is an error with a reason", async (context) => {
+  test("it is an error with a reason to write to a database there", async (context) => {
     const { directory, lock } = await locked(context, await temporaryFile());
     const path = join(directory, "fedify.db");
     await sql(path, officialTable, insertRow('["k"]', "1"));
@@ -180,7 +185,7 @@ describe("a place that can't be written", () => {
 });
 
 describe("a full disk", () => {
-  test("fails writes, and nothing else", async (context) => {
+  test("only writes reject, and they work again when there is space", async (context) => {
     const { directory } = await mounted(context, "size=4m");
     const path = join(directory, "fedify.db");
     const ballast = join(directory, "ballast");
@@ -201,14 +206,14 @@ describe("a full disk", () => {
     expect(error?.code).toBe("ERR_KV_BACKEND");
     expect(error?.message).toMatch(/full|disk I\/O/);
     expect(stored.length).toBeGreaterThan(5);
-    // Everything that was accepted is there, and nothing that was not.
+    // All accepted writes are stored, and no rejected one.
     const entries = await collect(store.list());
     expect(entries.map((entry) => entry.key)).toEqual(stored);
     for (const [i, entry] of entries.entries()) {
       expect(entry.value === value(i)).toBe(true);
     }
     expect((await store.get(key(0))) === value(0)).toBe(true);
-    // A batch that fails fails as a whole, each with its own error.
+    // A batch fails as a whole, and each of its operations rejects.
     const batch = await Promise.allSettled(
       Array.from({ length: 20 }, (_, i) => store.set(key(900 + i), value(i))),
     );
@@ -228,7 +233,7 @@ describe("a full disk", () => {
     );
   });
 
-  test("from the first write on", async (context) => {
+  test("a disk that is full from the start rejects the first write", async (context) => {
     const { directory } = await mounted(context, "size=1m");
     const ballast = await open(join(directory, "ballast"), "w");
     const room = Buffer.alloc(4_096);
@@ -250,7 +255,7 @@ describe("a full disk", () => {
   });
 });
 
-/** Another process that holds a lock on the file until it is told to end. */
+/** Starts another process that locks the file until `released` is called. */
 async function lockedBy(path: string, ...statements: string[]): Promise<Child> {
   const child = startChild(
     `
@@ -268,13 +273,14 @@ async function lockedBy(path: string, ...statements: string[]): Promise<Child> {
   return child;
 }
 
+/** Ends the process of `lockedBy`, and so its lock. */
 async function released(child: Child): Promise<void> {
   child.tell("release");
   expect((await child.exit).code).toBe(0);
 }
 
 describe("a lock that another process holds", () => {
-  test("times out a write, and reads go on", async () => {
+  test("a write times out, and reads still work", async () => {
     const path = await temporaryFile();
     const store = openStore(path, { busyTimeout: 300 });
     await store.set(["k"], 1);
@@ -289,7 +295,7 @@ describe("a lock that another process holds", () => {
     clearInterval(timer);
     expect(error.message).toMatch(/locked|busy/);
     expect(performance.now() - started).toBeGreaterThanOrEqual(295);
-    // The event loop kept turning while the write waited.
+    // The event loop was not blocked while the write waited.
     expect(ticks).toBeGreaterThan(0);
     await expectRejection(() => store.cas(["k"], 1, 2), "ERR_KV_TIMEOUT");
     await expectRejection(() => store.delete(["k"]), "ERR_KV_TIMEOUT");
@@ -301,7 +307,7 @@ describe("a lock that another process holds", () => {
     expect(await store.get(["k"])).toBe(2);
   });
 
-  test("is waited for", async () => {
+  test("writes wait until it is released", async () => {
     const path = await temporaryFile();
     const store = openStore(path, { busyTimeout: 20_000 });
     await store.set(["k"], 1);
@@ -317,7 +323,7 @@ describe("a lock that another process holds", () => {
     expect(await store.get(["k"])).toBe(3);
   });
 
-  test("times out every first operation", async () => {
+  test("each kind of operation times out if it is the first", async () => {
     const path = await temporaryFile();
     await sql(path, officialTable, insertRow('["k"]', "1"));
     const child = await lockedBy(
@@ -350,7 +356,7 @@ describe("a lock that another process holds", () => {
     expect(await fresh.get(["k"])).toBe(2);
   });
 
-  test("can be waited for not at all", async () => {
+  test("a busyTimeout of zero rejects without waiting", async () => {
     const path = await temporaryFile();
     const store = openStore(path, { busyTimeout: 0 });
     await store.set(["k"], 1);
@@ -360,7 +366,7 @@ describe("a lock that another process holds", () => {
     await store.set(["k"], 2);
   });
 
-  test("close does not wait longer than a write would", async () => {
+  test("close waits no longer than a write", async () => {
     const path = await temporaryFile();
     const store = openStore(path, { busyTimeout: 300 });
     await store.set(["k"], 1);
@@ -376,7 +382,7 @@ describe("a lock that another process holds", () => {
     ]);
   });
 
-  test("a reader that stays does not hold up writes", async () => {
+  test("a long read by another process does not block writes", async () => {
     const path = await temporaryFile();
     const store = openStore(path, {
       busyTimeout: 300,

@@ -1,4 +1,4 @@
-// Long lists: what they cost in memory, and what they hold up.
+// Long lists: they use little memory, and delay no other operation.
 import { stat } from "node:fs/promises";
 import { expect, test } from "vitest";
 import { ask } from "./support/child.mts";
@@ -21,13 +21,14 @@ async function largeFile(): Promise<string> {
   return path;
 }
 
-test("memory is bounded by a few pages, read fast or slowly", async () => {
+test("memory is bounded by a few pages, for fast and slow readers", async () => {
   const path = await largeFile();
   const grown = await ask<Record<string, number>>(
     `
       const { SqliteKvStore } = require(addon);
       const { readFileSync } = await import("node:fs");
-      // What is mapped from the file is the system's to take back.
+      // Pages that are mapped from the file don't count: the system can free
+      // them.
       const used = () => Number(
         /RssAnon:\\s+(\\d+)/.exec(readFileSync("/proc/self/status", "utf8"))[1],
       ) * 1024;
@@ -59,7 +60,7 @@ test("memory is bounded by a few pages, read fast or slowly", async () => {
   expect(grown.most).toBeLessThan(40 * megabyte);
 });
 
-test("a paused list does not hold back the log", async () => {
+test("a paused list does not keep the log from being truncated", async () => {
   const path = await temporaryFile();
   await sql(path, officialTable, insertRows("k", 5_000, '"some text"'));
   const store = openStore(path, { durability: "normal" });
@@ -77,7 +78,7 @@ test("a paused list does not hold back the log", async () => {
   expect(await collect(list)).toHaveLength(5_099);
 });
 
-test("a long list holds up neither reads nor writes", async () => {
+test("a long list delays neither reads nor writes", async () => {
   const path = await temporaryFile();
   await sql(path, officialTable, insertRows("k", 100_000, '"some text"'));
   const store = openStore(path);
@@ -88,12 +89,12 @@ test("a long list holds up neither reads nor writes", async () => {
     expect(await store.get(["new"])).toBe(i);
     const rest = await collect(list);
     expect(first.done).toBe(false);
-    // What was made later comes after all others.
+    // The entry that was created later sorts after all others.
     expect(rest.filter(({ key }) => key[0] === "k")).toHaveLength(99_999);
   }
 });
 
-test("a prefix costs what it matches, not what there is", async () => {
+test("the cost of a prefix depends only on the number of matches", async () => {
   const path = await temporaryFile();
   await sql(
     path,
@@ -114,6 +115,6 @@ test("a prefix costs what it matches, not what there is", async () => {
     const short = () => collect(store.list(["m"]));
     few.push(await timed(async () => expect(await short()).toHaveLength(3)));
   }
-  // Each would scan as much as the one long list.
+  // A scan would take as long as the list of all entries.
   expect(Math.min(...few)).toBeLessThan(whole / 10);
 });

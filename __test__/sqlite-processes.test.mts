@@ -1,10 +1,10 @@
-// Several processes on one file, and processes that die.
+// Several processes on one file, and processes that are killed.
 import { expect, test } from "vitest";
 import { startChild } from "./support/child.mts";
 import { collect, keysOf } from "./support/collect.mts";
 import { openStore, query, temporaryFile } from "./support/sqlite.mts";
 
-/** Counts up by cas and writes keys of its own, as often as it is told. */
+/** Increments a counter with cas `data.count` times, and writes other keys. */
 const counter = `
   const { SqliteKvStore } = require(addon);
   const store = new SqliteKvStore(data.path, {
@@ -39,7 +39,7 @@ for (const processes of [2, 4]) {
     for (const child of children) {
       expect(await child.next()).toBe("ready");
     }
-    // None has opened the file yet: they race for that too.
+    // No process has opened the file yet, so they also race to create it.
     children.forEach((child) => child.tell("go"));
     for (const child of children) {
       expect(await child.next<number>()).toBeGreaterThanOrEqual(0);
@@ -53,7 +53,7 @@ for (const processes of [2, 4]) {
   });
 }
 
-test("one of many processes' creates wins", async () => {
+test("exactly one of many processes' creates wins", async () => {
   const path = await temporaryFile();
   const children = Array.from({ length: 4 }, (_, i) =>
     startChild(
@@ -85,7 +85,7 @@ test("one of many processes' creates wins", async () => {
   );
 });
 
-test("what one process wrote, another lists while it writes", async () => {
+test("a process lists stable entries while another process writes", async () => {
   const path = await temporaryFile();
   const writer = startChild(
     `
@@ -123,7 +123,7 @@ test("what one process wrote, another lists while it writes", async () => {
   expect((await writer.exit).code).toBe(0);
 });
 
-test("a reader that never rests sees what another process writes", async () => {
+test("a busy reader sees what another process writes", async () => {
   const path = await temporaryFile();
   const store = openStore(path);
   await store.set(["k"], 0);
@@ -140,7 +140,8 @@ test("a reader that never rests sees what another process writes", async () => {
   expect(await writer.next()).toBe("ready");
   for (let n = 1; n <= 20; n += 1) {
     writer.tell(n);
-    // Reads that are answered at once leave the event loop no turn.
+    // Reads that are answered on the calling thread don't yield to the event
+    // loop.
     const until = Date.now() + 5_000;
     while ((await store.get(["k"])) !== n && Date.now() < until);
     expect(await store.get(["k"])).toBe(n);
@@ -148,7 +149,7 @@ test("a reader that never rests sees what another process writes", async () => {
 });
 
 for (const inFlight of [1, 16]) {
-  test(`a killed process loses nothing it had stored, ${inFlight} at once`, async () => {
+  test(`a killed process loses no resolved write, ${inFlight} in flight`, async () => {
     const path = await temporaryFile();
     const value = "x".repeat(2_000);
     const writer = startChild(

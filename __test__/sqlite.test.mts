@@ -1,4 +1,5 @@
-// SQLite's own: the storage format, the options, and who may share a file.
+// What is special about SqliteKvStore: its storage format, its options, and
+// files that are open more than once.
 import { existsSync } from "node:fs";
 import { readFile, readdir, readlink, symlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -20,7 +21,7 @@ import {
   temporaryFile,
 } from "./support/sqlite.mts";
 
-/** What must be the same in every database of this format. */
+/** Queries whose results are the same in every database of this format. */
 const shape = [
   `SELECT type, name, tbl_name FROM sqlite_schema ORDER BY name`,
   `SELECT cid, name, type, "notnull", dflt_value, pk
@@ -125,12 +126,12 @@ describe("storage format", () => {
     for (const { key, expires } of rows) {
       const [name] = JSON.parse(String(key)) as ["month" | "years"];
       const then = now.add(lengths[name]).epochMilliseconds;
-      // Time zones and a slow machine may differ by hours, not by days.
+      // Time zones and a slow machine may cause a difference of hours.
       expect(Math.abs(Number(expires) - then)).toBeLessThan(3 * 3_600_000);
     }
   });
 
-  test("writing again keeps created, and changes the rest", async () => {
+  test("a second write keeps the column created", async () => {
     const path = await temporaryFile();
     await sql(
       path,
@@ -147,7 +148,7 @@ describe("storage format", () => {
     ]);
   });
 
-  test("numbers and objects are compared however they are spelt", async () => {
+  test("cas ignores how numbers, strings and objects are written", async () => {
     const path = await temporaryFile();
     await sql(
       path,
@@ -164,7 +165,7 @@ describe("storage format", () => {
     expect(await store.cas(["c"], { a: 2 }, 1)).toBe(true);
   });
 
-  test("an entry of another program's making is an entry", async () => {
+  test("entries of another program are read, and expire", async () => {
     const path = await temporaryFile();
     await sql(
       path,
@@ -185,7 +186,7 @@ describe("storage format", () => {
 });
 
 describe("write-ahead log", () => {
-  test("a new database has it", async () => {
+  test("a new database has a write-ahead log", async () => {
     const path = await temporaryFile();
     await openStore(path).set(["k"], 1);
     expect(await query(path, "PRAGMA journal_mode")).toEqual([
@@ -193,7 +194,7 @@ describe("write-ahead log", () => {
     ]);
   });
 
-  test("an existing one is switched over, and loses nothing", async () => {
+  test("an existing database is switched to it and keeps its entries", async () => {
     const path = await temporaryFile();
     await sql(
       path,
@@ -214,7 +215,7 @@ describe("write-ahead log", () => {
     expect(count).toEqual([{ n: 501 }]);
   });
 
-  test("it does not grow without end", async () => {
+  test("its size is bounded", async () => {
     const path = await temporaryFile();
     const store = openStore(path, { durability: "normal" });
     const value = "x".repeat(10_000);
@@ -225,7 +226,8 @@ describe("write-ahead log", () => {
         ),
       );
     }
-    // 60 MB were written, to entries of 1 MB; what is unchanged is not written.
+    // 60 MB were written to entries of 1 MB in total. Each round writes other
+    // values, because unchanged pages are not written.
     const { size } = await import("node:fs/promises").then(({ stat }) =>
       stat(`${path}-wal`),
     );
@@ -241,14 +243,14 @@ describe("options", () => {
     name: "TypeError",
   });
 
-  test("a path is a plain file's or :memory:", () => {
+  test("a path must be that of a file, or :memory:", () => {
     const bad = ["", "file:fedify.db", "file:///x?mode=ro", "a\0b", undefined];
     for (const path of [...bad, null, 1, {}, [], Symbol("s")]) {
       expect(constructed(path)).toThrow(invalidOption);
     }
   });
 
-  test("a table name is what the official package takes", async () => {
+  test("table names are valid as in the official package", async () => {
     const bad = ["", "1a", "a-b", "a b", 'a"b', "a;b", "é", "a".repeat(65)];
     for (const tableName of [...bad, 1, null, "a\n", "sqlité"]) {
       expect(constructed(":memory:", { tableName })).toThrow(invalidOption);
@@ -313,7 +315,7 @@ describe("options", () => {
     expect(indexes).toContainEqual({ name: "idx_Other_2_expires" });
   });
 
-  test("drop takes the table and its index", async () => {
+  test("drop deletes the table and its index", async () => {
     const path = await temporaryFile();
     const store = openStore(path);
     await store.set(["k"], 1);
@@ -337,7 +339,7 @@ describe("options", () => {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("initialized: true is over with drop", async () => {
+  test("initialized: true has no effect after drop", async () => {
     const path = await temporaryFile();
     await sql(path, officialTable, insertRow('["k"]', "1"));
     const store = openStore(path, { initialized: true });
@@ -347,7 +349,7 @@ describe("options", () => {
     expect(await store.get(["k"])).toBe(2);
   });
 
-  test("initialized: true uses the table that is there", async () => {
+  test("initialized: true uses the existing table", async () => {
     const path = await temporaryFile();
     await sql(path, officialTable, insertRow('["k"]', "1"));
     const store = openStore(path, { initialized: true });
@@ -358,7 +360,7 @@ describe("options", () => {
 });
 
 describe("openKvStore", () => {
-  test("takes a store from a URL", async () => {
+  test("it opens the store of a URL", async () => {
     const directory = await temporaryDirectory();
     const path = join(directory, "fedify.db");
     const memory = openKvStore("memory:");
@@ -400,7 +402,7 @@ describe("openKvStore", () => {
     expect(existsSync(join(directory, "fedify.db"))).toBe(true);
   });
 
-  test("passes the options on", async () => {
+  test("it passes the options on", async () => {
     const path = await temporaryFile();
     const store = openKvStore(`sqlite:${path}`, {
       tableName: "other",
@@ -426,7 +428,7 @@ describe("openKvStore", () => {
     }
   });
 
-  test("refuses what it does not know", () => {
+  test("it refuses invalid and unknown URLs", () => {
     for (const url of [
       "",
       "fedify.db",
@@ -449,8 +451,8 @@ describe("openKvStore", () => {
   });
 });
 
-describe("one file, one process", () => {
-  test("many handles at once", async () => {
+describe("a file that is open more than once in a process", () => {
+  test("many stores can use it at once", async () => {
     const path = await temporaryFile();
     const patient = { busyTimeout: 60_000, durability: "normal" } as const;
     const handles = Array.from({ length: 50 }, () => openStore(path, patient));
@@ -464,7 +466,7 @@ describe("one file, one process", () => {
     await Promise.all(handles.map((handle) => handle.close()));
   });
 
-  test("two handles, by two names of one file", async () => {
+  test("two stores can use it by two names", async () => {
     const path = await temporaryFile();
     const store = openStore(path);
     await store.set(["k"], 0);
@@ -481,14 +483,14 @@ describe("one file, one process", () => {
     );
     expect(await store.get(["k"])).toBe(100);
     await store.close();
-    // Closing one must not cost the other its locks.
+    // Closing one store must not release the locks of the other.
     await linked.set(["k"], "still");
     expect(await query(path, "SELECT value FROM fedify_kv")).toEqual([
       { value: '"still"' },
     ]);
   });
 
-  test("another SQLite library's open file is refused", async () => {
+  test("it is refused while another SQLite library has it open", async () => {
     const path = await temporaryFile();
     const answer = await ask<Record<string, string>>(
       `
@@ -523,7 +525,7 @@ describe("one file, one process", () => {
     );
   });
 
-  test("by whatever name it has it open", async () => {
+  test("it is refused even if the other library opened another name", async () => {
     const path = await temporaryFile();
     const other = join(dirname(path), "other.db");
     await symlink(path, other);
@@ -541,7 +543,7 @@ describe("one file, one process", () => {
     expect(code).toBe("ERR_KV_CONNECTION");
   });
 
-  test("another library's other files are no matter", async () => {
+  test("other files of another library have no effect", async () => {
     const path = await temporaryFile();
     const value = await ask(
       `
@@ -573,7 +575,7 @@ describe.skipIf(!existsSync("/proc/self/fd"))("close releases files", () => {
       .toSorted();
   }
 
-  test("after everything", async () => {
+  test("after reads, writes and lists", async () => {
     const path = await temporaryFile();
     const store = openStore(path);
     await store.set(["k"], "x".repeat(10_000));
@@ -585,7 +587,7 @@ describe.skipIf(!existsSync("/proc/self/fd"))("close releases files", () => {
     expect(await readdir(dirname(path))).toEqual(["fedify.db"]);
   });
 
-  test("with iterators that nobody finished", async () => {
+  test("with unfinished iterators", async () => {
     const path = await temporaryFile();
     const store = openStore(path);
     await Promise.all(
@@ -601,7 +603,7 @@ describe.skipIf(!existsSync("/proc/self/fd"))("close releases files", () => {
     await settled;
   });
 
-  test("and its threads", async () => {
+  test("and ends the store's threads", async () => {
     const threads = async () => (await readdir("/proc/self/task")).length;
     const path = await temporaryFile();
     const live = async () => {
@@ -629,7 +631,7 @@ describe.skipIf(!existsSync("/proc/self/fd"))("close releases files", () => {
     await settled;
   });
 
-  test("of a database that could not be opened", async () => {
+  test("after a database could not be opened", async () => {
     const path = await temporaryFile();
     await sql(path, "CREATE TABLE fedify_kv (theirs)");
     const store = openStore(path);
@@ -638,7 +640,7 @@ describe.skipIf(!existsSync("/proc/self/fd"))("close releases files", () => {
     expect(await openFiles(path)).toEqual([]);
   });
 
-  test("and the file may be removed and made again", async () => {
+  test("and the file can be opened again", async () => {
     const path = await temporaryFile();
     for (let i = 0; i < 5; i += 1) {
       const store = openStore(path);
@@ -649,7 +651,7 @@ describe.skipIf(!existsSync("/proc/self/fd"))("close releases files", () => {
   });
 });
 
-describe("regressions of the official package", () => {
+describe("lists that the official package gets wrong", () => {
   test("prefixes are not patterns", async () => {
     const store = openStore(await temporaryFile());
     for (const part of ["alice", "Alice", "_fedify", "Xfedify", "100%"]) {

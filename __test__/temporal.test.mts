@@ -1,8 +1,8 @@
-// Temporal as the runtime has it, where it has to be asked for.
+// The runtime's own Temporal, which some versions of Node have behind a flag.
 import { expect, test } from "vitest";
 import { runChild } from "./support/child.mts";
 
-test("durations of the runtime's own", async ({ skip }) => {
+test("a ttl may be a Temporal.Duration of the runtime", async ({ skip }) => {
   const flags = "Temporal" in globalThis ? [] : ["--harmony-temporal"];
   const { reports, code, stderr } = await runChild(
     `

@@ -1,4 +1,4 @@
-// What must compile, and what must not. The compiler is the test.
+// Code that must compile, and code that must not. `tsc` checks this file.
 import {
   type KvStore,
   type KvStoreListEntry,
@@ -36,7 +36,7 @@ const mysql = new MysqlKvStore("mysql://localhost/app", {
 });
 const opened = openKvStore("sqlite:fedify.db", { durability: "normal" });
 
-/** Whether two types are one. */
+/** Whether two types are identical. */
 type Same<A, B> =
   (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2
     ? true
@@ -44,7 +44,7 @@ type Same<A, B> =
 
 function is<_ extends true>(): void {}
 
-// Fedify takes every store, in both its lines.
+// Fedify 1.10 and 2.x accept every store.
 export const stores: KvStore[] = [memory, sqlite, postgres, mysql, opened];
 export const oldStores: OldKvStore[] = [
   memory,
@@ -69,7 +69,7 @@ is<Same<ReturnType<typeof sqlite.cas>, Promise<boolean>>>();
 is<Same<ReturnType<typeof sqlite.list>, KvListIterator>>();
 is<Same<ReturnType<typeof memory.clear>, Promise<number>>>();
 
-// All stores have one shape.
+// All stores have the same shape.
 export const asMemory: MemoryKvStore = sqlite;
 export const asSqlite: SqliteKvStore = memory;
 export const asPostgres: PostgresKvStore = memory;
@@ -80,7 +80,7 @@ interface Actor {
 }
 
 async function use(kv: MemoryKvStore | SqliteKvStore): Promise<void> {
-  // A value is unknown until its type is said.
+  // The type of a value is unknown unless it is given.
   const unknown = await kv.get(["a"]);
   is<Same<typeof unknown, unknown>>();
   const actor = await kv.get<Actor>(["a", "b"]);
@@ -88,21 +88,21 @@ async function use(kv: MemoryKvStore | SqliteKvStore): Promise<void> {
   // @ts-expect-error it may be undefined
   actor.name satisfies string;
 
-  // Keys are one string or more, readonly or not.
+  // A key is an array of one or more strings, readonly or not.
   const key: KvKey = ["a", "b"];
   await kv.get(key);
   await kv.set(["a", "b", "c"] as const, null);
   const tuple: [string, ...string[]] = ["a"];
   await kv.delete(tuple);
-  // @ts-expect-error a key is no string
+  // @ts-expect-error a key is not a string
   await kv.get("a");
-  // @ts-expect-error a key has a part
+  // @ts-expect-error a key has at least one part
   await kv.get([]);
   // @ts-expect-error a part is a string
   await kv.get(["a", 1]);
-  // @ts-expect-error an array may be empty
+  // @ts-expect-error this array type allows an empty array
   await kv.get(["a"] as string[]);
-  // @ts-expect-error everything is not a prefix
+  // @ts-expect-error a prefix to clear is not empty
   await kv.clear([]);
 
   // Any duration is a ttl.
@@ -113,28 +113,28 @@ async function use(kv: MemoryKvStore | SqliteKvStore): Promise<void> {
   await kv.cas(key, undefined, 1, { ttl: { total: () => 1 } });
   // @ts-expect-error a number has no unit
   await kv.set(key, 1, { ttl: 1_000 });
-  // @ts-expect-error a string is no duration
+  // @ts-expect-error a string is not a duration
   await kv.set(key, 1, { ttl: "PT1H" });
-  // @ts-expect-error no unit of that name
+  // @ts-expect-error there is no such unit
   await kv.set(key, 1, { ttl: { hour: 1 } });
   // @ts-expect-error a value is not optional
   await kv.set(key);
-  // @ts-expect-error nor is the new one
+  // @ts-expect-error the new value is not optional
   await kv.cas(key, 1);
 
-  // Lists, in both shapes.
+  // Both forms of `list`.
   kv.list();
   kv.list([]);
   kv.list(key);
   kv.list({});
   kv.list({ prefix: key, pageSize: 10, signal: AbortSignal.timeout(1) });
-  // @ts-expect-error a prefix is no string
+  // @ts-expect-error a prefix is not a string
   kv.list("a");
   // @ts-expect-error a part is a string
   kv.list([1]);
-  // @ts-expect-error a page has a number of entries
+  // @ts-expect-error a page size is a number
   kv.list({ pageSize: "10" });
-  // @ts-expect-error no option of that name
+  // @ts-expect-error there is no such option
   kv.list({ limit: 10 });
   for await (const entry of kv.list(["a"])) {
     is<Same<typeof entry, KvStoreListEntry>>();
@@ -147,7 +147,7 @@ async function use(kv: MemoryKvStore | SqliteKvStore): Promise<void> {
   const list = kv.list();
   list satisfies AsyncIterableIterator<KvStoreListEntry>;
   list.skipped satisfies number;
-  // @ts-expect-error it is counted, not set
+  // @ts-expect-error the property is read-only
   list.skipped = 1;
   const result = await list.next();
   if (result.done) {
@@ -169,7 +169,7 @@ async function use(kv: MemoryKvStore | SqliteKvStore): Promise<void> {
 
 export const used = use(opened);
 
-// Options are those there are.
+// Only known options are allowed.
 new SqliteKvStore(":memory:");
 new SqliteKvStore("x", {});
 new SqliteKvStore("x", {
@@ -182,24 +182,24 @@ new SqliteKvStore("x", {
 new SqliteKvStore();
 // @ts-expect-error a path is a string
 new SqliteKvStore(new URL("file:///x"));
-// @ts-expect-error no such durability
+// @ts-expect-error there is no such durability
 new SqliteKvStore("x", { durability: "off" });
-// @ts-expect-error a number of milliseconds
+// @ts-expect-error a timeout is a number of milliseconds
 new SqliteKvStore("x", { busyTimeout: "1s" });
-// @ts-expect-error no option of that name
+// @ts-expect-error there is no such option
 new SqliteKvStore("x", { table: "other" });
-// @ts-expect-error a database has a URL
+// @ts-expect-error a URL is not optional
 new MysqlKvStore();
-// @ts-expect-error no option of that name
+// @ts-expect-error there is no such option
 new MysqlKvStore("mysql://localhost/app", { table: "kv" });
-// @ts-expect-error it has no options
+// @ts-expect-error this store has no options
 new MemoryKvStore({});
 // @ts-expect-error a URL is not optional
 openKvStore();
-// @ts-expect-error iterators come from list()
+// @ts-expect-error only list() creates iterators
 new KvListIterator();
 
-// Every code is in the type, and nothing else is.
+// The type has exactly these codes.
 const codes: Record<KvErrorCode, true> = {
   ERR_KV_INVALID_KEY: true,
   ERR_KV_INVALID_VALUE: true,

@@ -18,7 +18,9 @@ const ENTRIES = 100_000;
 
 type Kv = Awaited<ReturnType<typeof openKv>>;
 
-/** What Fedify's store for Deno does, on Deno KV's package for Node.js. */
+/**
+ * The same calls as Fedify's own store for Deno, on Deno KV's Node.js package.
+ */
 class Peer implements KvStore {
   readonly #kv: Kv;
 

@@ -1,6 +1,6 @@
-// Our stores beside the ones a user would pick instead, in one run. The two
-// sides of a row take turns, and a row shows the ratio of their medians: that
-// holds on a machine whose speed drifts.
+// Compares our stores with the packages that a user would choose instead. The
+// two sides of a row take turns, and a row shows the ratio of their medians, so
+// that the result stays valid if the machine's speed drifts.
 import { deno } from "./deno.mts";
 import { memory } from "./memory.mts";
 import { mysql } from "./mysql.mts";

@@ -1,6 +1,6 @@
 import type { KvStore } from "@fedify/fedify";
 
-/** What a row measures: does `operations` operations, one round of them. */
+/** What a row measures. `run` does one round of `operations` operations. */
 export interface Case {
   readonly name: string;
   readonly operations: number;
@@ -31,7 +31,9 @@ export async function compare(
   row(name, a, b);
 }
 
-/** What a case costs this thread, not counting what it waits. */
+/**
+ * Measures the CPU time of this thread for a case, without the time it waits.
+ */
 export async function cpu(
   { name, operations, run }: Case,
   ours: KvStore,
@@ -76,8 +78,8 @@ function median(numbers: number[]): number {
 }
 
 /**
- * A cached document of 490 bytes, as Fedify keeps them. Each is another one:
- * SQLite doesn't write a page that an update leaves as it was.
+ * A document of 490 bytes, like those that Fedify caches. Each revision
+ * differs, because SQLite doesn't write a page that an update didn't change.
  */
 export function document(revision: number): object {
   return {
@@ -95,7 +97,7 @@ export function document(revision: number): object {
   };
 }
 
-/** One at a time. */
+/** Operations one after another. */
 export function sequential(
   name: string,
   operations: number,
@@ -112,7 +114,7 @@ export function sequential(
   };
 }
 
-/** So many at a time. */
+/** Batches of `width` operations at the same time. */
 export function concurrent(
   name: string,
   width: number,
@@ -134,7 +136,7 @@ export function concurrent(
   };
 }
 
-/** A whole list, `times` times; an operation is one list or one entry. */
+/** Reads a whole list `times` times. One operation is one list or one entry. */
 export function listing(
   name: string,
   prefix: (index: number) => readonly [string, ...string[]],
@@ -155,8 +157,10 @@ export function listing(
   };
 }
 
-/** Entry `i` of those that benchmarks fill their stores with: 50 to a prefix. */
+/**
+ * The key of entry `i` in a store that a benchmark has filled. Each prefix has
+ * 50 entries in a row, because the spans of a trace are written together.
+ */
 export function key(i: number): readonly [string, string, string] {
-  // The spans of a trace are written one after another.
   return ["traces", String(Math.floor(i / 50)), String(i)];
 }

@@ -19,9 +19,7 @@ export async function memory(): Promise<void> {
     await ours.set(key(i), document(0));
     await peer.set(key(i), document(0));
   }
-  heading(
-    "Memory, beside Fedify's MemoryKvStore (which returns the object it was given)",
-  );
+  heading("Memory, beside Fedify's MemoryKvStore (which doesn't copy values)");
   const cases = [
     sequential("get, one at a time", 20_000, (store, i) =>
       store.get(key((i * 7919) % ENTRIES)),
@@ -45,7 +43,7 @@ export async function memory(): Promise<void> {
   await ours.close();
 }
 
-/** The prefix of some trace. */
+/** The prefix of a trace, a different one for each `i`. */
 function trace(i: number): readonly [string, string] {
   return ["traces", String((i * 17) % (ENTRIES / 50))];
 }

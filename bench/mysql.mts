@@ -16,7 +16,7 @@ import {
 const ENTRIES = 100_000;
 
 export async function mysql(): Promise<void> {
-  // As the server comes: each commit is synced to disk.
+  // The server's default: each commit is synced to disk.
   const server = await MysqlServer.start({
     "innodb-buffer-pool-size": "256M",
     "innodb-log-file-size": "96M",
@@ -25,14 +25,14 @@ export async function mysql(): Promise<void> {
     const ours = new MysqlKvStore(server.url);
     const pool = server.pool({ connectionLimit: 10 });
     const peer = officialStore(pool) as unknown as KvStore;
-    // 2,000 prefixes of 50 entries, that both sides use.
+    // 2,000 prefixes of 50 entries, used by both sides.
     for (let i = 0; i < ENTRIES; i += 5000) {
       const some = Array.from({ length: 5000 }, (_, j) => key(i + j));
       await Promise.all(some.map((key) => ours.set(key, document(0))));
     }
 
     heading(
-      "MySQL, beside @fedify/mysql on mysql2, one MariaDB server (its CAST(? AS JSON) taken out by a hook: MariaDB has none)",
+      "MySQL, beside @fedify/mysql on mysql2, one MariaDB server (a hook removes the package's CAST(? AS JSON), which MariaDB lacks)",
     );
     const get = (store: KvStore, i: number) =>
       store.get(key((i * 7919) % ENTRIES));

@@ -17,8 +17,8 @@ import {
 const ENTRIES = 100_000;
 
 /**
- * The official store has no list yet: the query of its later version, whose
- * prefix is a slice of each key.
+ * The installed version of the official store has no list. This is the query of
+ * a later version, which compares a slice of each key with the prefix.
  */
 class Peer extends FedifyPostgresKvStore {
   readonly #sql: Sql;
@@ -48,7 +48,7 @@ export async function postgres(): Promise<void> {
     const peer = new Peer(sql);
     await peer.initialize();
     const ours = new PostgresKvStore(server.url);
-    // 2,000 prefixes of 50 entries, that both sides use.
+    // 2,000 prefixes of 50 entries, used by both sides.
     for (let i = 0; i < ENTRIES; i += 5000) {
       const some = Array.from({ length: 5000 }, (_, j) => key(i + j));
       await Promise.all(some.map((key) => ours.set(key, document(0))));
@@ -86,9 +86,7 @@ export async function postgres(): Promise<void> {
     );
     await compare(few, ours, peer, 5);
     await compare(all, ours, peer, 3);
-    heading(
-      "Sets (each of the peer's looks through the table for what has expired)",
-    );
+    heading("Sets (each set of the peer scans the table for expired entries)");
     const sets = [
       sequential("set, one at a time", 20, set),
       concurrent("set, 64 in flight", 64, 1, set),

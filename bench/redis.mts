@@ -16,7 +16,10 @@ import {
 
 const ENTRIES = 200_000;
 
-/** The official store has no list yet: the calls that its own would make. */
+/**
+ * The installed version of the official store has no list. These are the calls
+ * of a later version.
+ */
 class Peer extends FedifyRedisKvStore {
   readonly #redis: Redis;
 
@@ -55,7 +58,7 @@ export async function redis(): Promise<void> {
     const ours = new RedisKvStore(server.url);
     const indexed = new RedisKvStore(server.url, { index: true });
     const peer = new Peer(client);
-    // 4,000 prefixes of 50 entries, that both sides use.
+    // 4,000 prefixes of 50 entries, used by both sides.
     for (let i = 0; i < ENTRIES; i += 5000) {
       const some = Array.from({ length: 5000 }, (_, j) => key(i + j));
       await Promise.all(some.map((key) => ours.set(key, document(0))));
@@ -78,7 +81,7 @@ export async function redis(): Promise<void> {
     for (const each of cases) await compare(each, ours, peer);
     for (const each of cases) await cpu(each, ours, peer);
     heading(
-      "Lists, beside SCAN COUNT 100 and a GET for each key (the peer's calls; it has no list)",
+      "Lists, beside SCAN COUNT 100 and a GET for each key (the peer has no list)",
     );
     const few = listing(
       "list of 50 among 200,000, the list",

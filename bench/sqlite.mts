@@ -51,7 +51,7 @@ async function measure(
   peer: FedifySqliteKvStore,
   database: DatabaseSync,
 ): Promise<void> {
-  // Filled in bulk on both sides: 2,000 prefixes of 50 entries.
+  // Both sides are filled in bulk with 2,000 prefixes of 50 entries.
   const entries = Array.from({ length: ENTRIES }, (_, i) => key(i));
   await Promise.all(entries.map((key) => ours.set(key, document(0))));
   peer.initialize();
@@ -71,7 +71,7 @@ async function measure(
     store: { set(key: Key, value: unknown): Promise<void> },
     i: number,
   ) => store.set(key((i * 7919) % ENTRIES), document(i + 1));
-  // What servers do most: the same actors' documents, again and again.
+  // Servers mostly read the same actors' documents again and again.
   const getHot = (store: { get(key: Key): Promise<unknown> }, i: number) =>
     store.get(key(i % HOT));
   const mark = (i: number): Key => [
@@ -111,7 +111,7 @@ async function measure(
 
 type Key = readonly [string, string, string];
 
-/** The prefix of some trace. */
+/** The prefix of a trace, a different one for each `i`. */
 function trace(i: number): readonly [string, string] {
   return ["traces", String((i * 17) % (ENTRIES / 50))];
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every opinion we hold, checked. Runs all of them and fails if one did.
+# Runs all lints, and fails at the end if one of them failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -15,6 +15,6 @@ check bash scripts/cargo.sh clippy --release --all-targets --quiet -- --deny war
 check npx tsc --noEmit
 check npx oxlint --deny-warnings
 check npx prettier --check --log-level warn .
-# The generated loader and types are committed: what users read is what we built.
+# The generated loader and types are committed. They must match the build.
 check git diff --exit-code --stat -- index.js index.d.ts
 exit $failed

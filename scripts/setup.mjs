@@ -1,6 +1,6 @@
-// Brings a fresh clone to where tests, demo and benchmark can run: packages
-// installed, addon built. Does nothing that is already done. Runs on whatever
-// Node the machine has, because the right one is among the packages.
+// Prepares a fresh clone for tests, demo and benchmark: installs the packages
+// and builds the addon. Skips steps that are already done. It must run on any
+// version of Node, because the right version is one of the packages.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
@@ -35,7 +35,7 @@ function fail(why) {
   process.exit(1);
 }
 
-/** What files and words say, in short. */
+/** A hash of the contents of files, and of some words. */
 function hash(files, words = []) {
   const sum = createHash("sha256");
   for (const file of files) {
@@ -44,7 +44,7 @@ function hash(files, words = []) {
   return sum.update(words.join("\n")).digest("hex");
 }
 
-/** Whether a step was done with just these inputs. */
+/** Whether a step was done with exactly these inputs. */
 function isDone(step, inputs) {
   const stamp = join(stamps, step);
   return existsSync(stamp) && readFileSync(stamp, "utf8") === inputs;
@@ -61,8 +61,9 @@ if (spawnSync("cargo", ["--version"]).error) {
 
 const lock = hash(["package-lock.json"]);
 if (!existsSync(join(root, "node_modules")) || !isDone("packages", lock)) {
-  // Not `npm ci`: it refuses a lock file without the binaries for other
-  // platforms, which npm leaves out where a registry doesn't have them.
+  // Not `npm ci`: it refuses a lock file that lacks the binaries for other
+  // platforms, and npm omits those from the lock file if the registry doesn't
+  // have them.
   run("npm", [
     "install",
     "--no-save",
@@ -73,7 +74,9 @@ if (!existsSync(join(root, "node_modules")) || !isDone("packages", lock)) {
   setDone("packages", lock);
 }
 
-/** All that the addon comes from, and the files that its build writes. */
+/**
+ * A hash of everything that the addon is built from and that its build writes.
+ */
 function addon() {
   const sources = readdirSync(join(root, "src"), { recursive: true })
     .filter((name) => name.endsWith(".rs"))
@@ -89,8 +92,8 @@ function addon() {
   return hash([...sources, ...others, ...types], [compiler, ...settings]);
 }
 
-// Cargo would know what is stale, but the build has the types written anew each
-// time, for which it compiles again.
+// Cargo could detect what is stale. But the build generates the types each
+// time, and for that it compiles the crate again.
 const isBuilt = readdirSync(root).some((name) => name.endsWith(".node"));
 if (!isBuilt || !isDone("addon", addon())) {
   run("npm", ["run", "--silent", "build"]);

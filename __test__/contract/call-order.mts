@@ -1,5 +1,5 @@
 // Operations of one handle on one key take effect in the order of the calls,
-// awaited or not.
+// even if the calls are not awaited.
 import * as fc from "fast-check";
 import { expect } from "vitest";
 import type { ContractTest } from "./fixture.mts";
@@ -30,7 +30,7 @@ export function describeCallOrder(test: ContractTest): void {
     expect(await store.get(["k"])).toBe("after");
   });
 
-  test("the last of many writes stays", async ({ store }) => {
+  test("the last of many writes wins", async ({ store }) => {
     const last: number[] = [];
     const writes: Promise<void>[] = [];
     for (let i = 0; i < 2_000; i += 1) {
@@ -42,7 +42,7 @@ export function describeCallOrder(test: ContractTest): void {
     expect(await Promise.all(reads)).toEqual(last);
   });
 
-  test("a refused call does not hold up the rest", async ({ store }) => {
+  test("a rejected call does not block later calls", async ({ store }) => {
     const settled = await Promise.allSettled([
       store.set(["k"], 1),
       store.set(["k"], 1n),
@@ -67,7 +67,7 @@ export function describeCallOrder(test: ContractTest): void {
     fc.record({ is: fc.constant("cas" as const), key, value, expected: value }),
   );
 
-  test("calls made at once mean what they mean one by one", async ({
+  test("concurrent calls have the same results as calls one by one", async ({
     store,
   }) => {
     await fc.assert(

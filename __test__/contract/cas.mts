@@ -1,11 +1,11 @@
-// Compare-and-swap: what counts as equal, and what becomes of the entry.
+// Compare-and-swap: which values are equal, and what happens to the entry.
 import * as fc from "fast-check";
 import { expect } from "vitest";
 import { collect } from "../support/collect.mts";
 import { asJson, hasNul } from "../support/hostile.mts";
 import type { ContractTest, Store } from "./fixture.mts";
 
-/** Spellings of one value. */
+/** Pairs of values that are equal as JSON. */
 const equal: Record<string, [stored: unknown, expected: unknown]> = {
   "another order of keys": [
     { a: 1, b: { c: [1], d: null } },
@@ -13,12 +13,12 @@ const equal: Record<string, [stored: unknown, expected: unknown]> = {
   ],
   "another order of keys, in an array": [[{ a: 1, b: 2 }], [{ b: 2, a: 1 }]],
   "properties that are undefined": [{ a: 1 }, { b: undefined, a: 1 }],
-  "minus zero": [{ n: 0 }, { n: -0 }],
+  "zero and minus zero": [{ n: 0 }, { n: -0 }],
   "a date and its text": [new Date(0), "1970-01-01T00:00:00.000Z"],
   "a hole and null": [[null], [undefined]],
   "NaN and null": [null, NaN],
-  "a boxed number": [1, Object(1)],
-  "many keys turned round": [
+  "a number and a boxed number": [1, Object(1)],
+  "many keys in reverse order": [
     Object.fromEntries(Array.from({ length: 500 }, (_, i) => [`k${i}`, i])),
     Object.fromEntries(
       Array.from({ length: 500 }, (_, i) => [`k${499 - i}`, 499 - i]),
@@ -26,7 +26,7 @@ const equal: Record<string, [stored: unknown, expected: unknown]> = {
   ],
 };
 
-/** Values that are easily taken for each other. */
+/** Values that are easily confused with each other. */
 const different: readonly unknown[] = [
   null,
   false,
@@ -74,14 +74,14 @@ const different: readonly unknown[] = [
 ];
 
 export function describeCas(test: ContractTest): void {
-  test("creates where nothing is", async ({ store }) => {
+  test("creates a missing entry", async ({ store }) => {
     expect(await store.cas(["k"], undefined, { n: 1 })).toBe(true);
     expect(await store.get(["k"])).toEqual({ n: 1 });
     expect(await store.cas(["k"], undefined, { n: 2 })).toBe(false);
     expect(await store.get(["k"])).toEqual({ n: 1 });
   });
 
-  test("replaces what it expects, and nothing else", async ({ store }) => {
+  test("replaces only the expected value", async ({ store }) => {
     expect(await store.cas(["k"], 1, 2)).toBe(false);
     expect(await store.get(["k"])).toBeUndefined();
     await store.set(["k"], 1);
@@ -93,7 +93,7 @@ export function describeCas(test: ContractTest): void {
     expect(await store.get(["k", "child"])).toBe(1);
   });
 
-  test("deletes for undefined", async ({ store }) => {
+  test("deletes the entry if the new value is undefined", async ({ store }) => {
     expect(await store.cas(["k"], undefined, undefined)).toBe(true);
     expect(await collect(store.list())).toEqual([]);
     await store.set(["k"], 1);
@@ -104,7 +104,7 @@ export function describeCas(test: ContractTest): void {
     expect(await collect(store.list())).toEqual([]);
   });
 
-  test("null is a value, not nothing", async ({ store }) => {
+  test("null is a value, different from a missing entry", async ({ store }) => {
     expect(await store.cas(["k"], null, 1)).toBe(false);
     await store.set(["k"], null);
     expect(await store.cas(["k"], undefined, 1)).toBe(false);
@@ -113,7 +113,7 @@ export function describeCas(test: ContractTest): void {
   });
 
   for (const [name, [stored, expected]] of Object.entries(equal)) {
-    test(`sees past ${name}`, async ({ store }) => {
+    test(`compares as equal: ${name}`, async ({ store }) => {
       await store.set(["k"], stored);
       expect(await store.cas(["k"], expected, stored)).toBe(true);
       await store.set(["k"], expected);
@@ -122,7 +122,7 @@ export function describeCas(test: ContractTest): void {
     });
   }
 
-  const tellApart = async (store: Store, values: readonly unknown[]) => {
+  const expectDistinct = async (store: Store, values: readonly unknown[]) => {
     for (const [i, stored] of values.entries()) {
       await store.set(["k"], stored);
       const swapped = await Promise.all(
@@ -135,19 +135,19 @@ export function describeCas(test: ContractTest): void {
     }
   };
 
-  test("tells different values apart", async ({ store }) => {
-    await tellApart(
+  test("distinguishes different values", async ({ store }) => {
+    await expectDistinct(
       store,
       different.filter((value) => !hasNul(value)),
     );
   });
 
-  test("tells values with NUL apart", async ({ store, unless }) => {
+  test("distinguishes values with NUL", async ({ store, unless }) => {
     unless("NUL in values");
-    await tellApart(store, different);
+    await expectDistinct(store, different);
   });
 
-  test("tells lone surrogates apart", async ({ store, unless }) => {
+  test("distinguishes lone surrogates", async ({ store, unless }) => {
     unless("lone surrogates");
     for (const stored of ["\ufffd", "\ud800", "\udfff"]) {
       await store.set(["k"], stored);
@@ -159,7 +159,7 @@ export function describeCas(test: ContractTest): void {
     }
   });
 
-  test("what get returned is what cas expects", async ({ store }) => {
+  test("cas accepts the value that get returned", async ({ store }) => {
     await fc.assert(
       fc.asyncProperty(fc.jsonValue(), fc.jsonValue(), async (one, other) => {
         await store.set(["k"], one);
@@ -174,14 +174,15 @@ export function describeCas(test: ContractTest): void {
   });
 }
 
-/** The same value with every object's keys the other way round. */
+/** The same value with the keys of each object in reverse order. */
 function reordered(value: unknown): unknown {
   if (Array.isArray(value)) {
     return value.map(reordered);
   }
   if (typeof value === "object" && value !== null) {
     const entries = Object.entries(value).toReversed();
-    // fromEntries defines what it adds, so `__proto__` stays a key.
+    // fromEntries defines properties and doesn't assign them, so `__proto__`
+    // stays a key.
     return Object.fromEntries(entries.map(([k, v]) => [k, reordered(v)]));
   }
   return value;

@@ -1,4 +1,4 @@
-// clear: a prefix and all under it, counted.
+// clear deletes a prefix and all keys under it, and returns their number.
 import { expect } from "vitest";
 import { inTextOrder, keysOf } from "../support/collect.mts";
 import { hostileKeys } from "../support/hostile.mts";
@@ -6,14 +6,16 @@ import { expectRejection } from "../support/rejection.mts";
 import type { ContractTest } from "./fixture.mts";
 
 export function describeClear(test: ContractTest): void {
-  test("clearing nothing counts zero", async ({ store }) => {
+  test("returns zero if nothing matches", async ({ store }) => {
     expect(await store.clear(["a"])).toBe(0);
     await store.set(["b"], 1);
     expect(await store.clear(["a"])).toBe(0);
     expect(await store.get(["b"])).toBe(1);
   });
 
-  test("takes the prefix itself and whole parts only", async ({ store }) => {
+  test("deletes the prefix and keys that extend it by whole parts", async ({
+    store,
+  }) => {
     for (const key of [
       ["a", "b"],
       ["a", "b", "c"],
@@ -48,7 +50,7 @@ export function describeClear(test: ContractTest): void {
     expect(await keysOf(store.list())).toEqual([]);
   });
 
-  test("counts many", async ({ store }) => {
+  test("counts many entries", async ({ store }) => {
     await Promise.all(
       Array.from({ length: 3_000 }, (_, i) => store.set(["k", String(i)], i)),
     );
@@ -58,7 +60,7 @@ export function describeClear(test: ContractTest): void {
     expect(await keysOf(store.list())).toEqual([["l"]]);
   });
 
-  test("refuses to clear everything", async ({ store }) => {
+  test("refuses an empty or missing prefix", async ({ store }) => {
     await store.set(["a"], 1);
     await expectRejection(() => store.clear([] as never), "ERR_KV_INVALID_KEY");
     await expectRejection(
@@ -68,7 +70,7 @@ export function describeClear(test: ContractTest): void {
     expect(await store.get(["a"])).toBe(1);
   });
 
-  test("what is cleared can be made again", async ({ store }) => {
+  test("a cleared entry can be created again", async ({ store }) => {
     await store.set(["a", "b"], 1);
     await store.clear(["a"]);
     expect(await store.cas(["a", "b"], undefined, 2)).toBe(true);

@@ -1,4 +1,4 @@
-// The one suite, run against every store.
+// Runs the contract suite against every store.
 import { rows } from "./rows.mts";
 import { describeContract } from "./suite.mts";
 

@@ -1,4 +1,4 @@
-// Deno KV as rows of the contract.
+// The contract suite's rows for Deno KV.
 import { DenoKvStore } from "../../index.js";
 import { DenokvServer, hasDenokv } from "../services/denokv.mts";
 import { openDenoStore } from "../support/deno.mts";
@@ -6,11 +6,11 @@ import { temporaryFile } from "../support/sqlite.mts";
 import type { Row, Store } from "./fixture.mts";
 
 const limits = {
-  "long keys": "Deno KV takes keys of up to 2,048 bytes",
-  "large values": "Deno KV takes values of up to 65,536 bytes",
+  "long keys": "Deno KV limits keys to 2,048 bytes",
+  "large values": "Deno KV limits values to 65,536 bytes",
 } as const;
 
-/** A server keeps one database: it is emptied after each test. */
+/** A server has only one database, so it is emptied after each test. */
 function server(): Row {
   let denokv: DenokvServer;
   return {
@@ -40,7 +40,7 @@ function server(): Row {
     except: {
       ...limits,
       "exact expiry":
-        "the protocol doesn't tell when an entry expires; the server removes it about a minute later",
+        "the protocol doesn't transmit expiry times; the server removes expired entries about a minute later",
     },
   };
 }
@@ -63,7 +63,7 @@ export const denoRows: readonly Row[] = [
     },
     except: {
       ...limits,
-      "second handle": "each :memory: database is its own data",
+      "second handle": "each :memory: database has its own data",
     },
   },
   ...(hasDenokv ? [server()] : []),

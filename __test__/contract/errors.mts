@@ -1,4 +1,5 @@
-// Errors: never thrown by a call, always with a code, and the store lives on.
+// Errors: a call rejects and never throws, each error has a code, and the store
+// still works afterwards.
 import { expect } from "vitest";
 import { collect } from "../support/collect.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
@@ -12,10 +13,10 @@ export function describeErrors(test: ContractTest): void {
     }
   });
 
-  test("options that are no object reject or mean nothing", async ({
+  test("options that are not an object are rejected or ignored", async ({
     store,
   }) => {
-    // What may not happen is a throw, or an entry with another value.
+    // The call must not throw, and the entry must agree with the outcome.
     for (const options of [null, 1, "ttl", true, [], () => 1]) {
       await store.set(["k"], "old");
       const outcome = Promise.resolve(
@@ -26,7 +27,9 @@ export function describeErrors(test: ContractTest): void {
     }
   });
 
-  test("an options getter that throws is a rejection", async ({ store }) => {
+  test("a call rejects if a getter of its options throws", async ({
+    store,
+  }) => {
     const options = {
       get ttl(): never {
         throw new Error("not today");
@@ -44,7 +47,7 @@ export function describeErrors(test: ContractTest): void {
     await reasonOf(() => list.next());
   });
 
-  test("an error says what was wrong", async ({ store }) => {
+  test("an error has a class, a message and a stack", async ({ store }) => {
     const error = await expectRejection(
       () => store.get(["a", 1] as never),
       "ERR_KV_INVALID_KEY",
@@ -55,9 +58,7 @@ export function describeErrors(test: ContractTest): void {
     expect(error.stack).toContain(error.message);
   });
 
-  test("a thousand refused calls leave the store as it was", async ({
-    store,
-  }) => {
+  test("a thousand rejected calls change nothing", async ({ store }) => {
     await store.set(["k"], 1);
     const refused = await Promise.allSettled(
       Array.from({ length: 1_000 }, (_, i) =>
@@ -68,9 +69,9 @@ export function describeErrors(test: ContractTest): void {
     expect(await collect(store.list())).toEqual([{ key: ["k"], value: 1 }]);
   });
 
-  test("methods of one store refuse another this", async ({ store }) => {
+  test("methods fail if `this` is not a store", async ({ store }) => {
     const { get } = store;
-    // The language's own way is a throw or a rejection; a crash is neither.
+    // The call may throw or reject, but it must not crash the process.
     const attempts: Store[] = [{} as Store, null as never];
     for (const other of attempts) {
       let failed = false;
@@ -84,7 +85,10 @@ export function describeErrors(test: ContractTest): void {
   });
 }
 
-/** What the call rejects with, or nothing when it succeeds; never a throw. */
+/**
+ * The reason that the call rejects with, or `undefined` if it succeeds. A call
+ * that throws fails the test.
+ */
 async function reasonOrNothing(
   call: () => Promise<unknown>,
 ): Promise<{ reason: unknown } | undefined> {

@@ -1,50 +1,58 @@
-// What every test of the contract gets: a row's store with data of its own.
+// The fixtures of the contract suite. Each test gets a store of its row, with
+// data that no other test uses.
 import { test as base } from "vitest";
 import type { MemoryKvStore } from "../../index.js";
 
-/** All stores have one shape; what else a class has is its own file's matter. */
+/**
+ * The shape that all stores share. Additional methods of a class are tested in
+ * the store's own test file.
+ */
 export type Store = MemoryKvStore;
 
-/** What a row may be excepted from, giving its reason. */
+/**
+ * The parts of the contract from which a row may be excepted, with a reason.
+ */
 export type Clause =
   /** Two handles reach the same data. */
   | "second handle"
   /** An expired entry is invisible from its millisecond on. */
   | "exact expiry"
-  /** A part of 1 KB, and keys of many parts, are ordinary. */
+  /** Parts of 1 KB and keys with many parts are ordinary. */
   | "long keys"
   /** NUL is ordinary in values. */
   | "NUL in values"
-  /** So are lone surrogates. */
+  /** Lone surrogates are ordinary in values. */
   | "lone surrogates"
-  /** So are values of 1,000 levels. */
+  /** Values with 1,000 levels are ordinary. */
   | "deep values"
-  /** NUL is ordinary in a part. */
+  /** NUL is ordinary in parts of keys. */
   | "NUL in keys"
   /** Values of 100 KB and more are ordinary. */
   | "large values";
 
-/** Data that no other test sees, and the handles on it. */
+/** The data of one test, and how to open and remove it. */
 export interface Data {
   store: Store;
-  /** Makes a handle of its own on the same data. */
+  /** Opens another handle to the same data. */
   openAnother?: () => Store;
-  /** Closes all handles and leaves nothing behind, if nobody else does. */
+  /** Closes all handles and deletes the data, unless `open` arranged that. */
   remove?: () => Promise<void>;
 }
 
-/** One store under the contract. */
+/** A store that the contract suite runs against. */
 export interface Row {
   name: string;
-  /** Starts what all of the row's tests need, and stops it in the end. */
+  /**
+   * Starts the servers that all tests of the row use; `tearDown` stops them.
+   */
   setUp?: () => Promise<void>;
   tearDown?: () => Promise<void>;
   open: () => Promise<Data>;
-  /** What does not hold for this row, and why. */
+  /** The clauses that don't hold for this row, each with the reason. */
   except?: Partial<Record<Clause, string>>;
 }
 
-/** `test` with a row's fixtures: a test that names one gets it. */
+/** vitest's `test`, extended with the fixtures of a row. */
 export function contractTest(row: Row) {
   return base
     .extend("data", async ({ onTestFinished }) => {

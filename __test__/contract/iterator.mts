@@ -1,4 +1,4 @@
-// The iterator that list returns, as the language defines iterators.
+// The iterator that list returns follows the async iterator protocol.
 import { expect } from "vitest";
 import { collect, keysOf } from "../support/collect.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
@@ -57,7 +57,9 @@ export function describeIterator(test: ContractTest): void {
     ).toEqual([...numbers(150), ...Array(50).fill("end")]);
   });
 
-  test("overlapping next() of a list that fails", async ({ store }) => {
+  test("only the first of overlapping next() rejects if a list fails", async ({
+    store,
+  }) => {
     const list = store.list([1] as never);
     const settled = await Promise.allSettled([list.next(), list.next()]);
     expect(settled[0]).toMatchObject({
@@ -67,14 +69,14 @@ export function describeIterator(test: ContractTest): void {
     expect(settled[1]).toEqual({ status: "fulfilled", value: end });
   });
 
-  test("return() before the first next()", async ({ store }) => {
+  test("return() ends a list before its first next()", async ({ store }) => {
     await fill(store, 3);
     const list = store.list();
     expect((await list.return()).done).toBe(true);
     expect(await list.next()).toEqual(end);
   });
 
-  test("return() in the middle", async ({ store }) => {
+  test("return() ends a list that has begun", async ({ store }) => {
     await fill(store, 300);
     const list = store.list({ pageSize: 10 });
     await list.next();
@@ -83,7 +85,7 @@ export function describeIterator(test: ContractTest): void {
     expect(await list.next()).toEqual(end);
   });
 
-  test("return() while next() waits", async ({ store }) => {
+  test("return() ends a list while next() is pending", async ({ store }) => {
     await fill(store, 300);
     for (const overlapping of [1, 5]) {
       const list = store.list({ pageSize: 1 });
@@ -92,7 +94,7 @@ export function describeIterator(test: ContractTest): void {
       const results = await Promise.all(waiting);
       expect((await returned).done).toBe(true);
       expect(await list.next()).toEqual(end);
-      // Each waiting call got an entry or the end, and entries came first.
+      // Each pending call got an entry or the end. Entries came first.
       const dones = results.map((result) => result.done === true);
       expect(dones).toEqual(dones.toSorted((a, b) => Number(a) - Number(b)));
     }
@@ -123,7 +125,7 @@ export function describeIterator(test: ContractTest): void {
     expect(await list.next()).toEqual(end);
   });
 
-  test("throw() rejects with what it was given", async ({ store }) => {
+  test("throw() rejects with its argument", async ({ store }) => {
     await fill(store, 3);
     for (const before of [0, 1, 3]) {
       const list = store.list();
@@ -147,7 +149,7 @@ export function describeIterator(test: ContractTest): void {
     await list[Symbol.asyncDispose]();
   });
 
-  test("iterators know nothing of each other", async ({ store }) => {
+  test("iterators are independent of each other", async ({ store }) => {
     await fill(store, 100);
     const one = store.list({ pageSize: 3 });
     const other = store.list({ prefix: ["k"], pageSize: 7 });
@@ -163,7 +165,9 @@ export function describeIterator(test: ContractTest): void {
     expect(await collect(other)).toHaveLength(50);
   });
 
-  test("an abandoned iterator is in nobody's way", async ({ store }) => {
+  test("abandoned iterators don't block other operations", async ({
+    store,
+  }) => {
     await fill(store, 300);
     for (let i = 0; i < 50; i += 1) {
       const list = store.list({ pageSize: 1 });
@@ -175,7 +179,7 @@ export function describeIterator(test: ContractTest): void {
     expect(await keysOf(store.list())).toHaveLength(301);
   });
 
-  test("the methods of the language work on it", async ({ store }) => {
+  test("Array.fromAsync works on it", async ({ store }) => {
     await fill(store, 5);
     const entries = await Array.fromAsync(store.list());
     expect(entries.map(({ value }) => value)).toEqual(numbers(5));
@@ -187,7 +191,7 @@ export function describeIterator(test: ContractTest): void {
     "a lone surrogate": ["\ud800"],
     null: [null],
   })) {
-    test(`${name} in a prefix rejects, from the first next()`, async ({
+    test(`${name} in a prefix makes the first next() reject`, async ({
       store,
     }) => {
       for (const argument of [prefix, { prefix }]) {
@@ -198,7 +202,7 @@ export function describeIterator(test: ContractTest): void {
     });
   }
 
-  test("an argument that is no prefix and no options rejects", async ({
+  test("an argument that is neither a prefix nor options rejects", async ({
     store,
   }) => {
     for (const argument of ["a", 1, true, Symbol("s"), 1n]) {
@@ -215,7 +219,7 @@ export function describeIterator(test: ContractTest): void {
     }
   });
 
-  test("a refused list that nobody reads is nobody's error", async ({
+  test("a refused list that is not read causes no unhandled rejection", async ({
     store,
   }) => {
     // An unhandled rejection would fail the run.
@@ -225,7 +229,7 @@ export function describeIterator(test: ContractTest): void {
     await store.get(["k"]);
   });
 
-  test("a refused list can be returned like any other", async ({ store }) => {
+  test("return() works on a refused list", async ({ store }) => {
     const list = store.list([1] as never);
     expect((await list.return()).done).toBe(true);
     expect(await list.next()).toEqual(end);

@@ -1,20 +1,20 @@
-// Keys: non-empty arrays of strings, all of them different from each other.
+// Keys: non-empty arrays of strings. Different keys are different entries.
 import { expect } from "vitest";
 import { collect, inTextOrder, keysOf } from "../support/collect.mts";
 import { hostileKeys, hostileParts } from "../support/hostile.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
 import type { ContractTest, Store } from "./fixture.mts";
 
-/** What is not a key, by what is wrong with it. */
+/** Values that are not valid keys, by what is wrong with them. */
 const badKeys: Record<string, unknown> = {
-  "no array": undefined,
+  undefined: undefined,
   null: null,
   "a string": "a",
   "a number": 1,
   "an object": {},
   "an array-like": { length: 1, 0: "a" },
   "an iterable": new Set(["a"]),
-  "no parts": [],
+  "an empty array": [],
   "a number as a part": ["a", 1],
   "null as a part": [null],
   "undefined as a part": ["a", undefined],
@@ -28,7 +28,7 @@ const badKeys: Record<string, unknown> = {
   "a string cut within a character": ["😀".slice(0, 1)],
 };
 
-/** Every operation that takes a key, and the key it must leave alone. */
+/** Every operation that takes a key. */
 const operations: Record<string, (store: Store, key: never) => unknown> = {
   get: (store, key) => store.get(key),
   set: (store, key) => store.set(key, 1),
@@ -40,7 +40,7 @@ const operations: Record<string, (store: Store, key: never) => unknown> = {
 
 export function describeKeys(test: ContractTest): void {
   for (const [name, operate] of Object.entries(operations)) {
-    test(`${name} refuses what is not a key`, async ({ store }) => {
+    test(`${name} refuses invalid keys`, async ({ store }) => {
       await store.set(["a"], "kept");
       for (const bad of Object.values(badKeys)) {
         await expectRejection(
@@ -54,7 +54,7 @@ export function describeKeys(test: ContractTest): void {
     });
   }
 
-  test("an array that throws when read is a rejection", async ({ store }) => {
+  test("a call rejects if reading the key throws", async ({ store }) => {
     const key = ["a"];
     Object.defineProperty(key, 0, {
       get() {
@@ -67,7 +67,7 @@ export function describeKeys(test: ContractTest): void {
     expect(await keysOf(store.list())).toEqual([]);
   });
 
-  test("a key is copied by the call", async ({ store }) => {
+  test("a key is copied during the call", async ({ store }) => {
     const key: [string] = ["before"];
     const done = store.set(key, 1);
     key[0] = "after";
@@ -84,7 +84,7 @@ export function describeKeys(test: ContractTest): void {
     expect(await store.get(["sub", "class"])).toBe(2);
   });
 
-  test("no two keys are the same entry", async ({ store }) => {
+  test("different keys are different entries", async ({ store }) => {
     const keys = hostileKeys.map((key, i) => ({ key, value: i }));
     const distinct = new Map(
       keys.map((entry) => [JSON.stringify(entry.key), entry]),
@@ -98,7 +98,7 @@ export function describeKeys(test: ContractTest): void {
     );
   });
 
-  test("a delete takes one key only", async ({ store }) => {
+  test("delete deletes only its key", async ({ store }) => {
     const keys = new Map(hostileKeys.map((key) => [JSON.stringify(key), key]));
     await Promise.all(hostileKeys.map((key) => store.set(key, 1)));
     for (const [text, key] of keys) {
@@ -142,7 +142,7 @@ export function describeKeys(test: ContractTest): void {
     expect(await collect(store.list([...key, ""]))).toEqual([]);
   });
 
-  test("NUL is a character like any other", async ({ store, unless }) => {
+  test("NUL is an ordinary character", async ({ store, unless }) => {
     unless("NUL in keys");
     await store.set(["a"], "without");
     await store.set(["a\0"], "at the end");
@@ -152,7 +152,10 @@ export function describeKeys(test: ContractTest): void {
     expect(await keysOf(store.list(["a\0b"]))).toEqual([["a\0b", "c"]]);
   });
 
-  test("parts of 1 KB and keys of 100 parts", async ({ store, unless }) => {
+  test("parts of 1 KB and keys of 100 parts are valid", async ({
+    store,
+    unless,
+  }) => {
     unless("long keys");
     const long: [string, ...string[]][] = [
       ["x".repeat(1_024)],

@@ -1,4 +1,4 @@
-// A store's beginnings and ends: initialize, drop, close, disposal.
+// A store's life cycle: initialize, drop, close, disposal.
 import { expect } from "vitest";
 import { collect, keysOf } from "../support/collect.mts";
 import { expectRejection, reasonOf } from "../support/rejection.mts";
@@ -6,14 +6,16 @@ import { end, fill, keyOf } from "./entries.mts";
 import type { ContractTest } from "./fixture.mts";
 
 export function describeLifecycle(test: ContractTest): void {
-  test("initialize is harmless, early, late and often", async ({ store }) => {
+  test("initialize may be called at any time, and repeatedly", async ({
+    store,
+  }) => {
     await Promise.all([store.initialize(), store.initialize()]);
     await store.set(["k"], 1);
     await store.initialize();
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("the first operations may be many at once", async ({ store }) => {
+  test("the first operations may be concurrent", async ({ store }) => {
     const [, , , , list] = await Promise.all([
       store.set(["a"], 1),
       store.cas(["b"], undefined, 2),
@@ -27,7 +29,10 @@ export function describeLifecycle(test: ContractTest): void {
     expect(await keysOf(store.list())).toHaveLength(2);
   });
 
-  test("two handles may be the first at once", async ({ store, another }) => {
+  test("the first operations of two handles may be concurrent", async ({
+    store,
+    another,
+  }) => {
     await Promise.all([
       store.set(["a"], 1),
       another.set(["b"], 2),
@@ -43,7 +48,7 @@ export function describeLifecycle(test: ContractTest): void {
     expect(await collect(another.list())).toEqual([]);
   });
 
-  test("drop leaves nothing, and the next operation starts afresh", async ({
+  test("drop deletes all entries, and the store still works", async ({
     store,
   }) => {
     await fill(store, 200);
@@ -60,12 +65,12 @@ export function describeLifecycle(test: ContractTest): void {
     expect(await collect(store.list())).toEqual([]);
   });
 
-  test("drop before anything", async ({ store }) => {
+  test("drop may be the first operation", async ({ store }) => {
     await store.drop();
     expect(await store.get(["k"])).toBeUndefined();
   });
 
-  test("drop is seen by the other handle, which goes on", async ({
+  test("another handle sees a drop and still works", async ({
     store,
     another,
   }) => {
@@ -85,19 +90,19 @@ export function describeLifecycle(test: ContractTest): void {
     await another.delete(["k"]);
   });
 
-  test("close may be called often, and at once", async ({ store }) => {
+  test("close may be called repeatedly, also at once", async ({ store }) => {
     await store.set(["k"], 1);
     await Promise.all([store.close(), store.close()]);
     await store.close();
     await store[Symbol.asyncDispose]();
   });
 
-  test("close before anything", async ({ store }) => {
+  test("close may be the first call", async ({ store }) => {
     await store.close();
     await expectRejection(() => store.get(["k"]), "ERR_KV_CLOSED");
   });
 
-  test("a closed store refuses everything", async ({ store }) => {
+  test("a closed store refuses all operations", async ({ store }) => {
     await store.set(["k"], 1);
     await store.close();
     const calls: (() => unknown)[] = [
@@ -116,7 +121,7 @@ export function describeLifecycle(test: ContractTest): void {
     }
   });
 
-  test("calls after close() are refused while it is under way", async ({
+  test("calls after close() are refused before it has resolved", async ({
     store,
   }) => {
     await fill(store, 10);
@@ -126,7 +131,7 @@ export function describeLifecycle(test: ContractTest): void {
     await closed;
   });
 
-  test("disposal closes", async ({ store }) => {
+  test("disposal closes the store", async ({ store }) => {
     {
       await using own = store;
       await own.set(["k"], 1);
@@ -149,7 +154,7 @@ export function describeLifecycle(test: ContractTest): void {
     expect(await another.get(["k", "0"])).toBe("swapped");
   });
 
-  test("everything under way at close() settles", async ({ store }) => {
+  test("all pending operations settle at close()", async ({ store }) => {
     await fill(store, 300);
     const lists = Array.from({ length: 5 }, () => store.list({ pageSize: 1 }));
     const settled = Promise.allSettled([
@@ -184,7 +189,7 @@ export function describeLifecycle(test: ContractTest): void {
     expect(await returned.next()).toEqual(end);
   });
 
-  test("close() under load ends a loop", async ({ store }) => {
+  test("close() inside a loop over a list ends the loop", async ({ store }) => {
     await fill(store, 500);
     let seen = 0;
     let closed: Promise<void> | undefined;

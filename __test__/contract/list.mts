@@ -1,4 +1,4 @@
-// What list yields: the prefix itself and what extends it by whole parts.
+// Which entries list yields, and in which order.
 import { expect } from "vitest";
 import { collect, inTextOrder, keysOf } from "../support/collect.mts";
 import { hostileKeys } from "../support/hostile.mts";
@@ -17,7 +17,7 @@ export function describeList(test: ContractTest): void {
     expect(await collect(store.list(["a"]))).toEqual([]);
   });
 
-  test("an entry is exactly a key and a value", async ({ store }) => {
+  test("an entry has exactly a key and a value", async ({ store }) => {
     await store.set(["a", "b"], { c: 1 });
     const result = await store.list().next();
     expect(Object.keys(result).toSorted()).toEqual(["done", "value"]);
@@ -28,7 +28,7 @@ export function describeList(test: ContractTest): void {
     expect(Array.isArray(entry?.key)).toBe(true);
   });
 
-  test("all of nothing, [] and an undefined prefix are all entries", async ({
+  test("a missing, empty or undefined prefix lists all entries", async ({
     store,
   }) => {
     await fill(store, [["a"], ["b", "c"], [""]]);
@@ -43,14 +43,16 @@ export function describeList(test: ContractTest): void {
     );
   });
 
-  test("a prefix may be given either way", async ({ store }) => {
+  test("a prefix may be an argument or an option", async ({ store }) => {
     await fill(store, [["a"], ["a", "b"], ["b"]]);
     const own = await collect(store.list(["a"]));
     expect(own).toHaveLength(2);
     expect(await collect(store.list({ prefix: ["a"] }))).toEqual(own);
   });
 
-  test("a prefix matches itself and whole parts only", async ({ store }) => {
+  test("a prefix matches itself and keys that extend it by whole parts", async ({
+    store,
+  }) => {
     const inside: Key[] = [
       ["a", "b"],
       ["a", "b", ""],
@@ -81,7 +83,7 @@ export function describeList(test: ContractTest): void {
     );
   });
 
-  test("every hostile prefix finds what it should", async ({ store }) => {
+  test("every hostile prefix lists exactly its entries", async ({ store }) => {
     await fill(store, hostileKeys);
     const all = await keysOf(store.list());
     for (const prefix of hostileKeys) {
@@ -94,7 +96,9 @@ export function describeList(test: ContractTest): void {
     }
   });
 
-  test("what the official stores get wrong", async ({ store }) => {
+  test("prefixes that the official stores confuse are kept apart", async ({
+    store,
+  }) => {
     await fill(store, [
       ["alice", "1"],
       ["Alice", "1"],
@@ -128,7 +132,9 @@ export function describeList(test: ContractTest): void {
     expect(await keysOf(store.list({ pageSize: 1_024 }))).toEqual(order);
   });
 
-  test("the order is the keys', not the history's", async ({ store }) => {
+  test("the order depends on the keys, not on when they were set", async ({
+    store,
+  }) => {
     await fill(store, hostileKeys);
     const order = await keysOf(store.list());
     await store.drop();
@@ -146,9 +152,7 @@ export function describeList(test: ContractTest): void {
     expect(await collect(another.list())).toEqual(await collect(store.list()));
   });
 
-  test("plain parts of one length are in order, as logs rely on", async ({
-    store,
-  }) => {
+  test("timestamps are listed in order, as logs need", async ({ store }) => {
     const stamps = Array.from(
       { length: 200 },
       (_, i) => ["log", new Date(i * 86_400_000).toISOString(), "x"] as const,
@@ -159,7 +163,9 @@ export function describeList(test: ContractTest): void {
     expect(await keysOf(store.list(["log"]))).toEqual(stamps);
   });
 
-  test("a list shows what is there when it comes to it", async ({ store }) => {
+  test("a list yields current values and no deleted entries", async ({
+    store,
+  }) => {
     await fill(store, [["a"], ["b"], ["c"]]);
     await store.delete(["b"]);
     await store.set(["a"], "newer");
@@ -169,7 +175,7 @@ export function describeList(test: ContractTest): void {
     ]);
   });
 
-  test("nothing is skipped where nothing is corrupt", async ({ store }) => {
+  test("skipped is zero if no entry is corrupt", async ({ store }) => {
     await fill(store, hostileKeys);
     const list = store.list();
     expect(list.skipped).toBe(0);

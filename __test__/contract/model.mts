@@ -1,4 +1,4 @@
-// Any run of operations leaves what it would leave in a plain map.
+// Any sequence of operations has the same results as on a plain map.
 import * as fc from "fast-check";
 import { expect } from "vitest";
 import { collect, inTextOrder } from "../support/collect.mts";
@@ -11,13 +11,14 @@ interface Model {
   entries: Map<string, unknown>;
 }
 
-// Few parts, so that keys meet, and any others, so that all are met.
+// Most parts come from a small set, so that keys collide. The others may be any
+// string.
 const part = fc.oneof(
   { arbitrary: fc.constantFrom("", "a", "A", "%", ":", '"', "\\"), weight: 6 },
   { arbitrary: fc.constantFrom(...hostileParts), weight: 2 },
   { arbitrary: fc.string({ unit: "binary", maxLength: 8 }), weight: 1 },
 );
-// NUL is for a test of its own: PostgreSQL has none.
+// Keys with NUL have their own test, because PostgreSQL can't store them.
 const key = fc
   .array(
     part.filter((part) => !part.includes("\0")),
@@ -99,7 +100,7 @@ const commands = fc.commands(
 );
 
 export function describeModel(test: ContractTest): void {
-  test("a store is a map of keys to values", async ({ store }) => {
+  test("a store behaves like a map", async ({ store }) => {
     await fc.assert(
       fc.asyncProperty(commands, async (run) => {
         await store.drop();
@@ -112,7 +113,7 @@ export function describeModel(test: ContractTest): void {
   });
 }
 
-/** Every prefix of every key lists what the model says. */
+/** Expects each prefix of each key to list the same entries as in the model. */
 async function compareAll(model: Model, store: Store): Promise<void> {
   const prefixes = new Map<string, readonly string[]>([["[]", []]]);
   for (const name of model.entries.keys()) {

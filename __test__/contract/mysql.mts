@@ -1,4 +1,5 @@
-// MySQL as rows of the contract: on MariaDB, which Debian has.
+// The contract suite's rows for MySQL. The server is MariaDB, because Debian
+// has no MySQL.
 import { MysqlKvStore } from "../../index.js";
 import { MysqlServer } from "../services/mysql.mts";
 import { type Options, ownTable } from "../support/mysql.mts";
@@ -31,9 +32,9 @@ function oneServer(name: string, options: Options): Row {
     },
     except: {
       "long keys": "the format's key column has 768 characters",
-      "lone surrogates": "JSON columns take none, in MySQL and in MariaDB",
+      "lone surrogates": "JSON columns of MySQL and MariaDB can't hold them",
       "deep values":
-        "JSON columns nest to 31 levels in MariaDB 10, 100 in MySQL",
+        "JSON columns are limited to 31 levels in MariaDB 10, 100 in MySQL",
     },
   };
 }

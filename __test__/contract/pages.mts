@@ -1,4 +1,4 @@
-// Lists come in pages. Where one ends must never show.
+// Lists read entries in pages. The limits of pages must not affect the result.
 import { setImmediate } from "node:timers/promises";
 import { expect } from "vitest";
 import { collect, inTextOrder, keysOf } from "../support/collect.mts";
@@ -9,7 +9,9 @@ import type { ContractTest, Store } from "./fixture.mts";
 
 export function describePages(test: ContractTest): void {
   for (const count of [0, 1, 2, 63, 64, 65, 128, 129, 1_000]) {
-    test(`${count} entries, whatever the page`, async ({ store }) => {
+    test(`${count} entries are listed with every page size`, async ({
+      store,
+    }) => {
       await fill(store, count);
       await store.set(["j"], "before");
       await store.set(["k!"], "beside");
@@ -34,7 +36,10 @@ export function describePages(test: ContractTest): void {
     }
   });
 
-  test("large values", async ({ store, unless }) => {
+  test("large values are listed with every page size", async ({
+    store,
+    unless,
+  }) => {
     unless("large values");
     const value = (i: number) => `${i}${"漢x".repeat(25_000)}`;
     for (let i = 0; i < 30; i += 1) {
@@ -48,17 +53,20 @@ export function describePages(test: ContractTest): void {
     }
   });
 
-  test("entries that stay are listed once, whatever else is written", async ({
+  test("entries that stay are listed once during other writes", async ({
     store,
   }) => {
     await listUnderWrites(store, store);
   });
 
-  test("and whatever another handle writes", async ({ store, another }) => {
+  test("entries that stay are listed once during another handle's writes", async ({
+    store,
+    another,
+  }) => {
     await listUnderWrites(store, another);
   });
 
-  test("deleting while iterating", async ({ store }) => {
+  test("each entry can be deleted when it is yielded", async ({ store }) => {
     await fill(store, 500);
     const seen: unknown[] = [];
     for await (const { key, value } of store.list({ pageSize: 16 })) {
@@ -69,7 +77,7 @@ export function describePages(test: ContractTest): void {
     expect(await keysOf(store.list())).toEqual([]);
   });
 
-  test("deleting what is still to come", async ({ store }) => {
+  test("later entries can be deleted while iterating", async ({ store }) => {
     await fill(store, 500);
     const seen: number[] = [];
     for await (const { value } of store.list({ pageSize: 16 })) {
@@ -80,7 +88,8 @@ export function describePages(test: ContractTest): void {
         await store.delete(keyOf(499 - n));
       }
     }
-    // Read ahead or not, nothing twice and nothing out of order.
+    // Entries that were read ahead may be yielded, but none twice, and all in
+    // order.
     expect(seen).toEqual([...new Set(seen)].toSorted((a, b) => a - b));
     expect(seen).toContain(0);
   });
@@ -98,7 +107,7 @@ export function describePages(test: ContractTest): void {
     expect(seen).toBeLessThan(1_000);
   });
 
-  test("writing behind the list does not lengthen it", async ({ store }) => {
+  test("writes of earlier keys do not lengthen a list", async ({ store }) => {
     await fill(store, 200);
     let seen = 0;
     for await (const { key } of store.list({ prefix: ["k"], pageSize: 8 })) {
@@ -108,7 +117,9 @@ export function describePages(test: ContractTest): void {
     expect(seen).toBe(200);
   });
 
-  test("entries that expire meanwhile hide nothing", async ({ store }) => {
+  test("entries that expire during a list hide no others", async ({
+    store,
+  }) => {
     await fill(store, 300);
     await Promise.all(
       numbers(300).map((i) =>
@@ -126,7 +137,7 @@ export function describePages(test: ContractTest): void {
     expect(stayed).toEqual(numbers(300));
   });
 
-  test("lists leave the event loop turning", async ({ store }) => {
+  test("lists do not block the event loop", async ({ store }) => {
     await fill(store, 5_000);
     let turns = 0;
     let counting = true;
@@ -142,11 +153,12 @@ export function describePages(test: ContractTest): void {
     }
     counting = false;
     await counted;
-    // Every 25 ms at least; a store that answers at once must give way itself.
+    // At least every 25 ms. A store that answers on the calling thread must
+    // yield to the event loop.
     expect(turns).toBeGreaterThanOrEqual(10);
   });
 
-  test("many lists at once", async ({ store }) => {
+  test("many lists can be read at once", async ({ store }) => {
     await fill(store, 300);
     const lists = await Promise.all(
       numbers(40).map((i) =>
@@ -160,8 +172,8 @@ export function describePages(test: ContractTest): void {
 }
 
 /**
- * Lists 400 entries again and again while others are made and deleted between
- * them, and they themselves are overwritten.
+ * Lists 400 entries repeatedly while they are overwritten, and while other
+ * entries between them are created and deleted.
  */
 async function listUnderWrites(store: Store, writer: Store): Promise<void> {
   await fill(store, 400);
@@ -180,7 +192,7 @@ async function listUnderWrites(store: Store, writer: Store): Promise<void> {
         writer.set(keyOf(i), round),
         writer.delete([...keyOf((i + 200) % 400), "between"]),
       ]);
-      // A store that answers at once would leave the list no turn.
+      // A store that answers on the calling thread would block the list.
       await setImmediate();
     }
   };

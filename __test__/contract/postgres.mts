@@ -1,4 +1,4 @@
-// PostgreSQL as rows of the contract, each on a server of its own.
+// The contract suite's rows for PostgreSQL. Each row has its own server.
 import { PostgresKvStore } from "../../index.js";
 import { PostgresServer, type ServerOptions } from "../services/postgres.mts";
 import { type Options, ownTable } from "../support/postgres.mts";
@@ -38,8 +38,8 @@ function postgres(
       };
     },
     except: {
-      "NUL in values": "jsonb holds none",
-      "lone surrogates": "jsonb holds none",
+      "NUL in values": "jsonb can't hold NUL",
+      "lone surrogates": "jsonb can't hold lone surrogates",
       "NUL in keys": "text in PostgreSQL can't hold NUL",
     },
   };
@@ -52,7 +52,7 @@ export const postgresRows: readonly Row[] = [
     maxConnections: 1,
   }),
   postgres(
-    "postgres, nothing prepared, in the order of another language",
+    "postgres, no prepared statements, Austrian German collation",
     { preparedStatements: false },
     { initdb: ["--locale-provider=icu", "--icu-locale=de-AT", "--locale=C"] },
   ),

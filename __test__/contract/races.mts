@@ -1,11 +1,11 @@
-// Many writers at once: exactly one wins, and no update is lost.
+// Concurrent writers: exactly one wins, and no update is lost.
 import { expect } from "vitest";
 import type { ContractTest, Store } from "./fixture.mts";
 
 const times = <T,>(count: number, make: (i: number) => T): T[] =>
   Array.from({ length: count }, (_, i) => make(i));
 
-/** Adds one to the counter at `key` until that has worked `count` times. */
+/** Increments the counter at `key` `count` times. Retries lost races. */
 async function increment(store: Store, key: [string], count: number) {
   for (let done = 0; done < count;) {
     const value = await store.get<{ n: number }>(key);
@@ -43,18 +43,20 @@ async function countAtOnce(stores: Store[]) {
 }
 
 export function describeRaces(test: ContractTest): void {
-  test("one of many creates wins", async ({ store }) => {
+  test("exactly one of many concurrent creates wins", async ({ store }) => {
     await createAtOnce([store]);
   });
 
-  test("one of many creates wins, over two handles", async ({
+  test("exactly one of many concurrent creates wins, with two handles", async ({
     store,
     another,
   }) => {
     await createAtOnce([store, another]);
   });
 
-  test("of many takers of one value, one gets it", async ({ store }) => {
+  test("exactly one of many concurrent cas deletions wins", async ({
+    store,
+  }) => {
     await store.set(["job"], { state: "free" });
     const taken = await Promise.all(
       times(50, () => store.cas(["job"], { state: "free" }, undefined)),
@@ -67,14 +69,14 @@ export function describeRaces(test: ContractTest): void {
     await countAtOnce([store]);
   });
 
-  test("a counter loses no increment, over two handles", async ({
+  test("a counter loses no increment, with two handles", async ({
     store,
     another,
   }) => {
     await countAtOnce([store, another]);
   });
 
-  test("a write by one handle is seen by the other", async ({
+  test("a handle reads what another handle wrote", async ({
     store,
     another,
   }) => {
@@ -89,7 +91,7 @@ export function describeRaces(test: ContractTest): void {
     expect(await store.get(["k"])).toBeUndefined();
   });
 
-  test("a summary kept by get and cas, as Fedify keeps it", async ({
+  test("a summary that is updated with get and cas loses no update", async ({
     store,
   }) => {
     const record = async (id: number) => {

@@ -1,4 +1,4 @@
-// Redis as rows of the contract, each on servers of its own.
+// The contract suite's rows for Redis and Valkey. Each row has its own servers.
 import type { Redis } from "ioredis";
 import { RedisKvStore } from "../../index.js";
 import { RedisCluster } from "../services/redis-cluster.mts";

@@ -1,4 +1,4 @@
-// Every store that the package has, as a row of the contract.
+// The rows of the contract suite: all stores of the package.
 import { MemoryKvStore, SqliteKvStore } from "../../index.js";
 import { type Options, openStore, temporaryFile } from "../support/sqlite.mts";
 import type { Data, Row, Store } from "./fixture.mts";
@@ -10,8 +10,8 @@ import { redisRows } from "./redis.mts";
 export const rows: readonly Row[] = [
   {
     name: "memory",
-    open: async () => alone(new MemoryKvStore()),
-    except: { "second handle": "each memory store is its own data" },
+    open: async () => onlyHandle(new MemoryKvStore()),
+    except: { "second handle": "each memory store has its own data" },
   },
   {
     name: "sqlite, a file",
@@ -23,8 +23,8 @@ export const rows: readonly Row[] = [
   },
   {
     name: "sqlite, :memory:",
-    open: async () => alone(new SqliteKvStore(":memory:")),
-    except: { "second handle": "each :memory: database is its own data" },
+    open: async () => onlyHandle(new SqliteKvStore(":memory:")),
+    except: { "second handle": "each :memory: database has its own data" },
   },
   ...redisRows,
   ...postgresRows,
@@ -32,13 +32,13 @@ export const rows: readonly Row[] = [
   ...denoRows,
 ];
 
-function alone(store: Store): Data {
+function onlyHandle(store: Store): Data {
   return { store, remove: () => store.close() };
 }
 
 async function sqliteFile(options?: Options): Promise<Data> {
   const path = await temporaryFile();
-  // Two handles' writes may queue for long where the disk is slow.
+  // On a slow disk, writes of two handles may queue for a long time.
   const openAnother = () =>
     openStore(path, { busyTimeout: 60_000, ...options });
   return { store: openAnother(), openAnother };

@@ -7,7 +7,9 @@ import { end, fill, keyOf } from "./entries.mts";
 import type { ContractTest, Store } from "./fixture.mts";
 
 export function describeSignal(test: ContractTest): void {
-  test("one that was aborted before", async ({ store }) => {
+  test("an already aborted signal rejects the first next()", async ({
+    store,
+  }) => {
     await fill(store, 3);
     const reason = new Error("mine");
     const list = store.list({ signal: AbortSignal.abort(reason) });
@@ -15,7 +17,7 @@ export function describeSignal(test: ContractTest): void {
     expect(await list.next()).toEqual(end);
   });
 
-  test("one that is aborted before the first next()", async ({ store }) => {
+  test("an abort before the first next() rejects it", async ({ store }) => {
     await fill(store, 3);
     const controller = new AbortController();
     const list = store.list({ signal: controller.signal });
@@ -24,14 +26,16 @@ export function describeSignal(test: ContractTest): void {
     expect(await list.next()).toEqual(end);
   });
 
-  test("the usual reason is an AbortError", async ({ store }) => {
+  test("the default reason is an AbortError", async ({ store }) => {
     const list = store.list({ signal: AbortSignal.abort() });
     expect(await reasonOf(() => list.next())).toMatchObject({
       name: "AbortError",
     });
   });
 
-  test("between two entries, buffered or not", async ({ store }) => {
+  test("an abort between two entries ends a list, even if more are buffered", async ({
+    store,
+  }) => {
     await fill(store, 200);
     for (const taken of [1, 64, 100]) {
       const controller = new AbortController();
@@ -46,7 +50,7 @@ export function describeSignal(test: ContractTest): void {
     }
   });
 
-  test("while next() waits", async ({ store }) => {
+  test("an abort while next() is pending ends a list", async ({ store }) => {
     await fill(store, 200);
     const controller = new AbortController();
     const list = store.list({ pageSize: 1, signal: controller.signal });
@@ -55,7 +59,8 @@ export function describeSignal(test: ContractTest): void {
     const reason = new Error("mine");
     controller.abort(reason);
     const settled = await Promise.allSettled([...waiting, list.next()]);
-    // Entries that were on their way may come, then the reason, then the end.
+    // Entries that were already read may come first, then the reason, then the
+    // end.
     const rejected = settled.findIndex(({ status }) => status === "rejected");
     expect(settled[rejected]).toEqual({ status: "rejected", reason });
     for (const late of settled.slice(rejected + 1)) {
@@ -64,7 +69,7 @@ export function describeSignal(test: ContractTest): void {
     expect(await list.next()).toEqual(end);
   });
 
-  test("in the middle of a loop", async ({ store }) => {
+  test("an abort inside a loop ends it", async ({ store }) => {
     await fill(store, 200);
     const controller = new AbortController();
     const reason = new Error("mine");
@@ -81,7 +86,7 @@ export function describeSignal(test: ContractTest): void {
     expect(seen).toBe(10);
   });
 
-  test("after the end it changes nothing", async ({ store }) => {
+  test("an abort after the end has no effect", async ({ store }) => {
     await fill(store, 3);
     const controller = new AbortController();
     const list = store.list({ signal: controller.signal });
@@ -90,7 +95,7 @@ export function describeSignal(test: ContractTest): void {
     expect(await list.next()).toEqual(end);
   });
 
-  test("ends one list and no other", async ({ store }) => {
+  test("an abort ends only the lists with that signal", async ({ store }) => {
     await fill(store, 100);
     const controller = new AbortController();
     const aborted = store.list({ pageSize: 5, signal: controller.signal });
@@ -117,14 +122,14 @@ export function describeSignal(test: ContractTest): void {
 
   const ways: Record<string, (store: Store, signal: AbortSignal) => unknown> = {
     "was read to its end": (store, signal) => collect(store.list({ signal })),
-    "was left by break": async (store, signal) => {
+    "was ended by break": async (store, signal) => {
       for await (const _ of store.list({ signal })) {
         break;
       }
     },
     "was returned before it began": (store, signal) =>
       store.list({ signal }).return(),
-    "was thrown at": async (store, signal) => {
+    "was ended by throw()": async (store, signal) => {
       const list = store.list({ signal });
       await list.next();
       await reasonOf(() => list.throw(new Error("mine")));
@@ -134,7 +139,7 @@ export function describeSignal(test: ContractTest): void {
   };
 
   for (const [way, finish] of Object.entries(ways)) {
-    test(`a list that ${way} no longer listens`, async ({ store }) => {
+    test(`a list that ${way} removes its abort listener`, async ({ store }) => {
       await fill(store, 3);
       const { signal } = new AbortController();
       await finish(store, signal);
@@ -143,7 +148,9 @@ export function describeSignal(test: ContractTest): void {
     });
   }
 
-  test("a list that was closed no longer listens", async ({ store }) => {
+  test("a list of a closed store removes its abort listener", async ({
+    store,
+  }) => {
     await fill(store, 3);
     const { signal } = new AbortController();
     const list = store.list({ signal });
@@ -153,7 +160,7 @@ export function describeSignal(test: ContractTest): void {
     expect(getEventListeners(signal, "abort")).toHaveLength(0);
   });
 
-  test("after return() it changes nothing", async ({ store }) => {
+  test("an abort after return() has no effect", async ({ store }) => {
     await fill(store, 3);
     for (const begun of [false, true]) {
       const controller = new AbortController();
@@ -167,19 +174,19 @@ export function describeSignal(test: ContractTest): void {
     }
   });
 
-  test("the signal's own handler stays", async ({ store }) => {
+  test("the signal's own onabort handler is kept", async ({ store }) => {
     const controller = new AbortController();
-    let heard = 0;
+    let calls = 0;
     controller.signal.onabort = () => {
-      heard += 1;
+      calls += 1;
     };
     const list = store.list({ signal: controller.signal });
     await list.next();
     controller.abort();
-    expect(heard).toBe(1);
+    expect(calls).toBe(1);
   });
 
-  test("what is no signal is refused", async ({ store }) => {
+  test("a value that is not a signal is refused", async ({ store }) => {
     for (const signal of [{}, "abort", 1, true, () => 1]) {
       const list = store.list({ signal: signal as never });
       await expectRejection(() => list.next(), "ERR_KV_INVALID_OPTION");

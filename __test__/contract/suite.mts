@@ -1,4 +1,5 @@
-// What every operation means, on every store: one file a subject.
+// The contract suite: the behaviour that all stores share. Each subject has its
+// own file.
 import { afterAll, beforeAll, describe } from "vitest";
 import { describeCallOrder } from "./call-order.mts";
 import { describeCas } from "./cas.mts";

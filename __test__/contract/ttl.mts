@@ -1,4 +1,4 @@
-// Time to live: what may be passed, and when an entry is gone.
+// Time to live: which durations are valid, and when an entry expires.
 import { Temporal as JsTemporal } from "@js-temporal/polyfill";
 import { setImmediate } from "node:timers/promises";
 import { Temporal as TemporalPolyfill } from "temporal-polyfill";
@@ -7,7 +7,7 @@ import { collect, keysOf } from "../support/collect.mts";
 import { expectRejection } from "../support/rejection.mts";
 import type { ContractTest, Store } from "./fixture.mts";
 
-/** Fedify's types know `Temporal.Duration` only; the stores take more. */
+/** Fedify's type allows only `Temporal.Duration`; the stores accept more. */
 type Ttl = NonNullable<NonNullable<Parameters<Store["set"]>[2]>["ttl"]>;
 
 interface Durations {
@@ -16,21 +16,21 @@ interface Durations {
 
 const native = (globalThis as { Temporal?: { Duration: Durations } }).Temporal;
 
-/** Everything that makes a duration from its fields. */
+/** Functions that make a duration from its fields. */
 const makers: Record<string, (fields: object) => object> = {
   "@js-temporal/polyfill": (fields) => JsTemporal.Duration.from(fields),
   "temporal-polyfill": (fields) => TemporalPolyfill.Duration.from(fields),
   ...(native && { "native Temporal": (f) => native.Duration.from(f) }),
-  "a duration-like": (fields) => fields,
+  "a duration-like object": (fields) => fields,
   "an object with only total()": (fields) => ({
     total: (to: object) => JsTemporal.Duration.from(fields).total(to as never),
   }),
 };
 
-/** The length of fields that have one, in milliseconds. */
+/** The fields of a duration of some milliseconds. */
 const length = (milliseconds: number) => ({ milliseconds });
 
-/** What is not a duration. */
+/** Values that are not valid durations. */
 const bad: Record<string, unknown> = {
   "a number": 1_000,
   "a string": "PT1H",
@@ -41,13 +41,13 @@ const bad: Record<string, unknown> = {
   "an array": [1],
   "a date": new Date(),
   "a misspelt unit": { hour: 1 },
-  "a unit that is no number": { hours: "soon" },
+  "a unit that is not a number": { hours: "soon" },
   "a unit that is NaN": { hours: NaN },
   "a unit that is infinite": { hours: Infinity },
   "mixed signs": { hours: 1, minutes: -1 },
-  "a total that is no function": { total: 5 },
+  "a total that is not a function": { total: 5 },
   "a total of NaN": { total: () => NaN },
-  "a total that is no number": { total: () => "1" },
+  "a total that is not a number": { total: () => "1" },
   "a total that is a BigInt": { total: () => 1n },
   "a total that throws": {
     total() {
@@ -60,7 +60,7 @@ export function describeTtl(test: ContractTest): void {
   for (const [name, make] of Object.entries(makers)) {
     const ttl = (fields: object) => make(fields) as Ttl;
 
-    test(`${name} ends an entry`, async ({ store, unless }) => {
+    test(`an entry expires, with ${name}`, async ({ store, unless }) => {
       unless("exact expiry");
       await watch({
         milliseconds: 60,
@@ -69,7 +69,7 @@ export function describeTtl(test: ContractTest): void {
       });
     });
 
-    test(`${name} may be long`, async ({ store }) => {
+    test(`a ttl may be long, with ${name}`, async ({ store }) => {
       const lengths = [
         { hours: 1 },
         { days: 2 },
@@ -85,7 +85,9 @@ export function describeTtl(test: ContractTest): void {
       expect(await keysOf(store.list(["k"]))).toHaveLength(lengths.length);
     });
 
-    test(`${name} of zero or less ends it at once`, async ({ store }) => {
+    test(`a ttl of zero or less expires at once, with ${name}`, async ({
+      store,
+    }) => {
       for (const fields of [length(0), length(-1), { years: -1 }]) {
         await store.set(["k"], "old");
         await store.set(["k"], "new", { ttl: ttl(fields) });
@@ -100,7 +102,7 @@ export function describeTtl(test: ContractTest): void {
     });
   }
 
-  test("total() is asked for milliseconds", async ({ store }) => {
+  test("total() is called with milliseconds as its unit", async ({ store }) => {
     const asked: { unit?: unknown; relativeTo?: unknown }[] = [];
     const ttl = {
       total(to: object) {
@@ -115,7 +117,7 @@ export function describeTtl(test: ContractTest): void {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("fractions round up", async ({ store, unless }) => {
+  test("fractions of a millisecond round up", async ({ store, unless }) => {
     unless("exact expiry");
     for (const ttl of [
       { total: () => 59.001 },
@@ -130,7 +132,7 @@ export function describeTtl(test: ContractTest): void {
     }
   });
 
-  test("a ttl beyond all time is no limit", async ({ store }) => {
+  test("a ttl beyond the last valid date never expires", async ({ store }) => {
     await store.set(["k"], 1, { ttl: { total: () => 1e300 } as never });
     expect(await store.get(["k"])).toBe(1);
     expect(await keysOf(store.list())).toEqual([["k"]]);
@@ -158,14 +160,14 @@ export function describeTtl(test: ContractTest): void {
     });
   }
 
-  test("no ttl is no limit", async ({ store }) => {
+  test("options without a ttl set no expiry", async ({ store }) => {
     await store.set(["a"], 1, {});
     await store.set(["b"], 1, { ttl: undefined } as never);
     await store.cas(["c"], undefined, 1, {});
     expect(await keysOf(store.list())).toHaveLength(3);
   });
 
-  test("list stops showing an expired entry", async ({ store, unless }) => {
+  test("an expired entry is not listed", async ({ store, unless }) => {
     unless("exact expiry");
     await store.set(["k", "stays"], 1);
     await watch({
@@ -176,7 +178,7 @@ export function describeTtl(test: ContractTest): void {
     expect(await keysOf(store.list())).toEqual([["k", "stays"]]);
   });
 
-  test("an expired entry is nothing to cas", async ({ store, unless }) => {
+  test("cas treats an expired entry as missing", async ({ store, unless }) => {
     unless("exact expiry");
     await watch({
       milliseconds: 60,
@@ -188,10 +190,7 @@ export function describeTtl(test: ContractTest): void {
     expect(await store.get(["k"])).toBe("next");
   });
 
-  test("cas gives and keeps a ttl only when it swaps", async ({
-    store,
-    unless,
-  }) => {
+  test("cas sets a ttl only if it swaps", async ({ store, unless }) => {
     unless("exact expiry");
     await store.set(["lost"], 1);
     expect(await store.cas(["lost"], 2, 3, short(1))).toBe(false);
@@ -206,7 +205,7 @@ export function describeTtl(test: ContractTest): void {
     expect(await store.get(["lost"])).toBe(1);
   });
 
-  test("writing without a ttl clears the old one", async ({
+  test("a write without a ttl clears the old one", async ({
     store,
     unless,
   }) => {
@@ -215,14 +214,15 @@ export function describeTtl(test: ContractTest): void {
       await store.set([key], 1, short(80));
     }
     await store.set(["set"], 2);
-    // On a slow machine it may be over, or end between the two.
+    // On a slow machine the entry may have expired already, or may expire
+    // between the two calls.
     await until(async () => store.cas(["cas"], await store.get(["cas"]), 2));
     await until(async () => (await store.get(["nothing"])) === undefined);
     expect(await store.get(["set"])).toBe(2);
     expect(await store.get(["cas"])).toBe(2);
   });
 
-  test("writing with a ttl replaces the old one", async ({ store, unless }) => {
+  test("a write with a ttl replaces the old one", async ({ store, unless }) => {
     unless("exact expiry");
     await store.set(["longer"], 1, short(40));
     await store.set(["longer"], 2, { ttl: { hours: 1 } });
@@ -237,7 +237,7 @@ export function describeTtl(test: ContractTest): void {
     expect(await store.get(["longer"])).toBe(2);
   });
 
-  test("many entries expire, each in its own time", async ({
+  test("many entries expire, each after its own ttl", async ({
     store,
     unless,
   }) => {
@@ -270,8 +270,8 @@ interface Watched {
 }
 
 /**
- * Puts an entry and looks at it until it is gone: it may be neither gone
- * before its time nor there at a later call.
+ * Puts an entry and looks at it until it is gone. It must not be gone before
+ * its time, and a call that starts after its time must not see it.
  */
 async function watch({ milliseconds, put, look }: Watched) {
   const putAt = Date.now();
@@ -280,12 +280,12 @@ async function watch({ milliseconds, put, look }: Watched) {
   for (;;) {
     const askedAt = Date.now();
     if (!(await look())) {
-      expect(Date.now(), "gone early").toBeGreaterThanOrEqual(
+      expect(Date.now(), "expired too early").toBeGreaterThanOrEqual(
         putAt + milliseconds,
       );
       return;
     }
-    expect(askedAt, "still there").toBeLessThan(putBy + milliseconds);
+    expect(askedAt, "expired too late").toBeLessThan(putBy + milliseconds);
     await setImmediate();
   }
 }

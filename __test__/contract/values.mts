@@ -1,4 +1,5 @@
-// Values: whatever JSON keeps comes back, and nothing is shared with the caller.
+// Values: a store returns what JSON preserves, and never shares objects with
+// the caller.
 import { expect } from "vitest";
 import { collect } from "../support/collect.mts";
 import {
@@ -14,10 +15,10 @@ import type { ContractTest } from "./fixture.mts";
 const cycle: Record<string, unknown> = {};
 cycle.self = [cycle];
 
-/** What JSON has no text for. */
+/** Values that JSON can't represent. */
 const badValues: Record<string, unknown> = {
   "a BigInt": 1n,
-  "a BigInt within": { a: [1n] },
+  "a nested BigInt": { a: [1n] },
   "a cycle": cycle,
   "a function": () => 1,
   "a class": class {},
@@ -58,19 +59,19 @@ export function describeValues(test: ContractTest): void {
     expect(await store.get(["k"])).toBe("\0");
   });
 
-  test("minus zero is zero, as JSON has it", async ({ store }) => {
+  test("minus zero becomes zero, as in JSON", async ({ store }) => {
     await store.set(["k"], -0);
     expect(await store.get(["k"])).toBe(0);
   });
 
-  test("tells null from nothing", async ({ store }) => {
+  test("distinguishes null from a missing entry", async ({ store }) => {
     expect(await store.get(["k"])).toBeUndefined();
     await store.set(["k"], null);
     expect(await store.get(["k"])).toBeNull();
     expect(await collect(store.list())).toEqual([{ key: ["k"], value: null }]);
   });
 
-  test("keeps __proto__ as a key like any other", async ({ store }) => {
+  test("keeps __proto__ as an ordinary property", async ({ store }) => {
     const text = '{"__proto__":{"polluted":true},"a":{"__proto__":1}}';
     await store.set(["k"], JSON.parse(text));
     const got = (await store.get<Record<string, unknown>>(["k"])) ?? {};
@@ -103,7 +104,7 @@ export function describeValues(test: ContractTest): void {
     });
   }
 
-  test("set of undefined does nothing", async ({ store }) => {
+  test("setting undefined does nothing", async ({ store }) => {
     await store.set(["k"], undefined);
     expect(await collect(store.list())).toEqual([]);
     await store.set(["k"], 1);
@@ -112,7 +113,7 @@ export function describeValues(test: ContractTest): void {
     expect(await store.get(["k"])).toBe(1);
   });
 
-  test("a toJSON that throws is a rejection", async ({ store }) => {
+  test("a call rejects if toJSON throws", async ({ store }) => {
     await store.set(["k"], "kept");
     const value = {
       toJSON() {
@@ -124,7 +125,7 @@ export function describeValues(test: ContractTest): void {
     expect(await store.get(["k"])).toBe("kept");
   });
 
-  test("a value is read by the call, once", async ({ store }) => {
+  test("a value is serialized once, during the call", async ({ store }) => {
     let read = 0;
     const value = {
       get part() {
@@ -137,7 +138,9 @@ export function describeValues(test: ContractTest): void {
     expect(await store.get(["k"])).toEqual({ part: 1 });
   });
 
-  test("what was passed in is not what is stored", async ({ store }) => {
+  test("changing a passed value later does not change the entry", async ({
+    store,
+  }) => {
     const value = { list: [1], deep: { a: 1 } };
     const done = store.set(["k"], value);
     value.list.push(2);
@@ -152,7 +155,9 @@ export function describeValues(test: ContractTest): void {
     expect(await store.get(["k"])).toEqual({ n: 1 });
   });
 
-  test("what was read is the reader's own", async ({ store }) => {
+  test("changing a returned value or key does not change the entry", async ({
+    store,
+  }) => {
     await store.set(["k"], { list: [1] });
     const first = await store.get<{ list: number[] }>(["k"]);
     first?.list.push(2);
@@ -166,7 +171,7 @@ export function describeValues(test: ContractTest): void {
     ]);
   });
 
-  test("a value's own serialization may use the store", async ({ store }) => {
+  test("toJSON may call the store", async ({ store }) => {
     let inner: Promise<unknown> = Promise.resolve();
     const value = {
       toJSON() {
@@ -179,7 +184,7 @@ export function describeValues(test: ContractTest): void {
     expect(await store.get(["outer"])).toBe("outer");
   });
 
-  test("deep values can be compared", async ({ store, unless }) => {
+  test("deeply nested values can be compared", async ({ store, unless }) => {
     unless("deep values");
     await store.set(["k"], nested(1_000, { a: 1, b: 2 }));
     expect(await store.cas(["k"], nested(1_000, { a: 1, b: 3 }), "wrong")).toBe(

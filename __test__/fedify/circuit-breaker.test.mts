@@ -1,6 +1,6 @@
-// The circuit breaker of Fedify 2.3 is its heaviest user of cas: each change is
-// a compare-and-swap against a state that was parsed and put together anew, its
-// properties in another order than the stored ones.
+// The circuit breaker of Fedify 2.3 uses cas more than any other part of it.
+// The state that it expects was parsed and rebuilt, so its properties are in
+// another order than the stored ones.
 import {
   CircuitBreaker,
   type CircuitBreakerCreateOptions,
@@ -9,14 +9,14 @@ import { Temporal } from "@js-temporal/polyfill";
 import { describe, expect, test } from "vitest";
 import { stores, temporaryDirectory } from "./pair.mts";
 
-// Fedify is built on this polyfill, but typed for the Temporal of the language.
+// Fedify uses this polyfill, but its types are those of native Temporal.
 type Clock = NonNullable<CircuitBreakerCreateOptions["now"]>;
 
 const host = "down.example";
 const prefix = ["_fedify", "circuit"] as const;
 
 describe.each(stores)("$store", ({ open }) => {
-  test("opens, lets a probe through, and closes without a trace", async () => {
+  test("opens, sends a probe, closes, and deletes its state", async () => {
     await using stack = new AsyncDisposableStack();
     const directory = await temporaryDirectory(stack);
     const kv = stack.use(await open(directory, "circuit"));
@@ -59,7 +59,8 @@ describe.each(stores)("$store", ({ open }) => {
       new CircuitBreaker({ kv, prefix, options }),
       new CircuitBreaker({ kv, prefix, options }),
     ];
-    // Each failure tries ten times, and of all that race one always wins.
+    // Each call tries cas up to ten times. In each round one of the racing
+    // calls wins, so eight calls are few enough.
     const failures = [...workers, ...workers, ...workers, ...workers];
 
     await Promise.all(failures.map((worker) => worker.recordFailure(host)));

@@ -1,4 +1,4 @@
-// `npm run demo`, as a person runs it.
+// Runs the demo as `npm run demo` does.
 import { execFile } from "node:child_process";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ const main = fileURLToPath(
   new URL("../../examples/demo/main.mts", import.meta.url),
 );
 
-/** What the demo prints. Rejects if it fails, or says something on stderr. */
+/** What the demo prints. Rejects if it fails or prints something to stderr. */
 async function demo(tmpdir: string, ...args: string[]): Promise<string> {
   const { stdout, stderr } = await promisify(execFile)(
     process.execPath,
@@ -42,7 +42,7 @@ function check(output: string) {
   expect(words).toContain("alice: none left");
 }
 
-test("with temporary files, which it removes", async () => {
+test("the demo runs with temporary files and removes them", async () => {
   await using stack = new AsyncDisposableStack();
   const directory = await temporaryDirectory(stack);
 
@@ -50,7 +50,7 @@ test("with temporary files, which it removes", async () => {
   expect(await readdir(directory)).toEqual([]);
 });
 
-test("in a store that holds something else, which stays", async () => {
+test("the demo runs in a shared store and keeps other entries", async () => {
   await using stack = new AsyncDisposableStack();
   const directory = await temporaryDirectory(stack);
   const url = `sqlite:${join(directory, "app.db")}`;

@@ -1,5 +1,5 @@
-// Two servers exchange activities over HTTP. That the signatures are real is
-// Fedify's work; that what it remembers of them holds is the store's.
+// Two servers exchange activities over HTTP, with real signatures. Fedify keeps
+// keys, remote documents and processed activities in the stores.
 import { once } from "node:events";
 import { describe, expect, test } from "vitest";
 import {
@@ -11,7 +11,9 @@ import type { Exchange } from "../../examples/demo/http.mts";
 import { type Server, startServer } from "../../examples/demo/server.mts";
 import { keysUnder, rows, startPair } from "./pair.mts";
 
-/** Alice asks to follow Bob; resolves with the Follow once Bob's Accept is in. */
+/**
+ * Alice follows Bob. Resolves with the Follow when Bob's Accept has arrived.
+ */
 async function follow(alice: Server, bob: Server): Promise<Exchange> {
   const following = delivery(bob, "Follow");
   const accepted = once(alice.events, "Accept");
@@ -20,7 +22,10 @@ async function follow(alice: Server, bob: Server): Promise<Exchange> {
   return following;
 }
 
-/** Bob posts; resolves once Alice has got it, and Bob's queue is through. */
+/**
+ * Bob posts. Resolves when Alice has received the post, and so after everything
+ * that Bob's queue held before it.
+ */
 async function post(alice: Server, bob: Server): Promise<void> {
   const created = once(alice.events, "Create");
   await bob.post("Hello!");
@@ -66,7 +71,8 @@ describe.each(rows)("$store with Fedify $version", (row) => {
     const note = await alice.lookup(create.objectId);
     expect(note?.content).toBe("Hello!");
 
-    // Each has kept the other's key, and Alice what she has looked up.
+    // Each store has the other actor's key, and Alice's store has the documents
+    // that she looked up.
     const publicKeys = ["_fedify", "publicKey"] as const;
     expect(await keysUnder(aliceKv, publicKeys)).toEqual([
       [bob.signer.keyId.href],
@@ -84,7 +90,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
     ]);
   });
 
-  test("a remote document comes from the cache until that is cleared", async () => {
+  test("a remote document comes from the cache until the cache is cleared", async () => {
     await using pair = await startPair(row);
     const { alice, bob, aliceKv } = pair;
     let fetches = 0;
@@ -99,7 +105,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
     expect(fetches).toBe(2);
   });
 
-  test("a delivery altered on its way is refused", async () => {
+  test("an altered delivery is refused", async () => {
     await using pair = await startPair(row);
     const { alice, bob } = pair;
     const follows = count(bob, "Follow");
@@ -114,7 +120,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
     expect(follows()).toBe(1);
   });
 
-  test("an activity delivered again is processed once", async () => {
+  test("an activity that is delivered twice is processed once", async () => {
     await using pair = await startPair(row);
     const { alice, bob } = pair;
     const follows = count(bob, "Follow");
@@ -128,7 +134,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
   });
 
   if (row.durable) {
-    test("also when the server was restarted", async () => {
+    test("an activity is processed once, also after a restart", async () => {
       await using pair = await startPair(row);
       const { alice, bob, bobKv, directory } = pair;
       const delivered = await follow(alice, bob);
@@ -145,13 +151,13 @@ describe.each(rows)("$store with Fedify $version", (row) => {
       const follows = count(restarted, "Follow");
       expect((await deliverAgain(delivered)).status).toBe(202);
 
-      // Bob still knows his follower, and still has the key she knows him by.
+      // Bob still has his follower, and the key that she has cached.
       await post(alice, restarted);
       expect(follows()).toBe(0);
     });
   }
 
-  describe("an activity with nothing but an HTTP signature", () => {
+  describe("an activity with only an HTTP signature", () => {
     const { fedify } = row;
 
     function request(alice: Server, bob: Server, content = "Hello!"): Request {
@@ -172,7 +178,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
       return fedify.signRequest(request, privateKey, keyId);
     }
 
-    test("is taken, and its key is fetched once", async () => {
+    test("is accepted, and its key is fetched once", async () => {
       await using pair = await startPair(row);
       const { alice, bob, bobKv } = pair;
       let fetches = 0;
@@ -201,7 +207,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
       });
     });
 
-    test("is refused unsigned, altered, or signed by another", async () => {
+    test("is refused if unsigned, altered, or signed with a wrong key", async () => {
       await using pair = await startPair(row);
       const { alice, bob } = pair;
       const creates = count(bob, "Create");
@@ -222,7 +228,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
       });
       expect((await fetch(forged)).status).toBe(401);
 
-      // The genuine one is taken, and it alone has reached the listener.
+      // The genuine activity is accepted. Only this one reaches the listener.
       const created = once(bob.events, "Create");
       const genuine = await sign(request(alice, bob), alice.signer);
       expect((await fetch(genuine)).status).toBe(202);

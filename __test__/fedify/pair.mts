@@ -1,5 +1,6 @@
-// Alice and Bob: the demo's server twice, each on a store of its own, and all
-// of it gone when the test is. Test files take their rows from here.
+// Alice and Bob: two of the demo's servers, each with its own store. Servers
+// and data are removed when the test ends. Also the rows of the tests in this
+// folder.
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -25,13 +26,13 @@ export type Store = MemoryKvStore | SqliteKvStore;
 
 export interface StoreRow {
   readonly store: string;
-  /** A store under `name`; the same directory and name mean the same data. */
+  /** Opens a store. The same directory and name open the same data. */
   open(directory: string, name: string): Store | Promise<Store>;
   /** Whether the data outlives the store object. */
   readonly durable: boolean;
 }
 
-/** Started by the first rows that need them. */
+/** Database servers. The first row that needs one starts it. */
 let mysql: Promise<MysqlServer> | undefined;
 let postgres: Promise<PostgresServer> | undefined;
 let redis: Promise<RedisServer> | undefined;
@@ -94,8 +95,8 @@ export interface FedifyRow {
   readonly fedify: Fedify;
 }
 
-// The classes of the two versions differ by name only to TypeScript: what the
-// server uses of them has the same shape.
+// To TypeScript the classes of the two versions are different types, but the
+// parts that the server uses have the same shape.
 const oldFedify = { ...fedify1, ...otel1, vocab: vocab1 } as unknown as Fedify;
 
 export const versions: readonly FedifyRow[] = [
@@ -139,7 +140,7 @@ export async function startPair({
   };
 }
 
-/** A new directory that goes with `stack`. */
+/** A new directory that is removed with `stack`. */
 export async function temporaryDirectory(
   stack: AsyncDisposableStack,
 ): Promise<string> {
@@ -148,7 +149,7 @@ export async function temporaryDirectory(
   return directory;
 }
 
-/** All keys under `prefix`, less the prefix. */
+/** All keys under `prefix`, without the prefix. */
 export async function keysUnder(
   kv: Store,
   prefix: readonly [string, ...string[]],

@@ -1,5 +1,6 @@
-// FedifySpanExporter keeps a record a span under its trace, and a summary of
-// each trace that it updates with get and cas. Both are read back by list.
+// FedifySpanExporter stores a record for each span under the key of its trace,
+// and a summary of each trace, which it updates with get and cas. It reads both
+// with list.
 import { once } from "node:events";
 import { ROOT_CONTEXT, type Span, trace } from "@opentelemetry/api";
 import {
@@ -34,7 +35,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
     const accepted = once(alice.events, "Accept");
     await alice.follow(bob.actor);
     await accepted;
-    // Bob's worker is done with the Accept when he is closed.
+    // When Bob's server is closed, its worker has finished the Accept.
     await bob.close();
 
     const [summary, ...others] = await bob.traces.getRecentTraces();
@@ -55,7 +56,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
   });
 
   test.each(processors)(
-    "50 concurrent spans of one trace lose no record, $exported",
+    "50 concurrent spans of one trace are all recorded, exported $exported",
     async ({ process }) => {
       await using stack = new AsyncDisposableStack();
       const directory = await temporaryDirectory(stack);
@@ -94,8 +95,8 @@ describe.each(rows)("$store with Fedify $version", (row) => {
       const keys = await keysUnder(kv, ["fedify", "traces", traceId]);
       expect(keys.flat().sort()).toEqual([...activities.keys()].sort());
 
-      // Fedify gives up counting after three lost races, so no more than the
-      // bounds of the count is certain.
+      // Fedify gives up counting after three lost races, so the exact count is
+      // not certain.
       const [summary, ...others] = await exporter.getRecentTraces();
       expect(others).toEqual([]);
       expect(summary).toMatchObject({ traceId, activityTypes: ["Create"] });
@@ -104,7 +105,7 @@ describe.each(rows)("$store with Fedify $version", (row) => {
     },
   );
 
-  test("recent traces come newest first, as many as asked for", async () => {
+  test("the newest traces come first, up to the limit", async () => {
     await using stack = new AsyncDisposableStack();
     const directory = await temporaryDirectory(stack);
     const kv = stack.use(await open(directory, "traces"));

@@ -1,4 +1,5 @@
-// Deno itself on the same database: each reads what the other wrote.
+// The real Deno and our store on the same database. Each reads what the other
+// wrote.
 import * as fc from "fast-check";
 import { statSync } from "node:fs";
 import { setImmediate } from "node:timers/promises";
@@ -27,12 +28,12 @@ const listAll = `
   report(all);
 `;
 
-/** What fits into a value of Deno's. */
+/** The values that are small enough for Deno KV. */
 const smallValues = hostileValues.filter(
   ([, value]) => JSON.stringify(value).length < 60_000,
 );
 
-/** Values of all the kinds that JSON has, and a few in a row. */
+/** 300 random values of all JSON types. */
 const anyValues = (seed: number) =>
   fc.sample(
     fc.oneof(
@@ -44,8 +45,8 @@ const anyValues = (seed: number) =>
     { numRuns: 300, seed },
   );
 
-describe("Deno reads what we wrote", () => {
-  test("keys and values of every kind, in our order", async () => {
+describe("Deno reads entries of our store", () => {
+  test("Deno lists keys and values of every kind, in our order", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path);
     const entries: Entry[] = [
@@ -58,7 +59,7 @@ describe("Deno reads what we wrote", () => {
     ];
     await Promise.all(entries.map(({ key, value }) => store.set(key, value)));
     const ours = await collect(store.list());
-    // Beside us, and after us.
+    // While our store is open, and after it was closed.
     expect(await askDeno(path, listAll)).toEqual(ours);
     await store.close();
     const theirs = await askDeno<Entry[]>(path, listAll);
@@ -69,7 +70,7 @@ describe("Deno reads what we wrote", () => {
     }
   });
 
-  test("what a cas, a delete and a clear left", async () => {
+  test("Deno sees the results of cas, delete and clear", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path);
     await store.set(["n"], null);
@@ -83,7 +84,7 @@ describe("Deno reads what we wrote", () => {
     ]);
   });
 
-  test("a ttl is an expireIn", async () => {
+  test("a ttl is stored as Deno's expiration time", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path);
     const start = Date.now();
@@ -104,8 +105,8 @@ describe("Deno reads what we wrote", () => {
   });
 });
 
-describe("we read what Deno wrote", () => {
-  test("keys and values of every kind that JSON has", async () => {
+describe("our store reads entries of Deno", () => {
+  test("it reads keys and values of every JSON type", async () => {
     const path = await temporaryFile();
     const entries = [
       ...hostileKeys.map((key) => ({ key: ["k", ...key], value: 1 })),
@@ -130,7 +131,7 @@ describe("we read what Deno wrote", () => {
     }
   });
 
-  test("more than JSON has, as JSON.stringify makes it", async () => {
+  test("it converts other values as JSON.stringify does", async () => {
     const path = await temporaryFile();
     await runDeno(
       path,
@@ -163,7 +164,7 @@ describe("we read what Deno wrote", () => {
       numbers: [null, null, 0, 2 ** 53, 1e-7, 4294967295],
     };
     expect(await store.get(["v"])).toEqual(asJson(value));
-    // `undefined` is no entry, as everywhere.
+    // The value `undefined` means that there is no entry, as in all stores.
     expect(await store.get(["nothing"])).toBeUndefined();
     expect(await keysOf(store.list())).toEqual([["null"], ["v"]]);
     expect(await store.cas(["nothing"], undefined, 1)).toBe(true);
@@ -172,7 +173,7 @@ describe("we read what Deno wrote", () => {
     expect(await keysOf(store.list())).toHaveLength(3);
   });
 
-  test("what JSON has no form for hides nothing else", async () => {
+  test("values without a JSON form are skipped, and hide no other entry", async () => {
     const path = await temporaryFile();
     await runDeno(
       path,
@@ -191,7 +192,7 @@ describe("we read what Deno wrote", () => {
           await kv.set(["bad", name, "good"], name);
         }
         for (const part of [1, 1n, true, false, new Uint8Array(2)]) {
-          await kv.set(["bad", part], "no key of ours");
+          await kv.set(["bad", part], "not a key of the store");
         }
       `,
     );
@@ -210,7 +211,8 @@ describe("we read what Deno wrote", () => {
       expect(error.message).toContain(name.replace(" within", ""));
       await expectRejection(() => store.cas(key, {}, 1), "ERR_KV_CORRUPT");
     }
-    // What is corrupt can be cleared; what are no keys of ours stay.
+    // clear deletes corrupt values, but not keys that our store can't
+    // represent.
     await store.set(["bad", "a Map"], "mended");
     expect(await store.get(["bad", "a Map"])).toBe("mended");
     expect(await store.clear(["bad"])).toBe(20);
@@ -219,7 +221,7 @@ describe("we read what Deno wrote", () => {
     expect(await askDeno(path, listAll)).toEqual([]);
   });
 
-  test("an expireIn is over to the millisecond", async () => {
+  test("an entry with expireIn expires to the millisecond", async () => {
     const path = await temporaryFile();
     const deno = startDeno(
       path,
@@ -227,7 +229,7 @@ describe("we read what Deno wrote", () => {
         await kv.set(["k"], 1, { expireIn: 3_600_000 });
         await kv.set(["gone"], 1, { expireIn: 1 });
         report("set");
-        // Deno itself still sees it, for up to a minute.
+        // Deno itself still sees the entry for up to a minute.
       `,
     );
     await deno.next();
@@ -242,8 +244,8 @@ describe("we read what Deno wrote", () => {
   });
 });
 
-describe("at the same time", () => {
-  test("a counter loses nothing", async () => {
+describe("Deno and our store write at the same time", () => {
+  test("a counter loses no increment", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path, { busyTimeout: 60_000 });
     await store.set(["n"], { count: 0 });
@@ -270,7 +272,7 @@ describe("at the same time", () => {
     expect(await store.get(["n"])).toEqual({ count: 400 });
   });
 
-  test("one of two creations wins", async () => {
+  test("exactly one of two creations wins", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path, { busyTimeout: 60_000 });
     await store.initialize();
@@ -306,7 +308,7 @@ describe("at the same time", () => {
     );
   });
 
-  test("many writes of both are all there", async () => {
+  test("all of many writes by both are stored", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path, { busyTimeout: 60_000 });
     await store.initialize();
@@ -336,7 +338,7 @@ describe("at the same time", () => {
   });
 });
 
-test("what is written moves from the log into the database", async () => {
+test("a checkpoint moves writes from the log into the database", async () => {
   const path = await temporaryFile();
   const store = openDenoStore(path);
   const value = "x".repeat(1_000);
@@ -349,14 +351,14 @@ test("what is written moves from the log into the database", async () => {
   for (let round = 0; round < 4; round += 1) {
     await write(round);
   }
-  // Before anything is closed.
+  // The store is still open.
   await expect.poll(() => statSync(path).size).toBeGreaterThan(400_000);
   expect(await keysOf(store.list())).toHaveLength(500);
 });
 
-// What the runtime's own V8 says of single values: Node's has the same format.
+// Node's V8 uses the same serialization format as Deno's.
 describe("V8 of Node.js", () => {
-  test("reads what we write, which is what it would have written", async () => {
+  test("reads our values, and serializes them to the same bytes", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path);
     const values = [...smallValues.map(([, value]) => value), ...anyValues(3)];
@@ -387,7 +389,7 @@ describe("V8 of Node.js", () => {
     }
   });
 
-  test("writes what we read", async () => {
+  test("writes values that our store reads", async () => {
     const path = await temporaryFile();
     const store = openDenoStore(path);
     await store.set(["k"], 1);

@@ -1,5 +1,5 @@
-// The official package with mysql2 and ours, on one table of a MariaDB server.
-// Without its cast, which MariaDB takes for a syntax error: see
+// The official package with mysql2 and our store, on one table of a MariaDB
+// server. The package's cast, a syntax error in MariaDB, is removed: see
 // support/mysql-official.mts.
 import { MysqlKvStore as OfficialStore } from "@fedify/mysql";
 import { Temporal } from "@js-temporal/polyfill";
@@ -18,7 +18,7 @@ import { asJson, hostileKeys, hostileValues } from "../support/hostile.mts";
 import { officialStore } from "../support/mysql-official.mts";
 import { openStore } from "../support/mysql.mts";
 
-/** The official package's types want the runtime's own class. */
+/** A duration for the official package, whose type is the runtime's class. */
 function duration(length: Temporal.DurationLike) {
   type Native = NonNullable<
     NonNullable<Parameters<OfficialStore["set"]>[2]>["ttl"]
@@ -50,14 +50,14 @@ async function rows(sql: string) {
   return found as Record<string, unknown>[];
 }
 
-/** Values that a JSON column takes. */
+/** Values that a JSON column can hold. */
 const storable = hostileValues.filter(
   ([name, value]) =>
     !/\\ud[89a-f]/.test(JSON.stringify(value)) && !name.endsWith(" levels"),
 );
 
-describe("both ways", () => {
-  test("on a table that either has made", async () => {
+describe("both stores on one table", () => {
+  test("each store uses a table that the other created", async () => {
     for (const [maker, user] of [
       [official, openStore(server.url)],
       [openStore(server.url), official],
@@ -72,7 +72,7 @@ describe("both ways", () => {
     }
   });
 
-  test("the same table", async () => {
+  test("both create the same table", async () => {
     await official.initialize();
     const theirs = await rows("SHOW CREATE TABLE fedify_kv");
     await root.query("DROP TABLE fedify_kv");
@@ -80,7 +80,7 @@ describe("both ways", () => {
     expect(await rows("SHOW CREATE TABLE fedify_kv")).toEqual(theirs);
   });
 
-  test("every key", async () => {
+  test("both read and delete each other's keys", async () => {
     const store = openStore(server.url);
     for (const [i, key] of hostileKeys.entries()) {
       await official.set(key, i);
@@ -96,7 +96,7 @@ describe("both ways", () => {
     expect(await rows("SELECT * FROM fedify_kv")).toEqual([]);
   });
 
-  test("every value", async () => {
+  test("both read each other's values", async () => {
     const store = openStore(server.url);
     for (const [name, value] of storable) {
       await official.set(["k"], value);
@@ -106,7 +106,7 @@ describe("both ways", () => {
     }
   });
 
-  test("the same rows", async () => {
+  test("both write the same rows", async () => {
     const store = openStore(server.url);
     for (const key of hostileKeys) {
       await official.set(key, { key });
@@ -121,7 +121,7 @@ describe("both ways", () => {
     );
   });
 
-  test("what the official store wrote is listed, swapped and cleared", async () => {
+  test("entries of the official store can be listed, swapped and cleared", async () => {
     const store = openStore(server.url);
     const keys = new Map(hostileKeys.map((key) => [JSON.stringify(key), key]));
     for (const key of keys.values()) {
@@ -140,7 +140,7 @@ describe("both ways", () => {
     expect(await official.get(["parent", ""])).toBeUndefined();
   });
 
-  test("the official list sees ours, in our order", async () => {
+  test("the official list has our entries in our order", async () => {
     const store = openStore(server.url);
     for (const part of ["b", "a", "é", "😀", "10", "9"]) {
       await store.set(["p", part], part);
@@ -150,7 +150,7 @@ describe("both ways", () => {
     );
   });
 
-  test("ttls, by one clock", async () => {
+  test("both stores' ttls follow the server's clock", async () => {
     const store = openStore(server.url);
     const ttl = duration({ hours: 1 });
     await official.set(["theirs"], 1, { ttl });
@@ -161,7 +161,7 @@ describe("both ways", () => {
       expect(Number(left)).toBeGreaterThan(3_590e6);
       expect(Number(left)).toBeLessThanOrEqual(3_600e6);
     }
-    // Without a ttl the old one goes, whoever set it.
+    // A set without a ttl clears the ttl that the other store has set.
     await store.set(["theirs"], 2);
     await official.set(["ours"], 2);
     expect(await rows("SELECT DISTINCT expires FROM fedify_kv")).toEqual([
@@ -176,8 +176,8 @@ describe("both ways", () => {
   });
 });
 
-describe("what the official package gets wrong", () => {
-  test("with its cast it can't write to MariaDB", async () => {
+describe("errors of the official package", () => {
+  test("its cast keeps it from writing to MariaDB", async () => {
     const plain = new OfficialStore(pool as never);
     await plain.initialize();
     await expect(plain.set(["k"], 1)).rejects.toMatchObject({
@@ -185,7 +185,7 @@ describe("what the official package gets wrong", () => {
     });
   });
 
-  test("children of keys with quotes and backslashes are found", async () => {
+  test("our list finds children of keys with quotes and backslashes", async () => {
     const store = openStore(server.url);
     for (const part of ['"', "\\", 'a\\"b', "\n"]) {
       await store.set([part, "child"], part);
@@ -193,7 +193,7 @@ describe("what the official package gets wrong", () => {
     }
   });
 
-  test("creates that race are false, never a deadlock", async () => {
+  test("our creates that lose a race are false, never a deadlock", async () => {
     const stores = Array.from({ length: 8 }, () => openStore(server.url));
     for (let i = 0; i < 20; i += 1) {
       const key = ["race", String(i)] as const;
@@ -207,7 +207,7 @@ describe("what the official package gets wrong", () => {
   });
 });
 
-test("cas works beside plain writes of the official store", async () => {
+test("cas is atomic against plain writes of the official store", async () => {
   const store = openStore(server.url);
   for (let i = 0; i < 100; i += 1) {
     await official.set(["k"], { n: i });
@@ -215,7 +215,7 @@ test("cas works beside plain writes of the official store", async () => {
       store.cas(["k"], { n: i }, "ours"),
       official.set(["k"], "theirs"),
     ]);
-    // Whichever came first: had ours come second, it would not have swapped.
+    // In either order: if the cas is second, it doesn't swap.
     expect(await store.get(["k"])).toBe("theirs");
   }
 });

@@ -1,4 +1,4 @@
-// The official package with postgres.js and ours, on one table.
+// The official package with postgres.js and our store, on one table.
 import { PostgresKvStore as OfficialStore } from "@fedify/postgres";
 import { Temporal } from "@js-temporal/polyfill";
 import type { Sql } from "postgres";
@@ -14,7 +14,7 @@ import {
 } from "../support/hostile.mts";
 import { openStore } from "../support/postgres.mts";
 
-/** The official package's types want the runtime's own class. */
+/** A duration for the official package, whose type is the runtime's class. */
 function duration(length: Temporal.DurationLike) {
   type Native = NonNullable<
     NonNullable<Parameters<OfficialStore["set"]>[2]>["ttl"]
@@ -36,7 +36,7 @@ beforeEach(async () => {
   official = new OfficialStore(sql);
 });
 
-test("the same table, whoever makes it", async () => {
+test("both stores create the same table", async () => {
   const describeTable = async () => {
     const columns = await sql`
       SELECT column_name, data_type, udt_name, is_nullable, column_default
@@ -59,12 +59,12 @@ test("the same table, whoever makes it", async () => {
   const logged = openStore(server.url, { unlogged: false });
   await logged.initialize();
   expect((await describeTable()).kind?.relpersistence).toBe("p");
-  // Either may use what the other made.
+  // Each store can use a table that the other created.
   await official.set(["k"], 1);
   expect(await logged.get(["k"])).toBe(1);
 });
 
-test("every key, both ways", async () => {
+test("both stores read and delete each other's keys", async () => {
   const store = openStore(server.url);
   for (const [i, key] of hostileKeys.entries()) {
     await official.set(key, i);
@@ -80,7 +80,7 @@ test("every key, both ways", async () => {
   expect(await sql`SELECT * FROM fedify_kv_v2`).toHaveLength(0);
 });
 
-test("every value, both ways", async () => {
+test("both stores read each other's values", async () => {
   const store = openStore(server.url);
   for (const [name, value] of hostileValues) {
     if (hasNul(value) || hasLoneSurrogates(value)) {
@@ -89,7 +89,8 @@ test("every value, both ways", async () => {
     const expected = asJson(value);
     await store.set(["k"], value);
     expect(await official.get(["k"]), name).toStrictEqual(expected);
-    // What it makes of null is no JSON; what has a toJSON() is up to its driver.
+    // The official store can't write null as JSON. It is given the JSON form of
+    // the value, because its driver handles toJSON() in its own way.
     if (expected !== null && typeof value !== "function") {
       await official.set(["k"], expected);
       expect(await store.get(["k"]), name).toStrictEqual(expected);
@@ -98,7 +99,7 @@ test("every value, both ways", async () => {
   }
 });
 
-test("null is a value, which the official store reads and can't write", async () => {
+test("the official store reads our null, which it can't write itself", async () => {
   const store = openStore(server.url);
   await store.set(["k"], null);
   expect(await official.get(["k"])).toBeNull();
@@ -107,7 +108,7 @@ test("null is a value, which the official store reads and can't write", async ()
   ).toHaveLength(1);
 });
 
-test("the same rows for the same calls", async () => {
+test("both stores write the same rows", async () => {
   const store = openStore(server.url);
   const dump = () =>
     sql`SELECT key, value::text, ttl::text, created > now() - interval '1 minute' AS recent
@@ -120,7 +121,7 @@ test("the same rows for the same calls", async () => {
   expect([...(await dump())]).toEqual(theirs);
 });
 
-test("ttls of both end for both", async () => {
+test("an entry with a ttl of either store expires for both", async () => {
   const store = openStore(server.url);
   const ttl = duration({ milliseconds: 2_000 });
   await official.set(["theirs"], 1, { ttl });
@@ -138,13 +139,14 @@ test("ttls of both end for both", async () => {
     expect(await store.cas(key, 1, 2)).toBe(false);
   }
   expect(await keysOf(store.list())).toEqual([]);
-  // Months are the official package's way to say about 30 days.
+  // The official package passes months on to PostgreSQL, which has 30-day
+  // months.
   const long = duration({ months: 1, days: 1, hours: 1 });
   await official.set(["long"], 1, { ttl: long });
   expect(await store.get(["long"])).toBe(1);
 });
 
-test("what was there longer than its new ttl is there again", async () => {
+test("a new ttl counts from the write, not from the entry's creation", async () => {
   const store = openStore(server.url);
   await store.set(["k"], 1);
   await sql`UPDATE fedify_kv_v2 SET created = created - interval '1 hour'`;
@@ -153,7 +155,7 @@ test("what was there longer than its new ttl is there again", async () => {
   expect(await official.get(["k"])).toBe(2);
 });
 
-test("what the official store wrote is listed, swapped and cleared", async () => {
+test("entries of the official store can be listed, swapped and cleared", async () => {
   const store = openStore(server.url);
   const keys = new Map(hostileKeys.map((key) => [JSON.stringify(key), key]));
   for (const key of keys.values()) {
@@ -173,7 +175,7 @@ test("what the official store wrote is listed, swapped and cleared", async () =>
 });
 
 test.each(["Mixed Case", "Some.Table", 'with "quotes"'])(
-  "the table name %s",
+  "both stores use the table name %s",
   async (tableName) => {
     await sql`CREATE SCHEMA IF NOT EXISTS "Some"`;
     const other = new OfficialStore(sql, { tableName });
@@ -187,7 +189,7 @@ test.each(["Mixed Case", "Some.Table", 'with "quotes"'])(
   },
 );
 
-test("cas works beside plain writes of the official store", async () => {
+test("cas is atomic against plain writes of the official store", async () => {
   const store = openStore(server.url);
   for (let i = 0; i < 200; i += 1) {
     await official.set(["k"], { n: i });
@@ -195,18 +197,18 @@ test("cas works beside plain writes of the official store", async () => {
       store.cas(["k"], { n: i }, "ours"),
       official.set(["k"], "theirs"),
     ]);
-    // Whichever came first: had ours come second, it would not have swapped.
+    // In either order: if the cas is second, it doesn't swap.
     expect(await store.get(["k"])).toBe("theirs");
   }
 });
 
-test("many initialize at once, official ones among them", async () => {
+test("many stores of both packages can initialize at once", async () => {
   for (let round = 0; round < 20; round += 1) {
     const stores = Array.from({ length: 4 }, () => openStore(server.url));
     const officials = Array.from({ length: 2 }, () => new OfficialStore(sql));
     const [ours] = await Promise.all([
       Promise.allSettled(stores.map((store) => store.initialize())),
-      // The official one may fail here.
+      // The official store may fail here.
       Promise.allSettled(officials.map((store) => store.initialize())),
     ]);
     expect(ours.filter(({ status }) => status === "rejected")).toEqual([]);

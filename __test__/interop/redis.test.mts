@@ -1,4 +1,4 @@
-// The official package with ioredis and ours, on one server.
+// The official package with ioredis and our store, on one server.
 import { RedisKvStore as OfficialStore } from "@fedify/redis";
 import { Temporal } from "@js-temporal/polyfill";
 import type { Redis } from "ioredis";
@@ -18,7 +18,7 @@ import { expectRejection } from "../support/rejection.mts";
 
 type Key = readonly [string, ...string[]];
 
-/** The official package's types want the runtime's own class. */
+/** A duration for the official package, whose type is the runtime's class. */
 function duration(length: Temporal.DurationLike) {
   type Native = NonNullable<
     NonNullable<Parameters<OfficialStore["set"]>[2]>["ttl"]
@@ -40,8 +40,8 @@ beforeEach(async () => {
   await redis.flushall();
 });
 
-describe("both ways", () => {
-  test("every key", async () => {
+describe("both stores on one server", () => {
+  test("both read and delete each other's keys", async () => {
     const store = openStore(server.url);
     for (const [i, key] of hostileKeys.entries()) {
       await official.set(key, i);
@@ -57,7 +57,7 @@ describe("both ways", () => {
     expect(await redis.keys("*")).toEqual([]);
   });
 
-  test("every value", async () => {
+  test("both read each other's values", async () => {
     const store = openStore(server.url);
     for (const [name, value] of hostileValues) {
       await official.set(["k"], value);
@@ -67,7 +67,7 @@ describe("both ways", () => {
     }
   });
 
-  test("the same bytes under the same names", async () => {
+  test("both write the same bytes under the same names", async () => {
     const store = openStore(server.url);
     for (const key of hostileKeys) {
       await official.set(key, { key });
@@ -90,7 +90,7 @@ describe("both ways", () => {
     expect(await dump()).toEqual(theirs);
   });
 
-  test("what the official store wrote is listed, swapped and cleared", async () => {
+  test("entries of the official store can be listed, swapped and cleared", async () => {
     const store = openStore(server.url);
     const keys = new Map(hostileKeys.map((key) => [JSON.stringify(key), key]));
     for (const key of keys.values()) {
@@ -109,7 +109,7 @@ describe("both ways", () => {
     expect(await official.get(["parent", ""])).toBeUndefined();
   });
 
-  test("ttls", async () => {
+  test("both set the same ttls, and clear each other's", async () => {
     const store = openStore(server.url);
     const ttl = duration({ hours: 1 });
     await official.set(["theirs"], 1, { ttl });
@@ -119,7 +119,7 @@ describe("both ways", () => {
       expect(left).toBeGreaterThan(3_590_000);
       expect(left).toBeLessThanOrEqual(3_600_000);
     }
-    // Without a ttl the old one goes, whoever set it.
+    // A set without a ttl clears the ttl that the other store has set.
     await store.set(["theirs"], 2);
     await official.set(["ours"], 2);
     expect(await redis.pttl("fedify::theirs")).toBe(-1);
@@ -129,13 +129,13 @@ describe("both ways", () => {
   test.each([
     ["a string", "app*[x]?\\:", "app*[x]?\\:"],
     [
-      "no UTF-8",
+      "not UTF-8",
       Buffer.from([0xff, 0x2a, 0x00]),
       Buffer.from([0xff, 0x2a, 0x00]),
     ],
     ["empty", "", ""],
     ["a Uint8Array", Buffer.from("kv/"), new TextEncoder().encode("kv/")],
-  ])("a key prefix that is %s", async (_, theirs, ours) => {
+  ])("both use a key prefix that is %s", async (_, theirs, ours) => {
     const other = new OfficialStore(redis, { keyPrefix: theirs });
     const store = openStore(server.url, { keyPrefix: ours });
     await other.set(["a", "b"], 1);
@@ -154,14 +154,14 @@ describe("both ways", () => {
     }
   });
 
-  test("a codec is refused, because it would not be used", () => {
+  test("the option codec is refused, because it would have no effect", () => {
     const codec = { encode: () => Buffer.alloc(0), decode: () => null };
     expect(() => openStore(server.url, { codec } as object)).toThrow("codec");
   });
 });
 
-describe("what the official package gets wrong", () => {
-  test("a key whose part ends in a colon comes back as it was", async () => {
+describe("errors of the official package", () => {
+  test("our list decodes keys whose parts end in a colon", async () => {
     const store = openStore(server.url);
     const keys: Key[] = [
       ["a:", "b"],
@@ -179,7 +179,7 @@ describe("what the official package gets wrong", () => {
     expect(await keysOf(store.list(["a_"]))).toEqual([["a_", ":b"]]);
   });
 
-  test("what is special in patterns is not in keys", async () => {
+  test("special characters of patterns are ordinary in keys", async () => {
     const store = openStore(server.url);
     await store.set(["p*", "child"], 1);
     await store.set(["pXX", "child"], 2);
@@ -192,7 +192,7 @@ describe("what the official package gets wrong", () => {
     expect(await store.get(["pXX", "child"])).toBe(2);
   });
 
-  test("half a second and no time at all are ttls", async () => {
+  test("ttls of half a second and of zero are valid", async () => {
     const store = openStore(server.url);
     await store.set(["half"], 1, { ttl: { milliseconds: 500 } });
     expect(await redis.pttl("fedify::half")).toBeGreaterThan(0);
@@ -204,7 +204,7 @@ describe("what the official package gets wrong", () => {
     await expect(official.set(["half"], 1, { ttl })).rejects.toThrow();
   });
 
-  test("the longest ttls are ttls too", async () => {
+  test("very long ttls are valid", async () => {
     const store = openStore(server.url);
     await store.set(["k"], 1, { ttl: { milliseconds: 1e300 } });
     expect(await store.get(["k"])).toBe(1);
@@ -212,8 +212,8 @@ describe("what the official package gets wrong", () => {
   });
 });
 
-describe("neighbours under the same prefix", () => {
-  test("other types are no entries", async () => {
+describe("foreign data under the same prefix", () => {
+  test("keys of other types are not entries", async () => {
     const store = openStore(server.url);
     await redis.lpush("fedify::a::list", "x");
     await redis.hset("fedify::a::hash", "x", "y");
@@ -232,7 +232,7 @@ describe("neighbours under the same prefix", () => {
     expect(await redis.exists("fedify::a::list")).toBe(1);
   });
 
-  test("names that no key has are left alone, and go with drop()", async () => {
+  test("names that are not keys are not listed, but drop() deletes them", async () => {
     const store = openStore(server.url);
     await redis.set("fedify:::odd", "1");
     await redis.set(Buffer.from("fedify::\xff", "latin1"), "1");
@@ -243,7 +243,7 @@ describe("neighbours under the same prefix", () => {
     expect(await redis.keys("*")).toEqual(["fedify:outside"]);
   });
 
-  test("what is not JSON is corrupt to get, and skipped by list", async () => {
+  test("values that are not JSON are corrupt for get and skipped by list", async () => {
     const store = openStore(server.url);
     await store.set(["k", "1"], 1);
     await redis.set("fedify::k::2", "{");
@@ -266,7 +266,7 @@ describe("neighbours under the same prefix", () => {
   });
 });
 
-test("cas works beside plain writes of the official store", async () => {
+test("cas is atomic against plain writes of the official store", async () => {
   const store = openStore(server.url);
   for (let i = 0; i < 200; i += 1) {
     await official.set(["k"], { n: i });
@@ -274,7 +274,7 @@ test("cas works beside plain writes of the official store", async () => {
       store.cas(["k"], { n: i }, "ours"),
       official.set(["k"], "theirs"),
     ]);
-    // Whichever came first: had ours come second, it would not have swapped.
+    // In either order: if the cas is second, it doesn't swap.
     expect(await store.get(["k"])).toBe("theirs");
   }
 });

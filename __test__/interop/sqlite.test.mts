@@ -1,12 +1,13 @@
-// The official package and ours on one file: it in a process of its own, on
-// node:sqlite, because two SQLite libraries don't share a file in one process.
+// The official package and our store on one file. The official package runs in
+// a child process, on node:sqlite, because two SQLite libraries can't share a
+// file in one process.
 import { describe, expect, test } from "vitest";
 import { type Child, startChild } from "../support/child.mts";
 import { type Entry, collect, inTextOrder } from "../support/collect.mts";
 import { asJson, hostileKeys, hostileValues } from "../support/hostile.mts";
 import { openStore, query, temporaryFile } from "../support/sqlite.mts";
 
-/** The official store, asked one operation at a time. */
+/** The official store in a child process. It runs one operation at a time. */
 class Official {
   readonly #child: Child;
 
@@ -67,7 +68,7 @@ class Official {
     return this.call("set", key, value, milliseconds);
   }
 
-  /** `undefined` is not JSON: on the way it is an empty array. */
+  /** `undefined` is not JSON, so it is sent as an empty array. */
   cas(key: readonly string[], expected: unknown, value: unknown) {
     const [from, to] = [expected, value].map((v) =>
       v === undefined ? [] : [v],
@@ -91,8 +92,8 @@ const keys = [
 const valueOf = (i: number) => hostileValues[i % hostileValues.length]?.[1];
 
 for (const first of ["official", "ours"] as const) {
-  describe(`${first} first`, () => {
-    /** Both on one file, opened one after the other. */
+  describe(`opened first by ${first === "ours" ? "our store" : "the official store"}`, () => {
+    /** Opens both stores on one file, one after the other. */
     async function both() {
       const path = await temporaryFile();
       const official = new Official(path);
@@ -126,7 +127,7 @@ for (const first of ["official", "ours"] as const) {
       await official.end();
     });
 
-    test("each lists what the other wrote, in one order", async () => {
+    test("each lists what the other wrote, in the same order", async () => {
       const { official, ours } = await both();
       for (const [i, key] of keys.entries()) {
         await (i % 2 === 0 ? official : ours).set(key, i);
@@ -134,7 +135,7 @@ for (const first of ["official", "ours"] as const) {
       const all = await collect(ours.list());
       expect(all).toEqual(await official.list());
       expect(all).toHaveLength(keys.length + 1);
-      // Only where its patterns don't mislead it: see the regressions.
+      // Only prefixes that the official list gets right. See the last test.
       for (const prefix of [["parent"], ["日本語"], ["::"], [""], ["a", "b"]]) {
         const own = await collect(ours.list(prefix as [string]));
         expect(own).toEqual(await official.list(prefix));
@@ -192,7 +193,7 @@ for (const first of ["official", "ours"] as const) {
       expect(await official.get(["kept"])).toBe(2);
     });
 
-    test("both count at once, and lose nothing", async () => {
+    test("concurrent increments by both are all counted", async () => {
       const { official, ours } = await both();
       const times = 300;
       const theirs = official.call("count", ["counter"], times);
@@ -206,7 +207,7 @@ for (const first of ["official", "ours"] as const) {
       expect(await official.get(["counter"])).toMatchObject({ n: 2 * times });
     });
 
-    test("either may be the last to leave", async () => {
+    test("the file is intact, whichever store closes last", async () => {
       const { official, ours, path } = await both();
       await official.set(["theirs"], 1);
       await ours.set(["ours"], 1);
@@ -229,7 +230,7 @@ for (const first of ["official", "ours"] as const) {
   });
 }
 
-test("ours opens a file that the official one is writing", async () => {
+test("our store opens a file while the official store writes to it", async () => {
   const path = await temporaryFile();
   const official = new Official(path);
   await official.set(["first"], 1);
@@ -249,7 +250,7 @@ test("ours opens a file that the official one is writing", async () => {
   expect(await official.get(["counter"])).toMatchObject({ n: 1_050 });
 });
 
-test("what the official list gets wrong, ours does not", async () => {
+test("our list is right for prefixes that the official list gets wrong", async () => {
   const path = await temporaryFile();
   const official = new Official(path);
   const parts = ["alice", "Alice", "_f", "Xf", "100%", "100abc", 'a"', "a\\"];
@@ -264,6 +265,6 @@ test("what the official list gets wrong, ours does not", async () => {
     const theirs = inTextOrder(await official.list([part]));
     different += Number(JSON.stringify(own) !== JSON.stringify(theirs));
   }
-  // Were this none, these tests would test nothing.
+  // Otherwise these prefixes would prove nothing.
   expect(different).toBeGreaterThan(0);
 });

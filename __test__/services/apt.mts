@@ -1,5 +1,5 @@
-// Installs what the tests need from Debian, where it is missing and we may: the
-// programs only, without a service of the system's own.
+// Installs programs that the tests need and that are missing, if this is Debian
+// and we are root. It installs only the programs: no system service is started.
 import { spawnSync } from "node:child_process";
 import {
   cpSync,
@@ -15,7 +15,9 @@ import { join } from "node:path";
 export const runs = (command: string): boolean =>
   spawnSync(command, ["--version"]).error === undefined;
 
-/** Makes sure of programs that come in a package of Debian. */
+/**
+ * Installs a Debian package if its programs are missing; throws if it can't.
+ */
 export function need(name: string, isThere: () => boolean): void {
   if (!isThere() && process.getuid?.() === 0 && runs("apt-get")) {
     withoutServices(() => install(name));
@@ -25,28 +27,28 @@ export function need(name: string, isThere: () => boolean): void {
   }
 }
 
-function apt(...words: string[]): boolean {
+function apt(...args: string[]): boolean {
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  return spawnSync("apt-get", words, { stdio: "ignore", env }).status === 0;
+  return spawnSync("apt-get", args, { stdio: "ignore", env }).status === 0;
 }
 
 function install(name: string): void {
-  // A machine that has just started may be busy with its updates.
-  const patience = ["-o", "DPkg::Lock::Timeout=120"];
-  const words = [...patience, "install", "--yes", name];
-  if (!apt(...words)) {
+  // A machine that has just booted may hold the lock while it updates itself.
+  const lockTimeout = ["-o", "DPkg::Lock::Timeout=120"];
+  const args = [...lockTimeout, "install", "--yes", name];
+  if (!apt(...args)) {
     apt("update");
-    if (!apt(...words)) {
+    if (!apt(...args)) {
       installBackport(name);
     }
   }
 }
 
-/** What came after the system's release, if that has backports. */
+/** Installs a package from the backports of the system's release, if any. */
 function installBackport(name: string): void {
   const format = "$(REPO_URI) $(RELEASE) $(COMPONENT)";
-  const words = ["indextargets", "--format", format, "Created-By: Packages"];
-  const targets = String(spawnSync("apt-get", words).stdout);
+  const args = ["indextargets", "--format", format, "Created-By: Packages"];
+  const targets = String(spawnSync("apt-get", args).stdout);
   const main = /^(\S+) ([a-z]+) main$/m.exec(targets);
   if (main === null) {
     return;
@@ -68,7 +70,10 @@ function installBackport(name: string): void {
   }
 }
 
-/** Debian starts no service, and creates no PostgreSQL cluster, meanwhile. */
+/**
+ * Runs `body`. Meanwhile Debian starts no service and creates no PostgreSQL
+ * cluster.
+ */
 function withoutServices(body: () => void): void {
   const policy = "/usr/sbin/policy-rc.d";
   const isOurs = !existsSync(policy);

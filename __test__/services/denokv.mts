@@ -1,5 +1,5 @@
 // `denokv`, the real server of KV Connect. Building it takes many minutes, so
-// tests have it only where DENOKV=1 asks for it; it is built once.
+// tests use it only if DENOKV=1 is set. It is built once.
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { pause } from "./pause.mts";
 import { freePort } from "./redis.mts";
 
-/** Of one line with the crates that the addon is made of. */
+/** The release that belongs to the denokv crates in the addon. */
 const version = "0.14.0";
 
 const folder = join(import.meta.dirname, `../../.setup/denokv-${version}`);
@@ -55,7 +55,7 @@ export class DenokvServer {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** Starts it, again after `kill`, and waits until it listens. */
+  /** Starts the server, also again after `kill`, and waits until it listens. */
   async start(): Promise<void> {
     const child = spawn(
       program,
@@ -71,9 +71,9 @@ export class DenokvServer {
       { stdio: "ignore" },
     );
     this.#process = child;
-    const patience = performance.now() + 20_000;
+    const deadline = performance.now() + 20_000;
     while (!(await listens(this.port))) {
-      if (child.exitCode !== null || performance.now() > patience) {
+      if (child.exitCode !== null || performance.now() > deadline) {
         await this.kill();
         throw new Error(`denokv did not start (${child.exitCode})`);
       }

@@ -1,5 +1,5 @@
-// MariaDB servers of a test's own, on free ports of the loopback interface, in
-// directories that go with them.
+// MariaDB servers for a test, on free ports of the loopback interface. Each has
+// a directory, which is removed when the server is stopped.
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -16,13 +16,13 @@ import {
 import { pause } from "./pause.mts";
 import { freePort } from "./redis.mts";
 
-/** As they stand in my.cnf. */
+/** Settings with the names of my.cnf. */
 type Settings = Readonly<Record<string, string | number>>;
 
-/** What a test may see without harm. */
+/** The password of the test user, with characters that are special in URLs. */
 export const password = "s3cr:et/ @#?%";
 
-/** Small files: a server is made for each test file. */
+/** Small files, because a server is created for each test file. */
 const small = {
   "innodb-log-file-size": "16M",
   "innodb-buffer-pool-size": "64M",
@@ -35,7 +35,10 @@ function flags(settings: Settings): string[] {
   return Object.entries(settings).map(([name, value]) => `--${name}=${value}`);
 }
 
-/** In one folder, temporary tables of two servers may have the same name. */
+/**
+ * Each server has its own folder for temporary tables. In a shared folder,
+ * those of two servers may have the same name.
+ */
 const environment = (directory: string) => ({
   ...process.env,
   TMPDIR: directory,
@@ -78,7 +81,7 @@ export class MysqlServer {
         "GRANT ALL ON fedify.* TO fedify@'%';",
       ].join("\n"),
     );
-    // A free port may be taken by the time that the server wants it.
+    // Another process may take the free port before the server does.
     for (let attempt = 1; ; attempt += 1) {
       const server = new MysqlServer(await freePort(), directory, settings);
       try {
@@ -92,13 +95,13 @@ export class MysqlServer {
     }
   }
 
-  /** With the user that owns the database, and nothing else. */
+  /** The URL of a user who has all rights on the test database only. */
   get url(): string {
     return this.urlFor("fedify", password);
   }
 
-  urlFor(user: string, word: string, database = "fedify"): string {
-    const login = `${encodeURIComponent(user)}:${encodeURIComponent(word)}`;
+  urlFor(user: string, password: string, database = "fedify"): string {
+    const login = `${encodeURIComponent(user)}:${encodeURIComponent(password)}`;
     return `mysql://${login}@127.0.0.1:${this.port}/${database}`;
   }
 
@@ -107,7 +110,9 @@ export class MysqlServer {
     return child !== undefined && child.exitCode === null && !child.signalCode;
   }
 
-  /** Starts it, again after `kill`, and waits until it answers. */
+  /**
+   * Starts the server, also again after `kill`, and waits until it is ready.
+   */
   async start(): Promise<void> {
     const child = spawn(
       "mariadbd",
@@ -128,19 +133,19 @@ export class MysqlServer {
       },
     );
     this.#process = child;
-    const said: string[] = [];
+    const output: string[] = [];
     for await (const line of createInterface({ input: child.stderr })) {
-      said.push(line);
+      output.push(line);
       if (line.includes("ready for connections")) {
-        // What else it says must not fill the pipe.
+        // Discards further output, which would otherwise fill the pipe.
         child.stderr.resume();
         return;
       }
     }
-    throw new Error(`mariadbd did not start:\n${said.join("\n")}`);
+    throw new Error(`mariadbd did not start:\n${output.join("\n")}`);
   }
 
-  /** Ends it as a crash does. */
+  /** Kills the server, like a crash. */
   async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     const child = this.#process;
     if (child !== undefined && this.isRunning) {
@@ -157,14 +162,14 @@ export class MysqlServer {
     this.#process?.kill("SIGCONT");
   }
 
-  /** A pool of the JavaScript driver's, as a user's app has one. */
+  /** A pool of the JavaScript driver, as a user's app has. */
   pool(options: object = {}): Pool {
     const pool = createPool({ uri: this.url, ...options });
     this.#pools.push(pool);
     return pool;
   }
 
-  /** A connection that may do everything, for what goes on behind our back. */
+  /** A connection as root, for changes that bypass the store. */
   async root(): Promise<Connection> {
     return createConnection({
       socketPath: this.socket,
@@ -174,7 +179,7 @@ export class MysqlServer {
     });
   }
 
-  /** Runs statements as root: the rows of the last one. */
+  /** Runs statements as root. Returns the rows of the last one. */
   async sql(
     text: string,
     values: unknown[] = [],

@@ -1,9 +1,9 @@
 import { readdir, readFile } from "node:fs/promises";
 
 /**
- * Stops a process, and waits until it has stopped: a busy machine may let its
- * threads go on for a while after the signal. Elsewhere than on Linux, where
- * that can't be seen, it doesn't wait.
+ * Stops a process, and waits until all its threads have stopped. On a busy
+ * machine they may run on for a while after the signal. It doesn't wait on
+ * systems other than Linux, where this can't be observed.
  */
 export async function pause(pid: number | undefined): Promise<void> {
   if (pid === undefined) return;
@@ -11,10 +11,10 @@ export async function pause(pid: number | undefined): Promise<void> {
   if (process.platform !== "linux") return;
   const tasks = `/proc/${pid}/task`;
   const stopped = async (thread: string) => {
-    // One that has ended meanwhile is not there at the next look.
+    // A thread that has ended meanwhile is not in the next list of threads.
     const file = `${tasks}/${thread}/stat`;
     const stat = await readFile(file, "utf8").catch(() => "");
-    // The name before it may have spaces and parentheses.
+    // The state follows the name, which may contain spaces and parentheses.
     return stat.slice(stat.lastIndexOf(")") + 2).startsWith("T");
   };
   for (;;) {

@@ -3,12 +3,12 @@ import { join } from "node:path";
 
 const versions = "/usr/lib/postgresql";
 
-/** Where a program of the newest installed version is. */
+/** The path of a program of the newest PostgreSQL that is installed. */
 export function postgresBinary(name: string): string {
   const found = (existsSync(versions) ? readdirSync(versions) : [])
     .toSorted((a, b) => Number(b) - Number(a))
     .map((version) => join(versions, version, "bin", name))
     .find((path) => existsSync(path));
-  // Elsewhere than on Debian they are on the PATH.
+  // On systems other than Debian, the programs are on the PATH.
   return found ?? name;
 }

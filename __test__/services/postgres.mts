@@ -1,6 +1,6 @@
-// PostgreSQL servers of a test's own, on free ports of the loopback interface
-// and in directories that go with them. PostgreSQL refuses to run as root: then
-// it runs as the user that Debian has for it.
+// PostgreSQL servers for a test, on free ports of the loopback interface. Each
+// has a directory, which is removed when the server is stopped. PostgreSQL
+// refuses to run as root. If we are root, it runs as Debian's user `postgres`.
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { chown, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -11,18 +11,18 @@ import postgres, { type Options, type Sql } from "postgres";
 import { postgresBinary } from "./postgres-binary.mts";
 import { freePort } from "./redis.mts";
 
-/** As they stand in postgresql.conf. */
+/** Settings with the names of postgresql.conf. */
 type Settings = Readonly<Record<string, string | number>>;
 
 export interface ServerOptions {
   settings?: Settings;
-  /** What `initdb` is told beside the usual. */
+  /** Arguments of `initdb` that replace `--locale=C`. */
   initdb?: readonly string[];
-  /** Files of the data directory: certificates, say. */
+  /** More files for the data directory, such as certificates. */
   files?: Readonly<Record<string, string>>;
 }
 
-/** The user and group to run as; none where we aren't root. */
+/** The user and group to run servers as. Empty if we aren't root. */
 export function owner(): { uid?: number; gid?: number } {
   if (process.getuid?.() !== 0) {
     return {};
@@ -46,7 +46,7 @@ export class PostgresServer {
   readonly port: number;
   readonly directory: string;
   readonly password = "a pass:word/%";
-  /** What it has said so far, line by line. */
+  /** The lines that the server has logged so far. */
   readonly log: string[] = [];
   readonly #settings: Settings;
   readonly #clients: Sql[] = [];
@@ -87,7 +87,7 @@ export class PostgresServer {
     for (const [name, text] of Object.entries(files)) {
       await write(join(directory, "data", name), text);
     }
-    // A free port may be taken by the time that the server wants it.
+    // Another process may take the free port before the server does.
     for (let attempt = 1; ; attempt += 1) {
       const port = await freePort();
       const server = new PostgresServer(port, directory, settings);
@@ -130,7 +130,9 @@ export class PostgresServer {
     return child !== undefined && child.exitCode === null && !child.signalCode;
   }
 
-  /** Starts it, again after `kill`, and waits until it answers. */
+  /**
+   * Starts the server, also again after `kill`, and waits until it is ready.
+   */
   async start(settings: Settings = {}): Promise<void> {
     const all: Settings = {
       port: this.port,
@@ -169,12 +171,14 @@ export class PostgresServer {
       lines.on("close", () => resolve(false));
     });
     if (!(await ready)) {
-      const said = this.log.slice(from).join("\n");
-      throw new Error(`postgres did not start:\n${said}`);
+      const output = this.log.slice(from).join("\n");
+      throw new Error(`postgres did not start:\n${output}`);
     }
   }
 
-  /** SIGQUIT ends it as a crash does, without leaving its children behind. */
+  /**
+   * Stops the server. SIGQUIT acts like a crash, but also ends its children.
+   */
   async kill(signal: NodeJS.Signals = "SIGQUIT"): Promise<void> {
     const child = this.#process;
     if (child !== undefined && this.isRunning) {
@@ -183,7 +187,7 @@ export class PostgresServer {
     }
   }
 
-  /** Another client, for what a test wants to see or do behind our back. */
+  /** Another client, to read or change data without the store. */
   client(options: Options<{}> = {}): Sql {
     const client = postgres(this.url, {
       max: 2,
@@ -203,7 +207,7 @@ export class PostgresServer {
   }
 }
 
-/** PgBouncer before a server, in transaction mode. */
+/** PgBouncer in front of a server, in transaction mode. */
 export class PgBouncer {
   readonly port: number;
   readonly #server: PostgresServer;
@@ -247,15 +251,15 @@ default_pool_size = 3
       cwd: directory,
       stdio: ["ignore", "inherit", "pipe"],
     });
-    const said: string[] = [];
+    const output: string[] = [];
     for await (const line of createInterface({ input: child.stderr })) {
-      said.push(line);
+      output.push(line);
       if (line.includes("process up")) {
         child.stderr.resume();
         return new PgBouncer(port, server, directory, child);
       }
     }
-    throw new Error(`pgbouncer did not start:\n${said.join("\n")}`);
+    throw new Error(`pgbouncer did not start:\n${output.join("\n")}`);
   }
 
   get url(): string {
@@ -273,7 +277,7 @@ default_pool_size = 3
   }
 }
 
-/** A file that the server may read, and nobody else. */
+/** Writes a file that only the server may read. */
 async function write(path: string, text: string): Promise<void> {
   await mkdir(join(path, ".."), { recursive: true });
   await writeFile(path, text, { mode: 0o600 });

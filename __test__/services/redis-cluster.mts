@@ -1,4 +1,4 @@
-// A Redis cluster of a test's own: masters, each with a replica if wanted.
+// A Redis cluster for a test: three masters, optionally with a replica each.
 import { Cluster, type Redis } from "ioredis";
 import { RedisServer, type Settings, freePort } from "./redis.mts";
 
@@ -16,7 +16,7 @@ export class RedisCluster {
     this.replicas = replicas;
   }
 
-  /** With `more` settings for each node, if there are any. */
+  /** `more` returns additional settings for a node. */
   static async start(
     replicated = false,
     more: () => Promise<Settings> = async () => ({}),
@@ -26,7 +26,8 @@ export class RedisCluster {
       Array.from({ length: count }, async () =>
         RedisServer.start({
           "cluster-enabled": "yes",
-          // Where none is to fail, a busy machine shall not make it seem so.
+          // Without replicas no test stops a node. The timeout is long then, so
+          // that a slow node on a busy machine doesn't count as failed.
           "cluster-node-timeout": replicated ? 1_000 : 15_000,
           "cluster-port": await freePort(),
           "cluster-replica-validity-factor": 0,
@@ -44,7 +45,7 @@ export class RedisCluster {
     return this.masters.map(({ url }) => url);
   }
 
-  /** A client that follows the cluster. */
+  /** A client of the whole cluster. */
   client(): Cluster {
     this.#cluster ??= new Cluster(
       this.masters.map(({ port }) => ({ host: "127.0.0.1", port })),
@@ -53,7 +54,7 @@ export class RedisCluster {
     return this.#cluster;
   }
 
-  /** The slot that a name is in. */
+  /** The slot of a key. */
   async slotOf(name: string): Promise<number> {
     return Number(await this.#anyClient().call("CLUSTER", "KEYSLOT", name));
   }
@@ -91,7 +92,7 @@ export class RedisCluster {
     await source?.call("CLUSTER", "SETSLOT", slot, "NODE", targetId);
   }
 
-  /** How often clients were sent elsewhere, by way of MOVED and of ASK. */
+  /** How many times nodes have answered MOVED, and how many times ASK. */
   async redirections(): Promise<{ moved: number; asked: number }> {
     const total = { moved: 0, asked: 0 };
     for (const client of await this.#masters()) {
@@ -104,7 +105,7 @@ export class RedisCluster {
     return total;
   }
 
-  /** Waits until all replicas have what their masters have. */
+  /** Waits until all replicas have the data of their masters. */
   async replicated(): Promise<void> {
     const masters = await this.#masters();
     for (const client of masters) {
@@ -164,7 +165,7 @@ export class RedisCluster {
       const bus = (await client.config("GET", "cluster-port")) as string[];
       await first.call("CLUSTER", "MEET", "127.0.0.1", node.port, bus[1] ?? "");
     };
-    // One that was too slow to answer has to be met again.
+    // A node that was too slow to answer needs another MEET.
     await this.#until([first], async () => {
       const known = String(await first.cluster("NODES"));
       const missing = nodes.filter((_, i) => !known.includes(ids[i] ?? ""));
@@ -189,7 +190,10 @@ export class RedisCluster {
     });
   }
 
-  /** The nodes gossip; nobody tells when they are done. */
+  /**
+   * Polls until a condition holds for every client. Nodes spread changes by
+   * gossip, and there is no event for the end of that.
+   */
   async #until(
     clients: readonly Redis[],
     holds: (client: Redis) => Promise<boolean>,
@@ -202,7 +206,7 @@ export class RedisCluster {
   }
 }
 
-/** First and last of the slot ranges in a line of CLUSTER NODES. */
+/** The first and last slot of each range in a line of CLUSTER NODES. */
 function slots(line: string): [number, number][] {
   return line
     .split(" ")

@@ -1,5 +1,5 @@
-// Redis servers of a test's own, on free ports of the loopback interface, in
-// directories that go with them.
+// Redis servers for a test, on free ports of the loopback interface. Each has a
+// directory, which is removed when the server is stopped.
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomInt } from "node:crypto";
 import { once } from "node:events";
@@ -14,8 +14,8 @@ import { pause } from "./pause.mts";
 const given = new Set<number>();
 
 /**
- * A port that nobody listens on, nor will soon: none of those that the system
- * gives to whoever asks for any, also while a server is away.
+ * A free port. It is outside the range from which the system picks ports, so
+ * that it also stays free while a test's server is stopped.
  */
 export async function freePort(): Promise<number> {
   for (;;) {
@@ -31,10 +31,10 @@ export async function freePort(): Promise<number> {
   }
 }
 
-/** As they stand in redis.conf. */
+/** Settings with the names of redis.conf. */
 export type Settings = Readonly<Record<string, string | number>>;
 
-/** Valkey takes the same settings. */
+/** Valkey accepts the same settings. */
 export type Program = "redis-server" | "valkey-server";
 
 export class RedisServer {
@@ -59,13 +59,13 @@ export class RedisServer {
     this.#program = program;
   }
 
-  /** Starts a server that keeps nothing, unless the settings say otherwise. */
+  /** Starts a server. It writes no data to disk unless the settings say so. */
   static async start(
     settings: Settings = {},
     program: Program = "redis-server",
   ): Promise<RedisServer> {
     const directory = await mkdtemp(join(tmpdir(), "fedify-kv-redis-"));
-    // A free port may be taken by the time that the server wants it.
+    // Another process may take the free port before the server does.
     for (let attempt = 1; ; attempt += 1) {
       const port = await freePort();
       const server = new RedisServer(port, directory, settings, program);
@@ -93,7 +93,9 @@ export class RedisServer {
     return child !== undefined && child.exitCode === null && !child.signalCode;
   }
 
-  /** Starts it, again after `kill`, and waits until it answers. */
+  /**
+   * Starts the server, also again after `kill`, and waits until it is ready.
+   */
   async start(): Promise<void> {
     const child = spawn(
       this.#program,
@@ -109,20 +111,20 @@ export class RedisServer {
       { stdio: ["ignore", "pipe", "inherit"] },
     );
     this.#process = child;
-    const said: string[] = [];
+    const output: string[] = [];
     const lines = createInterface({ input: child.stdout });
     for await (const line of lines) {
-      said.push(line);
+      output.push(line);
       if (line.includes("eady to accept connections")) {
-        // What else it says must not fill the pipe.
+        // Discards further output, which would otherwise fill the pipe.
         child.stdout.resume();
         return;
       }
     }
-    throw new Error(`${this.#program} did not start:\n${said.join("\n")}`);
+    throw new Error(`${this.#program} did not start:\n${output.join("\n")}`);
   }
 
-  /** Ends it as a crash does. */
+  /** Kills the server, like a crash. */
   async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<void> {
     const child = this.#process;
     if (child !== undefined && this.isRunning) {
@@ -139,7 +141,7 @@ export class RedisServer {
     this.#process?.kill("SIGCONT");
   }
 
-  /** Another client, for what a test wants to see or do behind our back. */
+  /** Another client, to read or change data without the store. */
   client(options: object = {}): Redis {
     const client = new Redis({
       host: "127.0.0.1",

@@ -1,7 +1,6 @@
-// The runtimes that the addon is tested in. Node.js 24, Deno and Bun are among
-// the packages; other versions of Node.js are installed here, once, beside
-// them: two packages of Node.js in one node_modules would take each other's
-// place.
+// The runtimes that the addon is tested in. Node.js 24, Deno and Bun are
+// devDependencies. Other versions of Node.js are installed once in folders of
+// their own, because one node_modules can't hold two versions of a package.
 import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -25,7 +24,7 @@ const nodeOf = (version: string) =>
 export interface Runtime {
   readonly name: string;
   readonly command: string;
-  /** What stands before a script's path. */
+  /** The arguments before the path of a script. */
   readonly flags: readonly string[];
 }
 
@@ -35,7 +34,7 @@ const node = (version: string, command: string): Runtime => ({
   flags: ["--disable-warning=ExperimentalWarning"],
 });
 
-/** Those that run the contract suite too. */
+/** The runtimes that also run the contract suite. */
 export const otherNodes: readonly Runtime[] = versions.map((version) =>
   node(version, nodeOf(version)),
 );
@@ -61,7 +60,7 @@ export const runtimes: readonly Runtime[] = [
   { name: "Bun", command: join(bin, "bun"), flags: ["run"] },
 ];
 
-/** Installs what is not there yet. */
+/** Installs the versions of Node.js that are missing. */
 export function installRuntimes(): void {
   for (const version of versions) {
     if (existsSync(nodeOf(version))) {

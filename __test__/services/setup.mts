@@ -1,4 +1,4 @@
-// What the tests need from the system. Each test file starts servers of its own.
+// Installs what the tests need. Each test file starts its own servers.
 import { need, runs } from "./apt.mts";
 import { installDenokv } from "./denokv.mts";
 import { postgresBinary } from "./postgres-binary.mts";

@@ -1,4 +1,4 @@
-// Certificates of a test's own, signed by authorities of its own.
+// Creates certificates and certificate authorities for a test.
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -17,14 +17,17 @@ export class Certificates {
     return readFileSync(this.file(name));
   }
 
-  /** Makes `<name>.crt` and `<name>.key`, which can sign others. */
+  /** Creates an authority: `<name>.crt` and `<name>.key`. */
   authority(name: string): void {
     this.#openssl(
       `req -x509 ${newKey} -days 1 -subj /CN=${name} -keyout ${name}.key -out ${name}.crt`,
     );
   }
 
-  /** The same for `names`, like `DNS:localhost,IP:127.0.0.1`. */
+  /**
+   * Creates a certificate that the authority `signer` signs, for `names` like
+   * `DNS:localhost,IP:127.0.0.1`.
+   */
   certificate(name: string, signer: string, names: string): void {
     const subject = `-subj /CN=${name} -addext subjectAltName=${names}`;
     this.#openssl(

@@ -1,5 +1,5 @@
-// Node processes of a test's own, running a script that stands in the test.
-// They talk in lines of JSON, and none outlives its test.
+// Runs scripts of a test in Node child processes. Test and script exchange
+// lines of JSON. A process is killed when its test ends.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
@@ -8,10 +8,13 @@ import { expect, onTestFinished } from "vitest";
 
 const root = join(import.meta.dirname, "../..");
 
-/** The addon's path, for scripts that load it by hand, as workers do. */
+/** The addon's path, for scripts that load it themselves, such as workers. */
 export const addon = join(root, "index.js");
 
-/** One line of ASCII: other characters may end a line, or be cut in two. */
+/**
+ * A value as one line of JSON in ASCII. Other characters may be line
+ * separators, or may be split between two chunks.
+ */
 function toLine(value: unknown): string {
   const escaped = JSON.stringify(value).replace(
     /[\u007f-\uffff]/g,
@@ -21,9 +24,9 @@ function toLine(value: unknown): string {
 }
 
 /**
- * What every script finds: `data`, which the test gave, `require(addon)`,
- * `report(value)`, which the test reads, and `told()`, which waits until the
- * test tells it something.
+ * What every script can use: `data` from the test, `require(addon)`,
+ * `report(value)`, which sends a value to the test, and `told()`, which waits
+ * for the next value that the test sends with `tell`.
  */
 const prelude = `
   import { createRequire } from "node:module";
@@ -47,7 +50,7 @@ export interface Exit {
   code: number | null;
   signal: NodeJS.Signals | null;
   stderr: string;
-  /** From the last report, or else the start, to the end. */
+  /** The time from the last report (or, without one, the start) to the end. */
   lastMilliseconds: number;
 }
 
@@ -75,7 +78,7 @@ export class Child {
     );
     child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
     child.stdout.on("data", () => (last = performance.now()));
-    // A child that has died already can't be told anything.
+    // Writing to a child that has died fails. That is not an error of the test.
     child.stdin.on("error", () => {});
     this.#process = child;
     this.#lines = createInterface({ input: child.stdout })[
@@ -93,7 +96,9 @@ export class Child {
     });
   }
 
-  /** The next value that the script reports; fails when it ends instead. */
+  /**
+   * The next value that the script reports. Rejects if the script has ended.
+   */
   async next<T = unknown>(): Promise<T> {
     const line = await this.#lines.next();
     if (line.done) {
@@ -102,7 +107,7 @@ export class Child {
     return JSON.parse(line.value) as T;
   }
 
-  /** All that the script still reports, once it has ended. */
+  /** Waits until the script ends, and returns its remaining reports. */
   async rest<T = unknown>(): Promise<T[]> {
     const values: T[] = [];
     for (;;) {
@@ -114,11 +119,12 @@ export class Child {
     }
   }
 
+  /** Sends a value to the script, which receives it with `told()`. */
   tell(value: unknown): void {
     this.#process.stdin.write(toLine(value));
   }
 
-  /** Nothing more will be told. */
+  /** Closes the script's input. */
   end(): void {
     this.#process.stdin.end();
   }
@@ -136,32 +142,32 @@ export function startChild(
   return new Child(script, data ?? null, flags);
 }
 
-export interface Ran extends Exit {
+export interface RunResult extends Exit {
   reports: unknown[];
 }
 
-/** How long a process may take to end when nothing is left to do, in ms. */
+/** The time in which a process with nothing left to do must end, in ms. */
 export const prompt = 4_000;
 
-/** It ended by itself, in good order, and soon. */
+/** Expects that a process ended by itself, without errors, and promptly. */
 export function expectGoodEnd(exit: Exit): void {
   expect(exit).toMatchObject({ code: 0, signal: null, stderr: "" });
   expect(exit.lastMilliseconds).toBeLessThan(prompt);
 }
 
-/** Runs a script to its end, whichever that is. */
+/** Runs a script until it ends, successfully or not. */
 export async function runChild(
   script: string,
   data?: unknown,
   flags?: readonly string[],
-): Promise<Ran> {
+): Promise<RunResult> {
   const child = startChild(script, data, flags);
   child.end();
   const reports = await child.rest();
   return { reports, ...(await child.exit) };
 }
 
-/** Runs a script that must end well, and returns the one value it reports. */
+/** Runs a script that must succeed, and returns the only value it reports. */
 export async function ask<T>(
   script: string,
   data?: unknown,

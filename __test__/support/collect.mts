@@ -1,4 +1,4 @@
-// What a list yields, all of it.
+// Collects the entries of a list.
 
 export interface Entry {
   readonly key: readonly string[];
@@ -19,7 +19,10 @@ export async function keysOf(
   return (await collect(list)).map((entry) => entry.key);
 }
 
-/** Stores list in an order of their own; to compare, put both in this one. */
+/**
+ * Sorts items by their JSON text. Stores list in different orders, so tests
+ * sort both sides before they compare them.
+ */
 export function inTextOrder<T>(items: Iterable<T>): T[] {
   return [...items]
     .map((item) => ({ item, text: JSON.stringify(item) }))

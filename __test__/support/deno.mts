@@ -1,4 +1,4 @@
-// Deno KV databases of a test's own, and the real Deno to look into them.
+// Deno KV stores for a test, and the real Deno to read and write their data.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ const root = join(import.meta.dirname, "../..");
 /** The `deno` that npm installed. */
 export const deno = join(root, "node_modules/.bin/deno");
 
-/** Deno asks nobody for anything. */
+/** An environment in which Deno doesn't look for updates over the network. */
 export const offline = { ...process.env, DENO_NO_UPDATE_CHECK: "1" };
 
 /** A store that is closed when the test is over. */
@@ -23,17 +23,21 @@ export function openDenoStore(place: string, options?: Options): DenoKvStore {
   return store;
 }
 
-/** What every script finds: `data`, `kv`, and `report`, which the test reads. */
+/**
+ * What every script can use: `data` from the test, `kv`, `report(value)`, which
+ * sends a value to the test, and `patiently(write)`.
+ */
 const prelude = `
   const data = JSON.parse(Deno.args[0]);
   const kv = await Deno.openKv(data.place);
-  // In ASCII: other characters may end a line.
+  // In ASCII, because other characters may be line separators.
   const report = (value) => console.log(
     JSON.stringify(value, (_, it) => typeof it === "bigint" ? String(it) : it)
       .replace(/[\\u007f-\\uffff]/g, (unit) =>
         "\\\\u" + unit.charCodeAt(0).toString(16).padStart(4, "0")),
   );
-  // Deno's engine doesn't wait for others where it checks what it reads.
+  // Repeats a write while the database is locked. Deno's engine doesn't wait
+  // for the lock itself if the write checks what it has read.
   const patiently = async (write) => {
     for (;;) {
       try {
@@ -85,7 +89,9 @@ export class DenoChild {
     child.stdin.end(`${prelude}${script}\nkv.close();`);
   }
 
-  /** The next value that the script reports; fails when it ends instead. */
+  /**
+   * The next value that the script reports. Rejects if the script has ended.
+   */
   async next<T>(): Promise<T> {
     const line = await this.#lines.next();
     if (line.done) {
@@ -95,7 +101,7 @@ export class DenoChild {
     return JSON.parse(line.value) as T;
   }
 
-  /** Until it has ended, which must be well. */
+  /** Waits until the script has ended. Rejects if it failed. */
   async end(): Promise<void> {
     const [code] = await this.#exit;
     if (code !== 0) {
@@ -113,7 +119,7 @@ export function startDeno(
   return new DenoChild(place, script, data, env);
 }
 
-/** Runs a script to its end, and returns the one value it reports. */
+/** Runs a script until it ends, and returns the first value it reports. */
 export async function askDeno<T>(
   place: string,
   script: string,

@@ -1,4 +1,4 @@
-// Entries by number.
+// Numbered entries.
 
 export const numbers = (count: number) => Array.from(Array(count).keys());
 

@@ -1,4 +1,4 @@
-// What the tests of failing servers have in common.
+// Code that the tests of failing servers share.
 import { expect } from "vitest";
 import type { PostgresKvStore } from "../../index.js";
 import { key, numbers } from "./entries.mts";
@@ -18,8 +18,9 @@ export const recovers = (call: () => Promise<unknown>) =>
     .toBe(true);
 
 /**
- * Writes 1,000 entries, and ends the server and starts it again meanwhile: what
- * resolved has happened, nothing was guessed, and few are rejected.
+ * Writes 1,000 entries, and restarts the server meanwhile. Expects that every
+ * resolved write is stored, that every `cas` that resolves is `true`, and that
+ * few writes are rejected.
  */
 export async function writeThrough(
   store: Store,
@@ -59,19 +60,19 @@ export async function writeThrough(
       expect(outcome.reason.message).toContain("unknown");
     } else {
       const { i, answer } = outcome.value;
-      // Nobody else writes: `false` would be a guess.
+      // There is no other writer, so `false` would be wrong.
       expect(answer, String(i)).toBe(i % 2 === 0 ? undefined : true);
       expect(await store.get(key(i))).toBe(i);
     }
   }
-  // Sets may be repeated, so they all arrive.
+  // The store repeats sets, so that few writes are rejected.
   const rejected = outcomes.filter(({ status }) => status === "rejected");
   expect(rejected.length).toBeLessThanOrEqual(50);
 }
 
 /**
- * Writes and reads, round after round, while `cut` ends connections; how many it
- * has ended.
+ * Writes and reads in rounds, while `cut` closes connections. Returns how many
+ * connections it has closed.
  */
 export async function writeThroughCuts(
   store: Store,

@@ -94,7 +94,7 @@ export const hostileParts: readonly string[] = [
   "\u{10ffff}",
 ];
 
-/** Keys that merge or shadow each other where parts are joined carelessly. */
+/** Keys that collide if their parts are joined without correct escaping. */
 export const hostileKeys: readonly (readonly [string, ...string[]])[] = [
   ...hostileParts.map((part) => [part] as const),
   ...hostileParts.map((part) => ["parent", part] as const),
@@ -120,12 +120,12 @@ export const hostileKeys: readonly (readonly [string, ...string[]])[] = [
   ["a\n", "b"],
 ];
 
-/** A copy as JSON makes it: what a store must give back. */
+/** A copy through JSON. A store must return this copy. */
 export function asJson(value: unknown): unknown {
   return JSON.parse(JSON.stringify(value));
 }
 
-/** Brackets in brackets, this deep. */
+/** A value of nested arrays and objects, `depth` levels deep. */
 export function nested(depth: number, inner: unknown = 0): unknown {
   let value = inner;
   for (let level = 0; level < depth; level += 1) {
@@ -142,7 +142,7 @@ export function hasLoneSurrogates(value: unknown): boolean {
   return /\\ud[89a-f]/.test(JSON.stringify(value));
 }
 
-/** Values that JSON keeps, with what they are. */
+/** Values that JSON can represent, each with a description. */
 export const hostileValues: readonly (readonly [string, unknown])[] = [
   ["null", null],
   ["true", true],
@@ -168,7 +168,7 @@ export const hostileValues: readonly (readonly [string, unknown])[] = [
   ["line separators and a byte order mark", "\ufeffa\u2028b\u2029\uffff"],
   ["a lone high surrogate", "a\ud83d"],
   ["a lone low surrogate", "\ude00b"],
-  ["surrogates the wrong way round", "\ude00\ud83d"],
+  ["surrogates in the wrong order", "\ude00\ud83d"],
   ["an object whose key is a lone surrogate", { "\ud800": "\udfff" }],
   ["an empty array", []],
   ["an empty object", {}],
@@ -178,15 +178,18 @@ export const hostileValues: readonly (readonly [string, unknown])[] = [
   ["empty keys", { "": { "": [""] } }],
   ["keys that look like indexes", { 2: "b", 1: "a", "01": "c", a: 1 }],
   ["a date", new Date(0)],
-  ["a date within", { at: [new Date(1e12)] }],
-  ["its own toJSON", { toJSON: () => ({ mine: [1] }) }],
+  ["a nested date", { at: [new Date(1e12)] }],
+  ["an object with toJSON", { toJSON: () => ({ mine: [1] }) }],
   ["boxed primitives", [Object("a"), Object(1), Object(false)]],
   ["a map, which JSON makes {}", new Map([["a", 1]])],
   [
-    "a list result's look-alike",
+    "an object that looks like a list's result",
     { value: { key: ["a"], value: 1 }, done: true },
   ],
-  ["a promise's look-alike", JSON.parse('{"then":"not a function"}')],
+  [
+    "an object that looks like a promise",
+    JSON.parse('{"then":"not a function"}'),
+  ],
   ["10 KB of ASCII", "x".repeat(10_240)],
   ["10 KB of CJK", "漢".repeat(3_414)],
   ["10 KB of Latin-1", "é".repeat(10_240)],

@@ -1,10 +1,10 @@
 // The official package on a pool of mysql2. It writes with `CAST(? AS JSON)`,
-// which is a syntax error on MariaDB; the pool is wrapped so that the cast is
-// taken out on the way. On MySQL the column makes the same of the text.
+// which is a syntax error in MariaDB, so a wrapper around the pool removes the
+// cast. In MySQL the result is the same, since the column's type is JSON.
 import { MysqlKvStore as OfficialStore } from "@fedify/mysql";
 import type { Pool, PoolConnection } from "mysql2/promise";
 
-const uncast = (sql: string) => sql.replaceAll("CAST(? AS JSON)", "?");
+const withoutCast = (sql: string) => sql.replaceAll("CAST(? AS JSON)", "?");
 
 type OfficialPool = ConstructorParameters<typeof OfficialStore>[0];
 
@@ -15,7 +15,7 @@ function wrap<T extends Pool | PoolConnection>(target: T): T {
       if (name === "query" || name === "execute") {
         const call = value as (...words: unknown[]) => Promise<unknown>;
         return (sql: string, values?: unknown) =>
-          call.call(target, uncast(sql), values);
+          call.call(target, withoutCast(sql), values);
       }
       if (name === "getConnection") {
         return async () => wrap(await (target as Pool).getConnection());

@@ -1,4 +1,4 @@
-// MySQL stores of a test's own.
+// MySQL stores for a test.
 import { randomUUID } from "node:crypto";
 import { onTestFinished } from "vitest";
 import { MysqlKvStore } from "../../index.js";

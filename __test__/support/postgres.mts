@@ -1,4 +1,4 @@
-// PostgreSQL stores of a test's own.
+// PostgreSQL stores for a test.
 import { randomUUID } from "node:crypto";
 import { onTestFinished } from "vitest";
 import { PostgresKvStore } from "../../index.js";

@@ -1,4 +1,4 @@
-// Redis stores of a test's own.
+// Redis stores for a test.
 import { randomUUID } from "node:crypto";
 import { onTestFinished } from "vitest";
 import { RedisKvStore } from "../../index.js";

@@ -1,9 +1,9 @@
-// Errors come as rejections: these fail on a call that throws or succeeds.
+// Expects calls to reject. A call that throws or succeeds fails the test.
 import { expect } from "vitest";
 
 export type KvError = Error & { code: string };
 
-/** What the call rejects with. Only an error that has a code may come back. */
+/** The error that the call rejects with. It must have a code. */
 export async function rejection(call: () => unknown): Promise<KvError> {
   const reason = await reasonOf(call);
   expect(reason).toBeInstanceOf(Error);
@@ -13,7 +13,7 @@ export async function rejection(call: () => unknown): Promise<KvError> {
   return error;
 }
 
-/** What the call rejects with, whatever it is. */
+/** The reason that the call rejects with. It may be any value. */
 export async function reasonOf(call: () => unknown): Promise<unknown> {
   let promise: unknown;
   try {
@@ -30,7 +30,7 @@ export async function reasonOf(call: () => unknown): Promise<unknown> {
   throw new Error("was fulfilled instead of rejecting");
 }
 
-/** The classes that go with the codes, as `Error` does with all others. */
+/** The error class of each code. Codes that are missing here have `Error`. */
 const classes: Record<string, ErrorConstructor> = {
   ERR_KV_INVALID_KEY: TypeError,
   ERR_KV_INVALID_VALUE: TypeError,
@@ -40,7 +40,7 @@ const classes: Record<string, ErrorConstructor> = {
   ERR_KV_VALUE_TOO_LARGE: RangeError,
 };
 
-/** Expects a rejection with this code, of the class that belongs to it. */
+/** Expects a rejection with this code and with the code's error class. */
 export async function expectRejection(
   call: () => unknown,
   code: string,

@@ -1,6 +1,6 @@
-// What any runtime must be able to do with a store. Runs by itself, in Node.js,
-// Deno and Bun: `smoke.mts <class> <constructor's arguments> <end>`. It reports
-// what it saw in a line of JSON, at the end of its work.
+// The smoke test that every runtime must pass. It is a program for Node.js,
+// Deno and Bun: `smoke.mts <class> <constructor arguments> <end>`. At the end
+// it prints its result as a line of JSON.
 import { strict as assert } from "node:assert";
 import { createRequire } from "node:module";
 import process from "node:process";
@@ -21,7 +21,7 @@ assert.equal(await store.cas(["k", "漢"], value, null), true);
 assert.equal(await store.get(["k", "漢"]), null);
 await store.delete(["k", "漢"]);
 
-// Many at once, and one after the other.
+// Many operations at once, then one after another.
 const numbers = Array.from({ length: 300 }, (_, i) => i);
 await Promise.all(numbers.map((i) => store.set(["n", String(i)], i)));
 assert.deepEqual(
@@ -73,8 +73,8 @@ await store.set(["t"], 1, { ttl: { milliseconds: -1 } });
 assert.equal(await store.get(["t"]), undefined);
 assert.equal(await store.clear(["n"]), 300);
 
-// Ends: closed; idle, with an iterator that nobody finishes; or by an exit in
-// the middle of work.
+// Ends in one of three ways: with the store closed; idle, with the store and an
+// unfinished iterator open; or by `process.exit` during writes.
 await store.set(["left"], 1);
 await store.set(["over"], 1);
 const list = store.list({ pageSize: 1 });

@@ -1,10 +1,10 @@
 import { readFile, readdir, readlink } from "node:fs/promises";
 
 /**
- * Looks at this process's connections from these ports of the loopback
- * interface, and returns how to wait until it has closed them: that the other
- * side has ended one is learned some time later. Elsewhere than on Linux, where
- * that can't be seen, it doesn't wait.
+ * Finds this process's connections that have these local ports. Returns a
+ * function that waits until this process has closed them, which happens some
+ * time after the other side has closed them. It doesn't wait on systems other
+ * than Linux, where this can't be observed.
  */
 export async function closing(
   ports: readonly number[],
@@ -15,7 +15,7 @@ export async function closing(
   for (const line of table.split("\n").slice(1)) {
     const [, local = "", , , , , , , , inode] = line.trim().split(/\s+/);
     const port = Number.parseInt(local.split(":")[1] ?? "", 16);
-    // Those that are closed have none.
+    // A closed connection has inode 0.
     if (ports.includes(port) && inode !== "0") {
       sockets.add(`socket:[${inode}]`);
     }
@@ -27,7 +27,7 @@ export async function closing(
     for (;;) {
       const open = await Promise.all(
         (await readdir("/proc/self/fd")).map((fd) =>
-          // One that has been closed meanwhile.
+          // The descriptor may have been closed meanwhile.
           readlink(`/proc/self/fd/${fd}`).catch(() => ""),
         ),
       );

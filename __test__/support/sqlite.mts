@@ -1,6 +1,6 @@
-// SQLite files of a test's own, and another SQLite library to look into them.
-// That one runs in processes of its own: two copies of the library on one file
-// in one process cancel each other's locks.
+// SQLite files for a test, and another SQLite library (node:sqlite) to read and
+// write them. That library runs in child processes, because two copies of
+// SQLite on one file in one process cancel each other's locks.
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,14 +12,14 @@ export type Options = NonNullable<
   ConstructorParameters<typeof SqliteKvStore>[1]
 >;
 
-/** A directory that is gone when the test is over. */
+/** A directory that is removed when the test is over. */
 export async function temporaryDirectory(): Promise<string> {
   const directory = await mkdtemp(join(tmpdir(), "fedify-kv-"));
   onTestFinished(() => rm(directory, { recursive: true, force: true }));
   return directory;
 }
 
-/** Where a test may keep its database. */
+/** A path for the database of a test. */
 export async function temporaryFile(): Promise<string> {
   return join(await temporaryDirectory(), "fedify.db");
 }
@@ -35,7 +35,7 @@ type Parameter = string | number | null | { hex: string };
 export type Statement = string | [sql: string, ...parameters: Parameter[]];
 export type Row = Record<string, string | number | null>;
 
-/** Runs statements with node:sqlite in a process of its own: rows for each. */
+/** Runs statements with node:sqlite in a child process; returns their rows. */
 export function sql(path: string, ...statements: Statement[]) {
   return ask<Row[][]>(
     `
@@ -75,7 +75,7 @@ export const officialTable = `
     expires INTEGER
   )`;
 
-/** A statement that inserts this many rows, `["<name>","<number>"]` each. */
+/** A statement that inserts `count` rows with keys `["<name>","<number>"]`. */
 export function insertRows(
   name: string,
   count: number,

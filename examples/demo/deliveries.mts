@@ -1,5 +1,5 @@
-// What one server posts to another's inbox: to wait for it, to name it, and to
-// post it once more.
+// Deliveries from one server to another's inbox: waits for them, reads their
+// type and signature, and repeats them.
 import { on } from "node:events";
 import type { Exchange } from "./http.mts";
 import type { Server } from "./server.mts";
@@ -20,7 +20,7 @@ export function activityType({ method, body }: Exchange): string | undefined {
   return method === "POST" ? JSON.parse(body).type : undefined;
 }
 
-/** The version of HTTP Signatures that a request is signed with, if it is. */
+/** The version of HTTP Signatures of a signed request. */
 export function signature({ headers }: Exchange): string | undefined {
   if (!headers.has("signature")) return undefined;
   return headers.has("signature-input") ? "RFC 9421" : "draft-cavage";

@@ -1,5 +1,6 @@
-// The parts of Fedify that a server here is made of, as one value: the same
-// server then runs on whichever version of Fedify it is handed.
+// The parts of Fedify that the demo's server uses, as one value. It is a
+// parameter of the server, so that the same server can run on several versions
+// of Fedify.
 import * as fedify from "@fedify/fedify";
 import { FedifySpanExporter } from "@fedify/fedify/otel";
 import * as vocab from "@fedify/fedify/vocab";

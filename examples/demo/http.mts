@@ -1,5 +1,5 @@
-// node:http on a free loopback port, in the Request and Response that Fedify
-// speaks. Knows nothing of ActivityPub.
+// An HTTP server on loopback that uses Fedify's Request and Response on top of
+// node:http. It contains nothing specific to ActivityPub.
 import { once } from "node:events";
 import {
   createServer,
@@ -28,7 +28,7 @@ export interface Listener {
  * Serves `handle` on 127.0.0.1.
  *
  * @param port The port, 0 for a free one.
- * @param answered Told of each request once its response is ready.
+ * @param answered Called for each request when its response is ready.
  */
 export async function listen(
   port: number,
@@ -65,7 +65,7 @@ export async function listen(
     answered({ method, url, headers, body: body.toString(), status });
     outgoing.writeHead(status, {
       ...Object.fromEntries(response.headers),
-      // Kept alive, it would keep close() waiting.
+      // close() waits for connections that are kept alive.
       connection: "close",
     });
     outgoing.end(payload);

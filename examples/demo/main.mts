@@ -1,9 +1,9 @@
 // Two federated servers on loopback. Alice follows Bob, Bob accepts, Alice's
-// Follow arrives a second time, Bob posts, Alice looks the post up. Then their
-// key–value stores are asked what they hold.
+// Follow arrives a second time, Bob posts, Alice looks the post up. Then the
+// demo lists the contents of their key–value stores.
 //
-//     npm run demo                      with a temporary SQLite file each
-//     npm run demo -- sqlite:demo.db    with a namespace each in any store
+//     npm run demo                      a temporary SQLite file for each server
+//     npm run demo -- sqlite:demo.db    one store, with a namespace for each server
 import { once } from "node:events";
 import type { KvKey } from "@fedify/fedify";
 import type { TraceActivityRecord } from "@fedify/fedify/otel";
@@ -60,8 +60,9 @@ report("bob → alice", await creating);
 const [create] = await created;
 const note = await alice.lookup(create.objectId);
 
-// Bob's queue keeps its order: what came before the post is dealt with by now.
-section("What came of it");
+// Bob's queue keeps its order, so everything before the post is processed by
+// now.
+section("Results");
 row("bob", `processed the Follow ${processed === 1 ? "once" : "twice"}`);
 row("alice", `read the post: ${note?.content}`);
 

@@ -1,10 +1,10 @@
-// A store within a store: the same operations, on the keys under a prefix. It
-// lets two servers that must not see each other's data share one database.
+// A store inside another store: the same operations on the keys under a prefix.
+// Two servers can then share a database without seeing each other's data.
 import type { KvKey, KvStore, KvStoreSetOptions } from "@fedify/fedify";
 
-/** What the demo needs of a store beyond what Fedify does. */
+/** A store with `list`, which Fedify makes optional, and `clear`. */
 export interface ClearableKvStore extends Required<KvStore> {
-  /** Deletes all entries under a prefix, and tells how many there were. */
+  /** Deletes all entries under a prefix, and returns their number. */
   clear(prefix: KvKey): Promise<number>;
 }
 

@@ -1,5 +1,5 @@
-// How the demo looks on a terminal. styleText drops the colours where they are
-// unwelcome: in a pipe, or under NO_COLOR.
+// Prints the demo's output. styleText omits the colours if the output is a pipe
+// or if NO_COLOR is set.
 import { styleText } from "node:util";
 
 export function section(title: string, remark = ""): void {

@@ -1,6 +1,6 @@
-// A small federated server: one actor who can follow, be followed and post.
-// All that it has to remember is in its key–value store: Fedify's caches and
-// marks, its traces, the actor's key pair, the followers and the posts.
+// A small federated server with one actor, who can follow, be followed and
+// post. All of its data is in its key–value store: Fedify's caches and marks,
+// its traces, the actor's key pair, the followers and the posts.
 import { randomUUID, webcrypto } from "node:crypto";
 import { EventEmitter } from "node:events";
 import type { KvStore, SenderKeyPair } from "@fedify/fedify";
@@ -15,7 +15,10 @@ import type { Fedify } from "./fedify.mts";
 import { type Exchange, listen } from "./http.mts";
 import { traceInto } from "./tracing.mts";
 
-/** What a server tells: an activity when its listener has run, and requests. */
+/**
+ * The events of a server: an activity when its listener has run, and each
+ * request when its response is ready.
+ */
 export interface ServerEvents {
   Follow: [Follow];
   Accept: [Accept];
@@ -25,11 +28,11 @@ export interface ServerEvents {
 
 export interface ServerOptions {
   readonly fedify: Fedify;
-  /** Stays the caller's: the server doesn't close it. */
+  /** The caller closes it, not the server. */
   readonly kv: Required<KvStore>;
   /** The actor's identifier, and the server's name. */
   readonly name: string;
-  /** @default 0, a free one */
+  /** @default 0, a free port */
   readonly port?: number;
 }
 
@@ -46,11 +49,11 @@ export interface Server extends AsyncDisposable {
   follow(other: URL): Promise<void>;
   /** Posts a note to all followers. */
   post(content: string): Promise<void>;
-  /** Fetches a remote object, or takes it from the cache. */
+  /** Reads a remote object from the cache, or fetches it. */
   lookup(url: URL): Promise<APObject | null>;
-  /** Resolves when the spans that have ended are in the store. */
+  /** Resolves when all spans that have ended are in the store. */
   flush(): Promise<void>;
-  /** Resolves when nothing of the server touches the store any more. */
+  /** Stops the server; resolves when it no longer uses the store. */
   close(): Promise<void>;
 }
 
@@ -69,12 +72,12 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   const federation = fedify.createFederation<void>({
     kv,
     tracerProvider,
-    // Fedify 1.10's queue sits out one poll before it sees that it is stopped.
+    // Fedify 1.10's queue waits for one poll interval before it stops.
     queue: new fedify.InProcessMessageQueue({
       pollInterval: { milliseconds: 100 },
     }),
     manuallyStartQueue: true,
-    // The other server is on loopback, which Fedify otherwise refuses.
+    // The other server is on loopback, which Fedify refuses by default.
     allowPrivateAddress: true,
   });
 
@@ -218,7 +221,7 @@ function newId(actor: URL): URL {
   return new URL(`#${randomUUID()}`, actor);
 }
 
-/** The actor's key pair: made once, then the one in the store for good. */
+/** The actor's key pair, read from the store. The first call creates it. */
 async function ownKeyPair(
   fedify: Fedify,
   kv: Required<KvStore>,
@@ -231,8 +234,8 @@ async function ownKeyPair(
   }
   let jwks = await kv.get<Jwks>(key);
   if (jwks === undefined) {
-    // As Mastodon's. Fedify's generateCryptoKeyPair() makes keys of 4096 bits,
-    // which may take seconds.
+    // The same kind of key as Mastodon's. Fedify's generateCryptoKeyPair()
+    // makes keys of 4096 bits, which can take seconds.
     const algorithm = {
       name: "RSASSA-PKCS1-v1_5",
       hash: "SHA-256",
@@ -245,7 +248,7 @@ async function ownKeyPair(
       privateKey: await fedify.exportJwk(made.privateKey),
       publicKey: await fedify.exportJwk(made.publicKey),
     };
-    // Another process may have been quicker: then its pair is the actor's.
+    // If another process stored its pair first, use that one.
     const won = await kv.cas(key, undefined, ours);
     jwks = won ? ours : await kv.get<Jwks>(key);
   }

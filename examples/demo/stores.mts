@@ -1,4 +1,4 @@
-// Where the two servers of the demo keep their data.
+// The stores in which the two servers of the demo keep their data.
 import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,19 +7,21 @@ import { openKvStore, SqliteKvStore } from "../../index.js";
 import { type ClearableKvStore, namespace } from "./namespace.mts";
 
 export interface Stores extends AsyncDisposable {
-  /** For people to read. Never the URL, which may hold a password. */
+  /** A text for the user. It omits the URL, which may contain a password. */
   readonly description: string;
   readonly alice: ClearableKvStore;
   readonly bob: ClearableKvStore;
 }
 
-/** A SQLite file each, in a directory that goes when the demo ends. */
+/**
+ * A SQLite file for each, in a directory that is removed when the demo ends.
+ */
 export async function temporaryFiles(): Promise<Stores> {
   const directory = await mkdtemp(join(tmpdir(), "fedify-kv-demo-"));
   const alice = new SqliteKvStore(join(directory, "alice.db"));
   const bob = new SqliteKvStore(join(directory, "bob.db"));
   return {
-    description: `a SQLite file each, in ${directory}`,
+    description: `a SQLite file for each, in ${directory}`,
     alice,
     bob,
     async [Symbol.asyncDispose]() {
@@ -30,16 +32,17 @@ export async function temporaryFiles(): Promise<Stores> {
 }
 
 /**
- * A namespace each in the one store at `url`. What else that store holds stays
- * as it is, and what the demo put there goes when the demo ends.
+ * A namespace for each in the store at `url`. The demo's entries are deleted
+ * when it ends; other entries in that store are not touched.
  */
 export async function sharedStore(url: string): Promise<Stores> {
   const kv = openKvStore(url);
-  // A store that can't be reached says so here, where nothing is to be undone.
+  // Connects now, so that an unreachable store fails before there is any data
+  // to delete.
   await kv.initialize();
   const ours = ["fedify-kv-demo", randomUUID()] as const;
   return {
-    description: `a namespace each, in one ${new URL(url).protocol} store`,
+    description: `a namespace for each, in one ${new URL(url).protocol} store`,
     alice: namespace(kv, [...ours, "alice"]),
     bob: namespace(kv, [...ours, "bob"]),
     async [Symbol.asyncDispose]() {

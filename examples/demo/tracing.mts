@@ -1,5 +1,5 @@
-// OpenTelemetry, with Fedify's exporter at its end: every activity sent or
-// received becomes a record in the exporter's key–value store.
+// OpenTelemetry with Fedify's exporter. Every activity that is sent or received
+// becomes a record in the exporter's key–value store.
 import { AsyncLocalStorage } from "node:async_hooks";
 import {
   context,
@@ -15,7 +15,7 @@ import {
   type SpanExporter,
 } from "@opentelemetry/sdk-trace-base";
 
-/** Carries the current span over `await`, so that an answer joins its cause. */
+/** Keeps the current span across `await`, so that an answer joins its trace. */
 class AsyncContext implements ContextManager {
   readonly #storage = new AsyncLocalStorage<Context>();
 
@@ -50,7 +50,7 @@ class AsyncContext implements ContextManager {
 
 /** A tracer provider that exports each span as it ends. */
 export function traceInto(exporter: SpanExporter): BasicTracerProvider {
-  // Both are the process's, and only the first registration counts.
+  // Both are global to the process. Only the first registration has an effect.
   context.setGlobalContextManager(new AsyncContext());
   propagation.setGlobalPropagator(new W3CTraceContextPropagator());
   return new BasicTracerProvider({
