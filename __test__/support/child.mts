@@ -54,13 +54,24 @@ export interface Exit {
   lastMilliseconds: number;
 }
 
+/** The user and group that a child runs as; the test's own if none is given. */
+export interface User {
+  readonly uid?: number;
+  readonly gid?: number;
+}
+
 export class Child {
   readonly pid: number;
   readonly exit: Promise<Exit>;
   readonly #process;
   readonly #lines: AsyncIterator<string>;
 
-  constructor(script: string, data: unknown, flags: readonly string[]) {
+  constructor(
+    script: string,
+    data: unknown,
+    flags: readonly string[],
+    user: User,
+  ) {
     let last = performance.now();
     let stderr = "";
     const child = spawn(
@@ -74,7 +85,7 @@ export class Child {
         "--",
         JSON.stringify([addon, data]),
       ],
-      { cwd: root },
+      { cwd: root, ...user },
     );
     child.stderr.setEncoding("utf8").on("data", (text) => (stderr += text));
     child.stdout.on("data", () => (last = performance.now()));
@@ -138,8 +149,9 @@ export function startChild(
   script: string,
   data?: unknown,
   flags: readonly string[] = [],
+  user: User = {},
 ): Child {
-  return new Child(script, data ?? null, flags);
+  return new Child(script, data ?? null, flags, user);
 }
 
 export interface RunResult extends Exit {
