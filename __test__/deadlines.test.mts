@@ -1,37 +1,14 @@
 // Locks and changes of other processes on a database file: each operation has a
 // deadline of its own, counted from its call.
 import { describe, expect, test } from "vitest";
-import { type Child, startChild } from "./support/child.mts";
+import { startChild } from "./support/child.mts";
 import { collect } from "./support/collect.mts";
 import { type FileRow, fileRows, openFile } from "./support/databases.mts";
+import { lockedBy, released } from "./support/lock.mts";
 import { openStore, sql, temporaryFile } from "./support/sqlite.mts";
 
 /** The time that each operation has; more than a busy machine may hold one up. */
 const deadline = 2_000;
-
-/** Another process that holds the write lock until it is told to end. */
-async function lockedBy(path: string): Promise<Child> {
-  const child = startChild(
-    `
-      const { DatabaseSync } = await import("node:sqlite");
-      const database = new DatabaseSync(data, { timeout: 10_000 });
-      database.exec("BEGIN IMMEDIATE");
-      report("locked");
-      await told();
-      database.exec("ROLLBACK");
-      database.close();
-      report("released");
-    `,
-    path,
-  );
-  expect(await child.next()).toBe("locked");
-  return child;
-}
-
-async function release(child: Child): Promise<void> {
-  child.tell("release");
-  expect(await child.next()).toBe("released");
-}
 
 /** How it ended, and after how long. */
 async function timed(promise: Promise<unknown>) {
@@ -67,7 +44,7 @@ describe.each(fileRows)("$name: a lock of another process", (row: FileRow) => {
 
   test("each of several clears has a deadline of its own", async () => {
     const { path, store } = await prepare();
-    const child = await lockedBy(path);
+    const child = await lockedBy(path, "BEGIN IMMEDIATE");
     const clears = ["a", "b", "c", "d", "e"].map((key) =>
       timed(store.clear([key])),
     );
@@ -86,7 +63,7 @@ describe.each(fileRows)("$name: a lock of another process", (row: FileRow) => {
       expectInTime(await clear);
     }
     expectInTime(await set);
-    await release(child);
+    await released(child);
     expect(await store.get(["a"])).toBe(1);
     expect(await store.get(["s"])).toBeUndefined();
     expect(await store.clear(["a"])).toBe(1);
@@ -96,19 +73,19 @@ describe.each(fileRows)("$name: a lock of another process", (row: FileRow) => {
 
   test("a get behind a clear of its own key is answered or late", async () => {
     const { path, store } = await prepare();
-    const child = await lockedBy(path);
+    const child = await lockedBy(path, "BEGIN IMMEDIATE");
     const clear = timed(store.clear(["a"]));
     const get = timed(store.get(["a"]));
     expectInTime(await clear);
     const { value, milliseconds } = await get;
     expect(value).toBe(1);
     expect(milliseconds).toBeLessThan(2 * deadline);
-    await release(child);
+    await released(child);
   });
 
   test("operations of all kinds end in time", async () => {
     const { path, store } = await prepare();
-    const child = await lockedBy(path);
+    const child = await lockedBy(path, "BEGIN IMMEDIATE");
     const operations = [
       () => store.set(["a"], 2),
       () => store.delete(["a"]),
@@ -126,14 +103,14 @@ describe.each(fileRows)("$name: a lock of another process", (row: FileRow) => {
     for (const outcome of running) {
       expectInTime(await outcome);
     }
-    await release(child);
+    await released(child);
     expect(await collect(store.list())).toHaveLength(2);
     expect(await store.get(["a"])).toBe(1);
   });
 
   test("close takes no longer than the last deadline", async () => {
     const { path, store } = await prepare();
-    const child = await lockedBy(path);
+    const child = await lockedBy(path, "BEGIN IMMEDIATE");
     const running = [1, 2, 3, 4, 5].map(() => timed(store.clear(["a"])));
     await later(deadline / 2);
     running.push(timed(store.set(["s"], 1)));
@@ -144,12 +121,12 @@ describe.each(fileRows)("$name: a lock of another process", (row: FileRow) => {
     const { code, milliseconds } = await close;
     expect(code).toBeUndefined();
     expect(milliseconds).toBeLessThan(2 * deadline);
-    await release(child);
+    await released(child);
   });
 
   test("what comes while the lock is held is done when it is free", async () => {
     const { path, store } = await prepare();
-    const child = await lockedBy(path);
+    const child = await lockedBy(path, "BEGIN IMMEDIATE");
     const running = [
       store.clear(["a"]),
       store.set(["a"], 2),
@@ -157,7 +134,7 @@ describe.each(fileRows)("$name: a lock of another process", (row: FileRow) => {
       store.clear(["k"]),
     ];
     await later(100);
-    await release(child);
+    await released(child);
     expect(await Promise.all(running)).toEqual([1, undefined, true, 1]);
     expect(await store.get(["a"])).toBe(3);
   });

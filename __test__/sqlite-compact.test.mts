@@ -3,6 +3,7 @@ import { stat } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { openKvStore } from "../index.js";
 import { collect } from "./support/collect.mts";
+import { lockedBy, released } from "./support/lock.mts";
 import { expectRejection } from "./support/rejection.mts";
 import {
   officialTable,
@@ -11,15 +12,14 @@ import {
   sql,
   temporaryFile,
 } from "./support/sqlite.mts";
-import { lockedBy, released } from "./support/sqlite.mts";
 
 const size = async (path: string) => (await stat(path)).size;
 
 /** Writes so many entries of 10 KB. */
 async function fill(store: ReturnType<typeof openStore>, count: number) {
   const value = "x".repeat(10_000);
-  const keys = Array.from({ length: count }, (_, i) => ["large", String(i)]);
-  await Promise.all(keys.map((key) => store.set(key, value)));
+  const keys = Array.from({ length: count }, (_, i) => String(i));
+  await Promise.all(keys.map((key) => store.set(["large", key], value)));
 }
 
 describe("compact", () => {

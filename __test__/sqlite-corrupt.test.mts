@@ -280,12 +280,10 @@ describe("keys that are not UTF-8", () => {
       officialTable,
       insertRows("p", 600, "1"),
       insertRow('["q"]', "2"),
-      ...hexes.map(
-        (hex): Statement => [
-          "INSERT INTO fedify_kv VALUES (CAST(? AS TEXT), '3', 1, NULL)",
-          { hex },
-        ],
-      ),
+      ...hexes.map((hex): Statement => [
+        "INSERT INTO fedify_kv VALUES (CAST(? AS TEXT), '3', 1, NULL)",
+        { hex },
+      ]),
     );
     return path;
   }

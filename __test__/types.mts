@@ -71,7 +71,7 @@ is<Same<ReturnType<typeof memory.clear>, Promise<number>>>();
 
 // All stores have the same shape.
 export const asMemory: MemoryKvStore = sqlite;
-export const asSqlite: SqliteKvStore = memory;
+export const asSqlite: Omit<SqliteKvStore, "compact"> = memory;
 export const asPostgres: PostgresKvStore = memory;
 export const asMysql: MysqlKvStore = memory;
 

@@ -373,3 +373,27 @@ fn a_file_that_somebody_else_here_has_open_is_refused() {
     // Another store of ours is no stranger.
     assert_eq!(get(&file.open(), &["k"]), Some("1".into()));
 }
+
+#[test]
+fn entries_that_another_process_lets_expire_are_removed() {
+    let file = File::new();
+    let options = SqliteOptions {
+        sweep_interval: Duration::from_secs(1),
+        ..SqliteOptions::default()
+    };
+    let store = SqliteStore::at(file.0.to_str().unwrap(), options).unwrap();
+    run(&store, put(&["lasting"], "1")).unwrap();
+    let other = rusqlite::Connection::open(&file.0).unwrap();
+    let rows = || other.query_row("SELECT count(*) FROM fedify_kv", [], |row| row.get::<_, u32>(0));
+    // Each after the store has found nothing to remove.
+    for _ in 0..2 {
+        let insert = r#"INSERT INTO fedify_kv VALUES ('["short"]', '1', 1, 1)"#;
+        assert_eq!(other.execute(insert, []), Ok(1));
+        let start = Instant::now();
+        while rows().unwrap() > 1 {
+            assert!(start.elapsed() < Duration::from_secs(30), "it is still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    drop(other);
+}

@@ -155,3 +155,46 @@ impl ListExecutor for Tasks {
         drop(self.0.send(task));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(messages: UnboundedReceiver<u32>) -> io::Result<()> {
+        drop(messages);
+        Ok(())
+    }
+
+    #[test]
+    fn a_worker_that_has_ended_is_started_again() {
+        let worker = WorkerThread::default();
+        let mut kept = None;
+        let mut keep = |messages| {
+            kept = Some(messages);
+            Ok(())
+        };
+        let first = worker.sender(&mut keep).unwrap();
+        assert!(first.same_channel(&worker.sender(start).unwrap()));
+        drop(kept.take());
+        assert!(first.is_closed());
+        let mut keep = |messages| {
+            kept = Some(messages);
+            Ok(())
+        };
+        let second = worker.sender(&mut keep).unwrap();
+        assert!(!second.same_channel(&first) && !second.is_closed());
+        assert!(worker.close().is_some());
+        assert!(matches!(worker.sender(start), Err(Error::Closed)));
+        assert!(worker.close().is_none());
+    }
+
+    #[test]
+    fn a_worker_that_cannot_start_is_tried_again() {
+        let worker = WorkerThread::default();
+        let fail = |_| Err(io::Error::from_raw_os_error(11));
+        for _ in 0..2 {
+            assert!(matches!(worker.sender(fail), Err(Error::Connection(_))));
+        }
+        assert!(worker.sender(start).is_ok());
+    }
+}

@@ -105,7 +105,6 @@ impl Writer {
         let Some(open) = &self.open else {
             return Err(Error::Closed);
         };
-        shared.file.check()?;
         let connection = &open.connection;
         connection
             .execute_batch("BEGIN IMMEDIATE")

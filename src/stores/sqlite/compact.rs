@@ -15,21 +15,21 @@ impl Writer {
     /// [`Error::Timeout`] while another process holds the lock.
     pub fn compact(&mut self) -> Result<()> {
         self.ready()?;
-        let shared = self.shared.clone();
         let Some(open) = &self.open else {
             return Err(Error::Closed);
         };
         let connection = &open.connection;
         guard(|| {
-            shared.file.check()?;
             let vacuum = || {
                 let mode: i64 = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
-                // A file that keeps track of its free pages need not be rewritten.
-                connection.execute_batch(if mode == INCREMENTAL {
-                    "PRAGMA incremental_vacuum"
-                } else {
-                    "VACUUM"
-                })
+                if mode != INCREMENTAL {
+                    return connection.execute_batch("VACUUM");
+                }
+                // Such a file need not be rewritten. Each step frees a page.
+                let mut statement = connection.prepare("PRAGMA incremental_vacuum")?;
+                let mut steps = statement.query([])?;
+                while steps.next()?.is_some() {}
+                Ok(())
             };
             vacuum().map_err(|error| database::error(&error))
         })?;

@@ -158,14 +158,20 @@ impl Queue {
         reads.into_iter().map(|(queued, _)| queued).collect()
     }
 
-    /// Takes out what has waited too long for a lock. Only what was called first
-    /// can be that; `close` waits for as long as others do.
-    pub fn take_late(&mut self, blocked: Instant, patience: Duration) -> Vec<Queued> {
-        let is_late = |queued: &&Queued| {
-            !matches!(queued.work.command(), Some(Command::Close)) && queued.is_late(blocked, patience)
+    /// Takes out what has waited too long for a lock, which is what was called
+    /// first. Some work stays all the same: `close`, which waits for as long as
+    /// others do, and gets if `reads_stay`, because they don't need the lock.
+    pub fn take_late(&mut self, blocked: Instant, patience: Duration, reads_stay: bool) -> Vec<Queued> {
+        let late = self.0.iter().take_while(|queued| queued.is_late(blocked, patience));
+        let late = late.count();
+        let stays = |queued: &Queued| match queued.work.command() {
+            Some(Command::Get(_)) => reads_stay,
+            Some(Command::Close) => true,
+            _ => false,
         };
-        let late = self.0.iter().take_while(is_late).count();
-        self.0.drain(..late).collect()
+        let (stay, late): (Vec<_>, _) = self.0.drain(..late).partition(stays);
+        self.put_back(stay.into_iter());
+        late
     }
 }
 

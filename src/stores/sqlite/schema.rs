@@ -9,18 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl Writer {
-    /// Opens the database and makes sure of the table, if that is still to be
-    /// done.
+    /// Makes sure that the path still names the file. Opens the database and makes
+    /// sure of the table, if that is still to be done.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] while another process holds a lock that is needed.
+    /// [`Error::Connection`]; [`Error::Timeout`] while another process holds a lock
+    /// that is needed.
     pub fn ready(&mut self) -> Result<()> {
         guard(|| self.make_ready())
     }
 
     fn make_ready(&mut self) -> Result<()> {
         let shared = Arc::clone(&self.shared);
+        shared.file.check()?;
         let open = self.opened()?;
         if !open.table {
             let needed = shared.creates() && !is_complete(&open.connection, &shared)?;

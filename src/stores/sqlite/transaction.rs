@@ -48,7 +48,6 @@ impl Failure {
 impl Writer {
     /// Runs a group, which jobs that arrive meanwhile may join if it `grows`.
     pub fn transact(&mut self, group: &mut Vec<Queued>, grows: bool) -> Result<Vec<Outcome>, Failure> {
-        self.shared.file.check().map_err(Failure::All)?;
         let open = self.open.take().ok_or(Failure::All(Error::Closed))?;
         let result = self.transact_on(&open, group, grows);
         self.open = Some(open);

@@ -238,33 +238,42 @@ impl Writer {
         });
     }
 
-    /// Reads what may be read, and gives up what has waited too long.
+    /// Gives up what has waited too long, and reads what needs no lock.
     fn do_without_lock(&mut self) {
-        let prefix = self.clearing.as_ref().map(|clearing| &clearing.prefix);
-        let mut reads = self.queue.take_reads(prefix);
-        if !reads.is_empty() && self.open.is_some() {
-            match self.transact(&mut reads, false) {
-                Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
-                Err(Failure::Locked(_)) => self.queue.put_back(reads.into_iter()),
-                Err(Failure::All(error) | Failure::Apart(error) | Failure::Unknown(error, _)) => {
-                    deliver(reads.into_iter().map(|queued| (queued, Err(error.clone()))));
-                }
-            }
-        } else {
-            self.queue.put_back(reads.into_iter());
-        }
         let Some(Blocked { since, error, .. }) = &self.blocked else {
             return;
         };
-        let (since, patience) = (*since, self.shared.options.busy_timeout);
-        let late = self.queue.take_late(since, patience);
-        let clear = self.clearing.take_if(|clearing| clearing.is_late(since, patience));
+        let (since, error, patience) = (*since, error.clone(), self.shared.options.busy_timeout);
+        let is_open = self.open.is_some();
+        let late = self.queue.take_late(since, patience, is_open);
         deliver(late.into_iter().map(|queued| (queued, Err(error.clone()))));
-        if let Some(clearing) = clear {
-            clearing.fail(error.clone());
+        if let Some(clearing) = self.clearing.take_if(|clearing| clearing.is_late(since, patience)) {
+            clearing.fail(error);
+        }
+        if is_open {
+            self.read_without_lock();
         }
         if self.queue.is_empty() && self.clearing.is_none() {
             self.blocked = None;
+        }
+    }
+
+    fn read_without_lock(&mut self) {
+        let prefix = self.clearing.as_ref().map(|clearing| &clearing.prefix);
+        let mut reads = self.queue.take_reads(prefix);
+        if reads.is_empty() {
+            return;
+        }
+        let result = match self.shared.file.check() {
+            Ok(()) => self.transact(&mut reads, false),
+            Err(error) => Err(Failure::All(error)),
+        };
+        match result {
+            Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
+            Err(Failure::Locked(_)) => self.queue.put_back(reads.into_iter()),
+            Err(Failure::All(error) | Failure::Apart(error) | Failure::Unknown(error, _)) => {
+                deliver(reads.into_iter().map(|queued| (queued, Err(error.clone()))));
+            }
         }
     }
 
