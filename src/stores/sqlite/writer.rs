@@ -5,7 +5,7 @@
 use super::clear::Clearing;
 use super::queue::{Queue, Queued, Work, deliver};
 use super::transaction::{Failure, GROUP, is_get};
-use super::{Connection, ListConnection, Shared};
+use super::{Connection, Shared};
 use crate::kv::{Command, Error, Job, Outcome, Reply};
 use crate::stores::database::{Checkpoints, HOLD, WalIndex};
 use std::sync::Arc;
@@ -111,6 +111,9 @@ impl Writer {
             .flatten()
             .min();
         let is_open = !self.messages.is_closed() || !self.messages.is_empty();
+        if is_idle && !is_open {
+            return false;
+        }
         tokio::select! {
             biased;
             message = self.messages.recv(), if is_open => match message {
@@ -277,14 +280,16 @@ impl Writer {
         }
     }
 
-    /// Releases all that the store holds of the file.
     fn close(&mut self) {
         self.closed = true;
+        self.shared.list.lock().closed = true;
+        self.release();
+    }
+
+    /// Releases all that the store holds of the file.
+    fn release(&mut self) {
         self.close_snapshot();
-        *self.shared.list.lock() = ListConnection {
-            connection: None,
-            closed: true,
-        };
+        self.shared.list.lock().connection = None;
         // What it didn't move, closing the last connection does.
         self.checkpoints.wait();
         if let Some(Open { connection, .. }) = self.open.take() {
@@ -294,7 +299,8 @@ impl Writer {
 }
 
 impl Drop for Writer {
+    /// After a panic, the next call starts a new writer.
     fn drop(&mut self) {
-        self.close();
+        self.release();
     }
 }
