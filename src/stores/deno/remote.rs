@@ -3,7 +3,7 @@
 use super::row::{Row, Rows, Stored};
 use super::target::Server;
 use crate::kv::{Error, Result};
-use crate::stores::served::TlsOptions;
+use crate::stores::served::{TlsOptions, look_up};
 use bytes::Bytes;
 use deno_error::JsErrorBox;
 use denokv_proto::{AtomicWrite, Consistency, Database, ReadRange, ReadRangeOutput, SnapshotReadOptions};
@@ -11,6 +11,7 @@ use denokv_remote::{MetadataEndpoint, RemotePermissions, RemoteResponse, RemoteT
 use futures::future::try_join_all;
 use futures::{Stream, stream};
 use http::{HeaderMap, StatusCode};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -180,6 +181,7 @@ impl Http {
     fn new(timeout: Duration) -> Result<Self> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(TlsOptions::default().config()?)
+            .dns_resolver(LookUp)
             // Those who wait have given up before.
             .timeout(2 * timeout)
             .build()
@@ -224,6 +226,20 @@ impl Http {
         let response = self.client.post(url).headers(headers).body(body).send().await?;
         let (url, status) = (response.url().clone(), response.status());
         Ok((url, status, Answer(response.bytes().await?)))
+    }
+}
+
+/// Looks host names up: the client's own look-ups panic when no thread can be
+/// started for them.
+struct LookUp;
+
+impl Resolve for LookUp {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The client puts the port in place of this one.
+            let addresses = look_up(name.as_str(), 0).await?;
+            Ok(Box::new(addresses.into_iter()) as Addrs)
+        })
     }
 }
 

@@ -12,12 +12,14 @@ use super::tls::ssl_opts;
 use super::url::{Encryption, Target};
 use crate::kv::{Error, Result};
 use crate::stores::TlsOptions;
+use crate::stores::served::{contain, look_up};
 use crate::stores::sql::Lost;
 use futures::future::join_all;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
 use parking_lot::{Mutex, MutexGuard};
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -134,20 +136,22 @@ impl Pool {
         let opts = self.opts().map_err(|error| Lost::Refused { error, lasting: true })?;
         let statement_log = self.statement_log.load(Ordering::Relaxed);
         let connecting = async {
-            let conn = Conn::new(opts).await?;
+            let conn = Conn::new(addressed(opts).await?).await?;
             Connection::set_up(conn, Arc::clone(&self.statements), self.query_timeout, statement_log).await
         };
         let until = deadline.min(Instant::now() + self.connect_timeout);
-        match timeout_at(until, connecting).await {
-            Ok(Ok(connection)) => {
+        let passing = |error| Lost::Refused {
+            error,
+            lasting: !reached,
+        };
+        match contain(timeout_at(until, connecting)).await {
+            Ok(Ok(Ok(connection))) => {
                 self.reached.store(true, Ordering::Relaxed);
                 Ok(connection)
             }
-            Ok(Err(error)) => Err(refusal(place, &error, reached)),
-            Err(_) => Err(Lost::Refused {
-                error: Error::Connection(format!("{place}: no answer in time")),
-                lasting: !reached,
-            }),
+            Ok(Ok(Err(error))) => Err(refusal(place, &error, reached)),
+            Ok(Err(_)) => Err(passing(Error::Connection(format!("{place}: no answer in time")))),
+            Err(error) => Err(passing(error)),
         }
     }
 
@@ -181,7 +185,7 @@ impl Pool {
             .clamp(Duration::from_millis(250), Duration::from_secs(1));
         // Where nothing comes of it, the session's own limits stop the
         // statement a little later.
-        let _ = timeout(patience, self.kill_query(connection)).await;
+        let _ = contain(timeout(patience, self.kill_query(connection))).await;
         match timeout(patience, work).await {
             Ok(Err(Failure::Server(error))) if matches!(verdict(&error), Verdict::Stopped(_)) => {
                 Err(Failure::Late { stopped: true })
@@ -193,7 +197,7 @@ impl Pool {
 
     async fn kill_query(&self, connection: u32) -> mysql_async::Result<()> {
         let Ok(opts) = self.opts() else { return Ok(()) };
-        let mut conn = Conn::new(opts).await?;
+        let mut conn = Conn::new(addressed(opts).await?).await?;
         conn.query_drop(format!("KILL QUERY {connection}")).await?;
         conn.disconnect().await
     }
@@ -245,4 +249,15 @@ impl Pool {
         // Nothing panics while it holds this lock.
         self.idle.lock()
     }
+}
+
+/// The options with the addresses of the host: the driver's own look-ups panic
+/// when no thread can be started for them.
+async fn addressed(opts: Opts) -> mysql_async::Result<Opts> {
+    if opts.socket().is_some() {
+        return Ok(opts);
+    }
+    let addresses = look_up(opts.ip_or_hostname(), opts.tcp_port()).await?;
+    let addresses: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
+    Ok(OptsBuilder::from_opts(opts).resolved_ips(Some(addresses)).into())
 }

@@ -20,7 +20,7 @@ pub fn ssl_opts(tls: &TlsOptions) -> Result<SslOpts> {
     if tls.reject_unauthorized {
         let roots = match &tls.ca {
             Some(pem) => vec![pem.clone()],
-            None => system_certificates().iter().map(|der| der.to_vec()).collect(),
+            None => system_certificates()?.iter().map(|der| der.to_vec()).collect(),
         };
         opts = opts
             .with_root_certs(roots.into_iter().map(Into::into).collect())

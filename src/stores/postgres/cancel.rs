@@ -7,6 +7,7 @@
 //! as libpq does.
 
 use super::Settings;
+use crate::stores::served::connect;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub async fn cancel(token: CancelToken, settings: Arc<Settings>, tls: Option<Mak
     let port = config.get_ports().first().copied().unwrap_or(5432);
     // With several hosts only the driver knows which one it took.
     let result = match (config.get_hosts(), config.get_hostaddrs()) {
-        ([Host::Tcp(host)], []) => match TcpStream::connect((host.as_str(), port)).await {
+        ([Host::Tcp(host)], []) => match connect(host, port).await {
             Ok(stream) => send(token, stream, host, tls).await,
             Err(_) => return,
         },

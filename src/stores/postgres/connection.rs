@@ -2,6 +2,7 @@
 //! when they take too long.
 
 use super::Settings;
+use super::addresses::{addressed, connect_first};
 use super::cancel::cancel;
 use super::failure::{Fault, fault, refusal};
 use super::sql::Sql;
@@ -77,14 +78,16 @@ impl Drop for Connection {
 impl Connection {
     /// Why not, otherwise, and whether trying again can't help.
     pub async fn open(settings: &Arc<Settings>) -> Result<Self, (Error, bool)> {
-        let config = &settings.target.config;
         let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
+        let configs = addressed(&settings.target.config)
+            .await
+            .map_err(|error| (Error::Connection(format!("{}: {error}", settings.target.place)), false))?;
         let (client, task, tls) = if settings.target.encryption == Encryption::None {
-            let (client, connection) = config.connect(NoTls).await.map_err(refused)?;
+            let (client, connection) = connect_first(&configs, NoTls).await.map_err(refused)?;
             (client, tokio::spawn(async move { drop(connection.await) }), None)
         } else {
             let tls = settings.tls().map_err(|error| (error, true))?;
-            let (client, connection) = config.connect(tls.clone()).await.map_err(refused)?;
+            let (client, connection) = connect_first(&configs, tls.clone()).await.map_err(refused)?;
             (client, tokio::spawn(async move { drop(connection.await) }), Some(tls))
         };
         // Behind a pooler it would be the name of whoever answers.

@@ -3,6 +3,7 @@
 //! What waits is gathered by the worker that all SQL stores share
 //! ([`super::sql`]); here is what a group becomes on the server.
 
+mod addresses;
 mod cancel;
 mod connection;
 mod failure;

@@ -4,6 +4,7 @@
 use super::Settings;
 use super::connection::{Backend, Connection};
 use crate::kv::Error;
+use crate::stores::served::contain;
 use crate::stores::sql::Lost;
 use parking_lot::{Mutex, MutexGuard};
 use std::ops::Deref;
@@ -165,16 +166,18 @@ impl Pool {
             sleep_until(instant).await;
         }
         let limit = self.settings.connect_timeout.min(limit);
-        let opened = timeout(limit, Connection::open(&self.settings))
-            .await
-            .unwrap_or_else(|_| {
+        let opened = match contain(timeout(limit, Connection::open(&self.settings))).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) => {
                 let place = &self.settings.target.place;
                 let words = format!("{place}: no connection within {} ms", limit.as_millis());
                 // It is the operation's own time that has run out.
                 let out_of_time = reached && limit < self.settings.connect_timeout;
                 let error = if out_of_time { Error::Timeout } else { Error::Connection };
                 Err((error(words), false))
-            });
+            }
+            Err(error) => Err((error, false)),
+        };
         self.attempts.fetch_add(1, Ordering::Relaxed);
         match opened {
             Ok(connection) => {

@@ -74,7 +74,8 @@ impl Connection {
     }
 
     pub fn is_alive(&self) -> bool {
-        !self.state.dead.load(Ordering::Acquire)
+        // The driver is gone without a word if its runtime has ended.
+        !self.state.dead.load(Ordering::Acquire) && !self.requests.is_closed()
     }
 
     /// Makes everybody take a new one.

@@ -24,7 +24,7 @@ mod url;
 mod wire;
 mod worker;
 
-use super::served::{Load, TlsOptions};
+use super::served::{Admission, Load, TlsOptions};
 use super::worker::{FailedPages, WorkerThread, spawn_with_io};
 use crate::kv::{
     Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task,
@@ -91,7 +91,7 @@ struct Hub {
     settings: Arc<Settings>,
     wire: Wire,
     topology: Topology,
-    load: Load,
+    load: Arc<Load>,
 }
 
 #[derive(Clone)]
@@ -105,8 +105,7 @@ struct Shared {
 
 /// What the worker is sent.
 enum Message {
-    /// With its weight.
-    Job(Job, usize),
+    Job(Job, Admission),
     Reindex(Answer, Arc<AtomicU64>),
     /// Answered once all earlier jobs are done.
     Ready(oneshot::Sender<()>),
@@ -147,7 +146,7 @@ impl RedisStore {
             topology: Topology::new(&settings),
             settings,
             wire,
-            load: Load::new(options.queue_limit),
+            load: Arc::new(Load::new(options.queue_limit)),
         };
         Ok(Self(Arc::new(Shared {
             hub: Arc::new(hub),
@@ -205,7 +204,7 @@ impl Store for RedisStore {
         let admitted = worker.and_then(|worker| Ok((worker, self.0.hub.load.admit(&job.command)?)));
         match admitted {
             // If the worker has just ended, the job is dropped, which answers it.
-            Ok((worker, weight)) => drop(worker.send(Message::Job(job, weight))),
+            Ok((worker, admission)) => drop(worker.send(Message::Job(job, admission))),
             Err(error) => job.answer.deliver(Err(error)),
         }
     }

@@ -6,6 +6,7 @@ use super::resp::Request;
 use super::script::WRITE;
 use super::server::Server;
 use crate::kv::{Answer, Error, JsonText, Key, Outcome, Reply, Ttl, Write};
+use crate::stores::served::Admission;
 use redis::{Cmd, Value};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ pub struct Op {
     pub name: Vec<u8>,
     pub slot: u16,
     pub action: Action,
-    pub weight: usize,
+    pub admission: Admission,
     /// Until when it waits for a server.
     pub patience: Instant,
     /// Whether the server has to be told the script's text.

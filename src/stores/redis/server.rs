@@ -7,6 +7,7 @@ use super::login::log_in;
 use super::many::PAUSE;
 use super::url::Place;
 use crate::kv::{Error, Result};
+use crate::stores::served::{connect, contain};
 use parking_lot::MutexGuard;
 use redis::{Pipeline, Value, pipe};
 use rustls::pki_types::ServerName;
@@ -14,7 +15,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -91,14 +91,15 @@ impl Server {
         }
         let place: Arc<str> = self.place.to_string().into();
         let limit = self.settings.connect_timeout;
-        let opened = timeout(limit, self.open(&place, slot.last.as_ref()))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Refusal::passing(
-                    &place,
-                    format!("no connection within {} ms", limit.as_millis()),
-                ))
-            });
+        let opened = contain(timeout(limit, self.open(&place, slot.last.as_ref()))).await;
+        let opened = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(_)) => Err(Refusal::passing(
+                &place,
+                format!("no connection within {} ms", limit.as_millis()),
+            )),
+            Err(error) => Err(Refusal { error, lasting: false }),
+        };
         match opened {
             Ok((connection, last)) => {
                 self.reached.store(true, Ordering::Relaxed);
@@ -141,7 +142,7 @@ impl Server {
             Place::Unix(_) => return Err(Refusal::lasting(place, "this system has no Unix sockets")),
             Place::Tcp(host, port) => (host, *port),
         };
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(passing)?;
+        let stream = connect(host, port).await.map_err(passing)?;
         stream.set_nodelay(true).map_err(passing)?;
         if !self.settings.target.tls {
             return Ok(Box::new(stream));

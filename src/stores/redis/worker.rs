@@ -17,7 +17,7 @@ use super::resp::Replies;
 use super::slots::{SLOTS, slot};
 use super::{Hub, Message};
 use crate::kv::{Answer, Command, Error, Job, Outcome, Prefix, Reply, Result};
-use crate::stores::served::Generations;
+use crate::stores::served::{Admission, Generations};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -83,7 +83,7 @@ struct Broad {
     answer: Answer,
     task: BroadTask,
     generation: u64,
-    weight: Option<usize>,
+    admission: Option<Admission>,
 }
 
 enum BroadTask {
@@ -181,7 +181,7 @@ impl Worker {
             Message::Task(task) => drop(tokio::spawn(task)),
             Message::Ready(answer) => self.generations.answer_after(answer),
             Message::Reindex(answer, progress) => self.take_broad(answer, BroadTask::Reindex(progress), None),
-            Message::Job(Job { command, answer }, weight) => {
+            Message::Job(Job { command, answer }, admission) => {
                 let (key, action) = match command {
                     Command::Get(key) => (key, Action::Get),
                     Command::Put(key, write) => (key, Action::Put(write)),
@@ -193,10 +193,12 @@ impl Worker {
                             write,
                         },
                     ),
-                    Command::Clear(prefix) => return self.take_broad(answer, BroadTask::Clear(prefix), Some(weight)),
-                    Command::Initialize => return self.take_broad(answer, BroadTask::Initialize, Some(weight)),
-                    Command::Drop => return self.take_broad(answer, BroadTask::Drop, Some(weight)),
-                    Command::Close => return self.take_broad(answer, BroadTask::Close, Some(weight)),
+                    Command::Clear(prefix) => {
+                        return self.take_broad(answer, BroadTask::Clear(prefix), Some(admission));
+                    }
+                    Command::Initialize => return self.take_broad(answer, BroadTask::Initialize, Some(admission)),
+                    Command::Drop => return self.take_broad(answer, BroadTask::Drop, Some(admission)),
+                    Command::Close => return self.take_broad(answer, BroadTask::Close, Some(admission)),
                 };
                 let name = self.hub.wire.name(&key);
                 self.number += 1;
@@ -209,7 +211,7 @@ impl Worker {
                     key,
                     name,
                     action,
-                    weight,
+                    admission,
                     patience,
                     whole: false,
                     alone: false,
@@ -229,14 +231,14 @@ impl Worker {
         }
     }
 
-    fn take_broad(&mut self, answer: Answer, task: BroadTask, weight: Option<usize>) {
+    fn take_broad(&mut self, answer: Answer, task: BroadTask, admission: Option<Admission>) {
         let generation = self.generations.begin();
         self.broad += 1;
         self.backlog.push_back(Work::Broad(Broad {
             answer,
             task,
             generation,
-            weight,
+            admission,
         }));
     }
 
@@ -362,7 +364,7 @@ impl Worker {
             let mut bytes = 0;
             let fits = |op: &&Op| {
                 let fits = bytes < GROUP_BYTES;
-                bytes += op.weight;
+                bytes += op.admission.weight();
                 fits
             };
             let length = link.queue.iter().take(GROUP).take_while(fits).count();
@@ -407,9 +409,6 @@ impl Worker {
             Event::Broad(outcome) => {
                 if let Some(Running { broad, .. }) = self.running.take() {
                     self.generations.end(broad.generation);
-                    if let Some(weight) = broad.weight {
-                        self.hub.load.remove(weight);
-                    }
                     self.done.push((broad.answer, outcome));
                 }
             }
@@ -662,7 +661,6 @@ impl Worker {
     fn finish(&mut self, op: &mut Op, outcome: Outcome) {
         self.outstanding -= 1;
         self.generations.end(op.generation);
-        self.hub.load.remove(op.weight);
         for next in self.held.release(op) {
             self.route(next);
         }

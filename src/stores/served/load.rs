@@ -1,12 +1,13 @@
-//! A bound on what waits for a server, so that a dead one cannot fill memory.
+//! A bound on the queue of a store, so that a dead server cannot fill memory.
 
 use crate::kv::{Command, Error, Result, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What waits may be so large in all, keys and values.
+/// The largest total size of queued keys and values.
 const MOST_BYTES: usize = 256 * 1024 * 1024;
 
-/// What waits, or is under way.
+/// The operations that wait or are under way.
 pub struct Load {
     limit: usize,
     jobs: AtomicUsize,
@@ -22,32 +23,49 @@ impl Load {
         }
     }
 
-    /// Makes room for a job and returns its weight.
+    /// Counts a job until its admission is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Backend`] where there is no room.
-    pub fn admit(&self, command: &Command) -> Result<usize> {
+    /// [`Error::Backend`] if the queue is full.
+    pub fn admit(self: &Arc<Self>, command: &Command) -> Result<Admission> {
         let weight = weight(command);
         let jobs = self.jobs.fetch_add(1, Ordering::Relaxed);
         let bytes = self.bytes.fetch_add(weight, Ordering::Relaxed);
-        // One job is let through whatever it weighs.
+        let admission = Admission {
+            load: Arc::clone(self),
+            weight,
+        };
+        // A single job is admitted whatever its size.
         let full = jobs >= self.limit || (jobs > 0 && bytes + weight > MOST_BYTES);
-        // What ends or creates is never refused.
+        // `close` and `initialize` are never refused.
         let light = matches!(command, Command::Close | Command::Initialize);
         if full && !light {
-            self.remove(weight);
             return Err(Error::Backend(format!(
                 "{jobs} operations wait for the server already; no more fit in the queue"
             )));
         }
-        Ok(weight)
+        Ok(admission)
     }
+}
 
-    /// A job is done.
-    pub fn remove(&self, weight: usize) {
-        self.jobs.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(weight, Ordering::Relaxed);
+/// A job's share of the load. It goes with the job, however that ends.
+pub struct Admission {
+    load: Arc<Load>,
+    weight: usize,
+}
+
+impl Admission {
+    /// About how many bytes the job has.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.load.jobs.fetch_sub(1, Ordering::Relaxed);
+        self.load.bytes.fetch_sub(self.weight, Ordering::Relaxed);
     }
 }
 

@@ -1,10 +1,12 @@
 //! What the stores on servers have in common: a bound on what waits, lists
 //! that see the writes before them, and TLS.
 
+mod connect;
 mod generations;
 mod load;
 mod tls;
 
+pub use connect::{connect, contain, look_up};
 pub use generations::Generations;
-pub use load::Load;
+pub use load::{Admission, Load};
 pub use tls::{TlsOptions, system_certificates};

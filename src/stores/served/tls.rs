@@ -49,7 +49,7 @@ impl TlsOptions {
         let builder = if self.reject_unauthorized {
             let roots = match self.roots()? {
                 Some(roots) => roots,
-                None => system_roots(),
+                None => system_roots()?,
             };
             builder.with_root_certificates(roots)
         } else {
@@ -101,20 +101,46 @@ fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>> 
     Ok(all)
 }
 
-fn system_roots() -> RootCertStore {
+fn system_roots() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    // A system's store often has some that nobody can read.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
+    // A system's store often has some that can't be parsed.
+    roots.add_parsable_certificates(load_system_certificates()?);
+    Ok(roots)
+}
+
+/// Files that can't be read are skipped, but not for want of a descriptor: the
+/// result is kept for as long as the store is there.
+fn load_system_certificates() -> Result<Vec<CertificateDer<'static>>> {
+    let loaded = rustls_native_certs::load_native_certs();
+    match loaded.errors.iter().find(|error| is_shortage(&error.kind)) {
+        Some(error) => Err(Error::Connection(format!(
+            "the system's certificates can't be read: {error}"
+        ))),
+        None => Ok(loaded.certs),
+    }
+}
+
+fn is_shortage(kind: &rustls_native_certs::ErrorKind) -> bool {
+    #[cfg(unix)]
+    if let rustls_native_certs::ErrorKind::Io { inner, .. } = kind {
+        return matches!(inner.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
+    }
+    // Elsewhere certificates are no files.
+    let _ = kind;
+    false
 }
 
 /// The certificates that the system trusts, for a driver that sets up its
 /// connections itself and refuses what it can't read.
-pub fn system_certificates() -> Vec<CertificateDer<'static>> {
+///
+/// # Errors
+///
+/// [`Error::Connection`] if there are too few descriptors to read them.
+pub fn system_certificates() -> Result<Vec<CertificateDer<'static>>> {
     let readable = |certificate: &CertificateDer<'static>| RootCertStore::empty().add(certificate.clone()).is_ok();
-    let mut certificates = rustls_native_certs::load_native_certs().certs;
+    let mut certificates = load_system_certificates()?;
     certificates.retain(readable);
-    certificates
+    Ok(certificates)
 }
 
 /// Trusts any certificate: `rejectUnauthorized: false`.

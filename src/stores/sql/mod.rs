@@ -10,7 +10,7 @@ mod retry;
 mod sweep;
 mod worker;
 
-use super::served::Load;
+use super::served::{Admission, Load};
 use super::worker::{FailedPages, WorkerThread, spawn_with_io};
 use crate::kv::{Answer, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 pub use engine::{Action, Cleared, Cursor, Engine, Lost, Operation, Row, Rows, Swept};
@@ -28,8 +28,7 @@ pub struct SqlStore<E> {
 
 /// What the worker is sent.
 enum Message {
-    /// With its weight.
-    Job(Job, usize),
+    Job(Job, Admission),
     /// Answered once all earlier writes are done.
     Ready(oneshot::Sender<()>),
     Task(Task),
@@ -47,14 +46,14 @@ impl<E: Engine> SqlStore<E> {
     /// A sender to the worker, which is started where there is none.
     fn worker(&self) -> Result<UnboundedSender<Message>> {
         self.worker.sender(|messages: UnboundedReceiver<Message>| {
-            let (engine, load) = (Arc::clone(&self.engine), Arc::clone(&self.load));
+            let engine = Arc::clone(&self.engine);
             // `close` resolves once all sockets are closed.
             let finish = |close: Option<Answer>| {
                 if let Some(answer) = close {
                     answer.deliver(Ok(Reply::Done));
                 }
             };
-            spawn_with_io(E::NAME, move || Worker::new(engine, load, messages).run(), finish)
+            spawn_with_io(E::NAME, move || Worker::new(engine, messages).run(), finish)
         })
     }
 }
@@ -76,7 +75,7 @@ impl<E: Engine> Store for SqlStore<E> {
         let admitted = worker.and_then(|worker| Ok((worker, self.load.admit(&job.command)?)));
         match admitted {
             // If the worker has just ended, the job is dropped, which answers it.
-            Ok((worker, weight)) => drop(worker.send(Message::Job(job, weight))),
+            Ok((worker, admission)) => drop(worker.send(Message::Job(job, admission))),
             Err(error) => job.answer.deliver(Err(error)),
         }
     }

@@ -3,6 +3,7 @@
 
 use super::engine::{Action, Operation};
 use crate::kv::{Answer, Key};
+use crate::stores::served::Admission;
 use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
@@ -24,7 +25,7 @@ pub struct Wait {
 
 pub struct Caller {
     pub answer: Answer,
-    pub weight: usize,
+    pub admission: Admission,
     /// The lists that wait for it, if it writes, have this number or more.
     pub generation: Option<u64>,
 }

@@ -7,7 +7,7 @@ use super::order::{Caller, Op, Order, Wait};
 use super::retry::{Repeat, persist, verdict};
 use super::sweep::{SLICE, Sweeper};
 use crate::kv::{Answer, Command, Error, Job, Outcome, Prefix, Reply, Result, Write};
-use crate::stores::served::{Generations, Load};
+use crate::stores::served::Generations;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -32,7 +32,6 @@ const CLEAR_SLICE: u32 = 1000;
 
 pub struct Worker<E> {
     engine: Arc<E>,
-    load: Arc<Load>,
     messages: UnboundedReceiver<Message>,
     order: Order,
     gets: Line,
@@ -70,7 +69,7 @@ impl Line {
         let mut bytes = 0;
         let fits = |op: &&Op| {
             let fits = bytes < GROUP_BYTES;
-            bytes += op.wait.caller.weight;
+            bytes += op.wait.caller.admission.weight();
             fits
         };
         let length = self.queue.iter().take(GROUP).take_while(fits).count();
@@ -115,10 +114,9 @@ enum Event {
 }
 
 impl<E: Engine> Worker<E> {
-    pub fn new(engine: Arc<E>, load: Arc<Load>, messages: UnboundedReceiver<Message>) -> Self {
+    pub fn new(engine: Arc<E>, messages: UnboundedReceiver<Message>) -> Self {
         Self {
             engine,
-            load,
             messages,
             order: Order::default(),
             gets: Line::default(),
@@ -168,15 +166,15 @@ impl<E: Engine> Worker<E> {
     }
 
     fn take(&mut self, message: Message) {
-        let (Job { command, answer }, weight) = match message {
+        let (Job { command, answer }, admission) = match message {
             Message::Task(task) => return drop(tokio::spawn(task)),
             Message::Ready(answer) => return self.generations.answer_after(answer),
-            Message::Job(job, weight) => (job, weight),
+            Message::Job(job, admission) => (job, admission),
         };
         let writes = !matches!(command, Command::Get(_));
         let caller = Caller {
             answer,
-            weight,
+            admission,
             generation: writes.then(|| self.generations.begin()),
         };
         let (key, action) = match command {
@@ -418,7 +416,6 @@ impl<E: Engine> Worker<E> {
         if let Some(generation) = caller.generation {
             self.generations.end(generation);
         }
-        self.load.remove(caller.weight);
         self.done.push((caller.answer, outcome));
     }
 
