@@ -37,5 +37,11 @@ fn check_table_name(name: &str, most: usize) -> Result<()> {
     )))
 }
 
+#[cfg(all(test, unix))]
+mod durability_tests;
+#[cfg(all(test, unix))]
+mod test_client;
+#[cfg(all(test, unix))]
+mod test_vfs;
 #[cfg(test)]
 mod tests;
