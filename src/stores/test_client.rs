@@ -3,8 +3,8 @@
 
 use super::test_vfs::Disk;
 use crate::kv::{
-    Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply, Store,
-    Ticket, Ttl, Write,
+    Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
+    Store, Ticket, Ttl, Write,
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,8 +52,8 @@ impl<S: Store> Client<S> {
     /// Calls an operation. Its ticket is its mark, too; tickets count from 0.
     pub fn submit(&self, command: Command) -> Ticket {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let outbox: Arc<dyn Outbox> = self.inbox.clone();
-        self.store.submit(Job { ticket, command }, &outbox);
+        let answer = Answer::new(ticket, self.inbox.clone(), &command);
+        self.store.submit(Job { command, answer });
         ticket
     }
 
