@@ -39,6 +39,13 @@ pub trait Store: Send + Sync {
     /// and every job's outcome is delivered exactly once.
     fn submit(&self, job: Job, outbox: &Arc<dyn Outbox>);
 
+    /// How many bytes of this process's memory the entries take: 0 for stores
+    /// that keep them elsewhere. Asked after every operation, so it must be
+    /// cheap.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// Prepares a list; nothing runs before its first page is asked for.
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages>;
 
