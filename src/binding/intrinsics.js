@@ -65,7 +65,7 @@
     __proto__: null,
     list: (error) =>
       (async function* () {
-        throw error;
+        yield reject(error);
       })(),
     [Symbol.asyncIterator]: (_, receiver) => receiver,
   };
