@@ -532,7 +532,11 @@ export declare class DenoKvStore {
 export declare class KvListIterator {
   /** The next entry. Calls may overlap; they are answered in their order. */
   next(): Promise<IteratorResult<KvStoreListEntry, undefined>>
-  /** Ends the iterator and stops its work, without waiting for it. */
+  /**
+   * Ends the iterator and stops its work, without waiting for it.
+   *
+   * @param value The value of the result; a promise is awaited.
+   */
   return(value?: unknown): Promise<IteratorResult<KvStoreListEntry, undefined>>
   /** Ends the iterator and rejects with the given error. */
   throw(error?: unknown): Promise<IteratorResult<KvStoreListEntry, undefined>>

@@ -100,6 +100,53 @@ export function describeIterator(test: ContractTest): void {
     }
   });
 
+  test("return() awaits its argument", async ({ store }) => {
+    await fill(store, 3);
+    const mine = new Error("mine");
+    const thenable = (settle: (resolve: (value: unknown) => void) => void) => {
+      const object = {};
+      Reflect.set(object, "then", settle);
+      return object;
+    };
+    const values: [given: unknown, value: unknown][] = [
+      [undefined, undefined],
+      [1, 1],
+      [Promise.resolve("later"), "later"],
+      [thenable((resolve) => resolve("then")), "then"],
+    ];
+    for (const [given, value] of values) {
+      const list = store.list();
+      await list.next();
+      expect(await list.return(given)).toEqual({ value, done: true });
+      expect(await list.next()).toEqual(end);
+    }
+    const rejecting: unknown[] = [
+      Promise.reject(mine),
+      thenable(() => {
+        throw mine;
+      }),
+    ];
+    for (const given of rejecting) {
+      const list = store.list();
+      await list.next();
+      expect(await reasonOf(() => list.return(given))).toBe(mine);
+      expect(await list.next()).toEqual(end);
+    }
+  });
+
+  test("return() ends the list before its argument settles", async ({
+    store,
+  }) => {
+    await fill(store, 3);
+    const list = store.list();
+    await list.next();
+    const { promise, resolve } = Promise.withResolvers<string>();
+    const returned = list.return(promise);
+    expect(await list.next()).toEqual(end);
+    resolve("later");
+    expect(await returned).toEqual({ value: "later", done: true });
+  });
+
   test("break ends it", async ({ store }) => {
     await fill(store, 300);
     const list = store.list({ pageSize: 10 });

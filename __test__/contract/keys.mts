@@ -84,6 +84,63 @@ export function describeKeys(test: ContractTest): void {
     expect(await store.get(["sub", "class"])).toBe(2);
   });
 
+  test("a proxy of an array is a key, as Array.isArray says", async ({
+    store,
+  }) => {
+    const proxied = <T extends object>(parts: T) => new Proxy(parts, {});
+    await store.set(proxied(["a", "b"] as const), 1);
+    await store.set(["a"], 2);
+    expect(await store.get(["a", "b"])).toBe(1);
+    expect(await store.get(proxied(["a"] as const))).toBe(2);
+    expect(await store.cas(proxied(["a", "b"] as const), 1, 3)).toBe(true);
+    const under = [{ key: ["a", "b"], value: 3 }];
+    expect(await collect(store.list(proxied(["a", "b"] as const)))).toEqual(
+      under,
+    );
+    expect(
+      await collect(store.list({ prefix: proxied(["a", "b"] as const) })),
+    ).toEqual(under);
+    expect(await collect(store.list(proxied([] as const)))).toHaveLength(2);
+    expect(await store.clear(proxied(["a", "b"] as const))).toBe(1);
+    await store.delete(proxied(["a"] as const));
+    expect(await keysOf(store.list())).toEqual([]);
+  });
+
+  test("a proxied array is a key only if its parts are strings", async ({
+    store,
+  }) => {
+    const revoked = Proxy.revocable(["a"], {});
+    revoked.revoke();
+    const bad = [
+      new Proxy([], {}),
+      new Proxy(["a", 1], {}),
+      new Proxy(Array(1), {}),
+      new Proxy({ length: 1, 0: "a" }, {}),
+      new Proxy(["a"], {
+        get() {
+          throw new Error("not today");
+        },
+      }),
+      revoked.proxy,
+    ];
+    for (const [name, operate] of Object.entries(operations)) {
+      for (const key of bad) {
+        const error = await expectRejection(
+          () => operate(store, key as never),
+          "ERR_KV_INVALID_KEY",
+        );
+        expect(error, name).toBeInstanceOf(TypeError);
+      }
+    }
+    for (const prefix of bad.slice(1)) {
+      // A proxy of an object that is no array may be options.
+      if (prefix === bad[3]) continue;
+      const list = store.list(prefix as never);
+      await expectRejection(() => list.next(), "ERR_KV_INVALID_KEY");
+    }
+    expect(await keysOf(store.list())).toEqual([]);
+  });
+
   test("different keys are different entries", async ({ store }) => {
     const keys = hostileKeys.map((key, i) => ({ key, value: i }));
     const distinct = new Map(

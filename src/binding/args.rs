@@ -50,12 +50,21 @@ impl Parse for Key {
 }
 
 fn parts(js: Js, value: Value) -> Result<KeyBuilder> {
-    if !js.is_array(value) {
-        return Err(Error::InvalidKey("it is not an array of strings".into()));
+    match array(js, value)? {
+        Some(array) => parts_of(js, array),
+        None => Err(Error::InvalidKey("it is not an array of strings".into())),
     }
+}
+
+/// An array, or the copy of a proxied one.
+fn array(js: Js, value: Value) -> Result<Option<Value>> {
+    js.array_of_strings(value).map_err(|thrown| Error::InvalidKey(thrown.0))
+}
+
+fn parts_of(js: Js, array: Value) -> Result<KeyBuilder> {
     let mut parts = KeyBuilder::default();
-    for index in 0..js.length(value) {
-        let part = js.element_given(value, index);
+    for index in 0..js.length(array) {
+        let part = js.element_given(array, index);
         js.with_text(part, |part| parts.push(part)).map_err(|why| {
             Error::InvalidKey(match why {
                 NotText::NotString => format!("part {index} is not a string"),
@@ -210,8 +219,8 @@ impl Parse for Request {
         if js.is_nullish(value) {
             return Ok(request);
         }
-        if js.is_array(value) {
-            request.prefix = parts(js, value)?.prefix();
+        if let Some(array) = array(js, value)? {
+            request.prefix = parts_of(js, array)?.prefix();
             return Ok(request);
         }
         if !js.is_object(value) {
@@ -264,10 +273,13 @@ pub struct Urls(pub Vec<String>);
 
 impl Parse for Urls {
     fn parse(js: Js, value: Value) -> Result<Self> {
-        if !js.is_array(value) {
+        let array = js
+            .array_of_strings(value)
+            .map_err(|thrown| Error::InvalidOption(thrown.0))?;
+        let Some(array) = array else {
             return Ok(Self(vec![String::parse(js, value)?]));
-        }
-        let url = |index| String::parse(js, js.element_given(value, index));
-        (0..js.length(value)).map(url).collect::<Result<_>>().map(Self)
+        };
+        let url = |index| String::parse(js, js.element_given(array, index));
+        (0..js.length(array)).map(url).collect::<Result<_>>().map(Self)
     }
 }

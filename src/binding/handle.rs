@@ -1,10 +1,11 @@
 //! What every store class holds, and what its methods do.
 
 use super::args::{Arg, ClearPrefix, Json, SetOptions};
-use super::js::{Js, Ref, Value};
+use super::guard::guard;
+use super::js::{Deferred, External, Js, Ref, Value};
 use super::lane::{Lane, Mailbox, settled};
 use super::list::{List, Request};
-use crate::kv::{Answer, Command, Error, Job, Key, Reply, Result, Store, Write};
+use crate::kv::{Answer, Command, Error, Job, Key, Reply, Result, Store, Ticket, Write};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,8 +14,18 @@ pub struct Handle {
     store: Arc<dyn Store>,
     lane: Rc<Lane>,
     mailbox: Arc<Mailbox>,
-    /// The promise of `close()`, once that was called.
-    closed: RefCell<Option<Ref>>,
+    closing: RefCell<Closing>,
+    /// What the store's entries hold in this process.
+    memory: External,
+}
+
+/// How far `close()` is.
+enum Closing {
+    NotCalled,
+    /// Its promise is being made. Calls from within that get promises that
+    /// follow it.
+    Begun(Vec<Deferred>),
+    Promised(Ref),
 }
 
 impl Handle {
@@ -24,7 +35,8 @@ impl Handle {
             store: Arc::new(store),
             lane,
             mailbox,
-            closed: RefCell::default(),
+            closing: RefCell::new(Closing::NotCalled),
+            memory: External::new(js),
         }
     }
 
@@ -62,7 +74,7 @@ impl Handle {
         self.run(js, prefix.0.map(|ClearPrefix(prefix)| Command::Clear(prefix)))
     }
 
-    pub fn list(&self, request: Arg<Request>) -> Rc<List> {
+    pub fn list(&self, js: Js, request: Arg<Request>) -> Rc<List> {
         let source = request.0.and_then(|request| {
             if self.is_closed() {
                 Err(Error::Closed)
@@ -70,7 +82,7 @@ impl Handle {
                 Ok((Arc::clone(&self.store), request))
             }
         });
-        List::new(&self.lane, &self.mailbox, source)
+        List::new(js, &self.lane, &self.mailbox, source)
     }
 
     /// Runs a command, or rejects for what stands in its place.
@@ -94,15 +106,14 @@ impl Handle {
         if self.is_closed() {
             return settled(js, Err(Error::Closed));
         }
-        let (answer, promise) = self.promise(js, as_command);
-        begin(answer);
-        promise
+        let ticket = self.lane.ticket(js);
+        begin(self.answer(ticket, as_command));
+        self.lane.promise(js, ticket)
     }
 
-    /// The promise of an outcome, and the answer that settles it.
-    fn promise(&self, js: Js, command: &Command) -> (Answer, Value) {
-        let (ticket, promise) = self.lane.expect(js);
-        (Answer::new(ticket, self.mailbox.clone(), command), promise)
+    /// The answer that settles a ticket's promise.
+    fn answer(&self, ticket: Ticket, command: &Command) -> Answer {
+        Answer::new(ticket, self.mailbox.clone(), command)
     }
 
     fn run_nothing(&self, js: Js) -> Value {
@@ -116,29 +127,53 @@ impl Handle {
 
     fn submit(&self, js: Js, command: Command) -> Value {
         match self.store.answer(command) {
-            Ok(outcome) => settled(js, outcome),
+            Ok(outcome) => {
+                self.memory.tell(js, self.store.memory());
+                settled(js, outcome)
+            }
             Err(command) => {
-                let (answer, promise) = self.promise(js, &command);
+                let ticket = self.lane.ticket(js);
+                let answer = self.answer(ticket, &command);
                 self.store.submit(Job { command, answer });
-                promise
+                self.lane.promise(js, ticket)
             }
         }
     }
 
     /// Idempotent: every call gets the promise of the first.
     pub fn close(&self, js: Js) -> Value {
-        if let Some(promise) = &*self.closed.borrow() {
+        if let Closing::Promised(promise) = &*self.closing.borrow() {
             return js.kept(promise);
         }
-        let promise = self.submit(js, Command::Close);
-        *self.closed.borrow_mut() = Some(js.keep(promise));
+        if self.is_closed() {
+            return self.follow_close(js);
+        }
+        self.closing.replace(Closing::Begun(Vec::new()));
+        let promise = guard(|| self.submit(js, Command::Close))
+            .unwrap_or_else(|| js.rejected(js.error(&Error::Backend("internal error in close()".into()))));
+        let begun = self.closing.replace(Closing::Promised(js.keep(promise)));
+        if let Closing::Begun(followers) = begun {
+            for follower in followers {
+                js.settle(follower, Ok(promise));
+            }
+        }
         for list in self.lane.lists() {
             list.close(js);
         }
         promise
     }
 
+    /// A promise that settles as the one that is being made further up the
+    /// stack.
+    fn follow_close(&self, js: Js) -> Value {
+        let (deferred, promise) = js.promise();
+        if let Closing::Begun(followers) = &mut *self.closing.borrow_mut() {
+            followers.push(deferred);
+        }
+        promise
+    }
+
     fn is_closed(&self) -> bool {
-        self.closed.borrow().is_some()
+        !matches!(*self.closing.borrow(), Closing::NotCalled)
     }
 }

@@ -1,8 +1,10 @@
-//! JavaScript that the binding calls, compiled once for each environment.
+//! JavaScript that the binding calls, compiled once for each environment, when
+//! the addon is loaded. Later changes to the originals by others don't change
+//! stored data.
 //!
 //! Whatever may throw is called from JavaScript that catches. Node-API shows
 //! the end of a worker thread as an exception too, and that one must be left
-//! alone: who clears it keeps the thread running for ever.
+//! alone: code that clears it keeps the thread running for ever.
 
 use super::js::{Js, Ref, Stopped, Value};
 use super::text::Text;
@@ -10,63 +12,26 @@ use napi::sys;
 use std::ffi::c_void;
 use std::ptr;
 
-/// An attempt returns its result, or an object with the error in a list of one.
-/// The originals are taken here, so that nobody who replaces them later changes
-/// stored data.
-const SCRIPT: &str = "(() => {
-  const { parse, stringify } = JSON;
-  const { apply, get } = Reflect;
-  const resolve = Promise.resolve.bind(Promise);
-  const attempt = (run) => (...args) => {
-    try {
-      return [run(...args)];
-    } catch (error) {
-      return { error };
-    }
-  };
-  return [
-    (value) => {
-      try {
-        return stringify(value);
-      } catch (error) {
-        return { error };
-      }
-    },
-    (text) => {
-      try {
-        return parse(text);
-      } catch {
-        return undefined;
-      }
-    },
-    attempt(get),
-    attempt(apply),
-    attempt((error) => String(error?.message ?? error)),
-    setImmediate,
-    resolve,
-    (text) => {
-      try {
-        return resolve(parse(text));
-      } catch {
-        return undefined;
-      }
-    },
-    (page, i) => ({ value: { key: page[2 * i], value: page[2 * i + 1] }, done: false }),
-    (page, i) => resolve({ value: { key: page[2 * i], value: page[2 * i + 1] }, done: false }),
-  ];
-})()";
+/// An array of the functions in [`Intrinsics`], in their order.
+const SCRIPT: &str = include_str!("intrinsics.js");
 
 struct Intrinsics {
     stringify: Ref,
     parse: Ref,
+    parse_page: Ref,
     get: Ref,
     apply: Ref,
     message: Ref,
+    strings: Ref,
     set_immediate: Ref,
     resolve: Ref,
     resolve_parsed: Ref,
     entry: Ref,
     resolve_entry: Ref,
+    step: Ref,
+    end_with: Ref,
+    prepare: Ref,
+    is_instance: Ref,
 }
 
 /// What JavaScript code threw, in words.
@@ -75,7 +40,7 @@ pub struct Thrown(pub String);
 
 pub type Result<T> = std::result::Result<T, Thrown>;
 
-/// Nothing can be said any more, and nobody hears it.
+/// The thread is being terminated: no words will be read.
 impl From<Stopped> for Thrown {
     fn from(_: Stopped) -> Self {
         Self(String::new())
@@ -93,36 +58,51 @@ impl Js {
     }
 
     /// `JSON.parse(text)`; `None` for what is not JSON.
-    pub fn parse(self, text: &Text) -> Option<Value> {
-        let text = self.text(text).ok()?;
-        let value = self.run(|it| &it.parse, &[text]).ok()?;
-        (!self.is_undefined(value)).then_some(value)
+    pub fn parse(self, text: &str) -> Option<Value> {
+        self.some(|it| &it.parse, &[self.string_of(text).ok()?])
+    }
+
+    /// The same of text that is in the engine's form already.
+    pub fn parse_text(self, text: &Text) -> Option<Value> {
+        self.some(|it| &it.parse, &[self.text(text).ok()?])
+    }
+
+    /// A page's array; `None` if it is not JSON, or not that of so many entries
+    /// with this mark after each.
+    pub fn parse_page(self, text: &Text, entries: u32, mark: u32) -> Option<Value> {
+        let arguments = [self.text(text).ok()?, self.index(entries), self.index(mark)];
+        self.some(|it| &it.parse_page, &arguments)
     }
 
     /// A promise of a value that is there, at half the cost of making one and
     /// then settling it.
     pub fn resolved(self, value: Value) -> Value {
-        self.run(|it| &it.resolve, &[value])
-            .unwrap_or_else(|_| self.undefined())
+        self.value(|it| &it.resolve, &[value])
     }
 
     /// A promise of what a text means; `None` for what is not JSON.
     pub fn resolved_parsed(self, text: &Text) -> Option<Value> {
-        let text = self.text(text).ok()?;
-        let promise = self.run(|it| &it.resolve_parsed, &[text]).ok()?;
-        (!self.is_undefined(promise)).then_some(promise)
+        self.some(|it| &it.resolve_parsed, &[self.text(text).ok()?])
     }
 
     /// The iterator result for one entry of a page.
     pub fn entry(self, page: Value, index: u32) -> Value {
-        self.run(|it| &it.entry, &[page, self.index(index)])
-            .unwrap_or_else(|_| self.undefined())
+        self.value(|it| &it.entry, &[page, self.index(index)])
     }
 
     /// A promise of that.
     pub fn resolved_entry(self, page: Value, index: u32) -> Value {
-        self.run(|it| &it.resolve_entry, &[page, self.index(index)])
-            .unwrap_or_else(|_| self.undefined())
+        self.value(|it| &it.resolve_entry, &[page, self.index(index)])
+    }
+
+    /// `{ value, done }`
+    pub fn step(self, value: Value, done: bool) -> Value {
+        self.value(|it| &it.step, &[value, self.boolean(done)])
+    }
+
+    /// A promise of the last iterator result, with a value that is awaited.
+    pub fn end_with(self, value: Value) -> Value {
+        self.value(|it| &it.end_with, &[value])
     }
 
     /// A property, which may be a getter that throws.
@@ -130,6 +110,21 @@ impl Js {
         let name = self.string(name);
         let result = self.run(|it| &it.get, &[object, name])?;
         self.attempted(result)
+    }
+
+    /// An array of strings, as `Array.isArray` sees arrays: a proxy of one is
+    /// copied. It may hold other things than strings, and a copy ends with the
+    /// first of them. `None` for all else.
+    pub fn array_of_strings(self, value: Value) -> Result<Option<Value>> {
+        if self.is_array(value) {
+            return Ok(Some(value));
+        }
+        if !self.is_object(value) {
+            return Ok(None);
+        }
+        let result = self.run(|it| &it.strings, &[value])?;
+        let copy = self.attempted(result)?;
+        Ok((!self.is_undefined(copy)).then_some(copy))
     }
 
     pub fn call(self, this: Value, function: Value, arguments: &[Value]) -> Result<Value> {
@@ -150,6 +145,19 @@ impl Js {
         Ok(())
     }
 
+    /// Makes the classes' methods reject where they would throw: when they are
+    /// called on what is not an instance.
+    #[cfg_attr(test, expect(dead_code, reason = "a test binary exports no classes"))]
+    pub fn prepare_classes(self, exports: Value) {
+        self.value(|it| &it.prepare, &[exports]);
+    }
+
+    /// Whether a value was made by a class of this addon or one that extends it.
+    pub fn is_instance(self, value: Value, class: &str) -> bool {
+        let answer = self.value(|it| &it.is_instance, &[value, self.string(class)]);
+        self.to_bool(answer) == Some(true)
+    }
+
     fn attempted(self, result: Value) -> Result<Value> {
         if self.is_array(result) {
             Ok(self.element(result, 0)?)
@@ -167,6 +175,17 @@ impl Js {
         Thrown(words().unwrap_or_default())
     }
 
+    /// A function's result, where only the end of the thread prevents one.
+    fn value(self, function: impl Fn(&Intrinsics) -> &Ref, arguments: &[Value]) -> Value {
+        self.run(function, arguments).unwrap_or_else(|_| self.undefined())
+    }
+
+    /// A function's result; `None` for `undefined`.
+    fn some(self, function: impl Fn(&Intrinsics) -> &Ref, arguments: &[Value]) -> Option<Value> {
+        let value = self.run(function, arguments).ok()?;
+        (!self.is_undefined(value)).then_some(value)
+    }
+
     fn run(self, function: impl Fn(&Intrinsics) -> &Ref, arguments: &[Value]) -> std::result::Result<Value, Stopped> {
         let function = self.kept(function(self.intrinsics()?));
         self.call_safe(function, arguments)
@@ -182,14 +201,20 @@ impl Js {
             let intrinsics = Box::new(Intrinsics {
                 stringify: function(0)?,
                 parse: function(1)?,
-                get: function(2)?,
-                apply: function(3)?,
-                message: function(4)?,
-                set_immediate: function(5)?,
-                resolve: function(6)?,
-                resolve_parsed: function(7)?,
-                entry: function(8)?,
-                resolve_entry: function(9)?,
+                parse_page: function(2)?,
+                get: function(3)?,
+                apply: function(4)?,
+                message: function(5)?,
+                strings: function(6)?,
+                set_immediate: function(7)?,
+                resolve: function(8)?,
+                resolve_parsed: function(9)?,
+                entry: function(10)?,
+                resolve_entry: function(11)?,
+                step: function(12)?,
+                end_with: function(13)?,
+                prepare: function(14)?,
+                is_instance: function(15)?,
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;

@@ -7,6 +7,7 @@
 use super::text::Text;
 use crate::kv::Error;
 use napi::sys;
+use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::ptr;
 
@@ -97,8 +98,17 @@ impl Js {
         }
     }
 
+    /// The same of text that stays with the caller; ASCII is not copied for it.
+    pub fn string_of(self, text: &str) -> Result<Value> {
+        if text.is_ascii() {
+            let (start, length) = (text.as_ptr().cast(), text.len().cast_signed());
+            return node!(napi_create_string_latin1(self, start, length) -> ptr::null_mut());
+        }
+        self.text(&Text::from(text))
+    }
+
     pub fn string(self, text: &str) -> Value {
-        self.text(&Text::from(text)).unwrap_or_else(|_| self.undefined())
+        self.string_of(text).unwrap_or_else(|_| self.undefined())
     }
 
     pub fn error(self, error: &Error) -> Value {
@@ -114,16 +124,6 @@ impl Js {
             _ => node!(napi_create_error(self, code, message) -> ptr::null_mut()),
         };
         made.unwrap_or(message)
-    }
-
-    /// `{ value, done }`
-    pub fn step(self, value: Value, done: bool) -> Value {
-        let Ok(step) = node!(napi_create_object(self) -> ptr::null_mut()) else {
-            return self.undefined();
-        };
-        self.set(step, c"value", value);
-        self.set(step, c"done", self.boolean(done));
-        step
     }
 
     fn set(self, object: Value, name: &CStr, value: Value) {
@@ -398,11 +398,59 @@ impl Js {
     /// Runs `body` in a handle scope of its own, so that what it makes can be
     /// collected before the whole callback returns.
     pub fn scoped(self, body: impl FnOnce()) {
+        struct Scope(Js, sys::napi_handle_scope);
+        impl Drop for Scope {
+            fn drop(&mut self) {
+                // SAFETY: opened below, and closed once, by a panic too.
+                unsafe { sys::napi_close_handle_scope(self.0.0, self.1) };
+            }
+        }
         let scope = node!(napi_open_handle_scope(self) -> ptr::null_mut());
+        let _scope = scope.map(|scope| Scope(self, scope));
         body();
-        if let Ok(scope) = scope {
-            // SAFETY: opened above, and closed once.
-            unsafe { sys::napi_close_handle_scope(self.0, scope) };
+    }
+}
+
+/// Memory outside the engine's heap that lives as long as one of its objects.
+/// The engine collects such objects earlier when it knows of it.
+pub struct External {
+    env: sys::napi_env,
+    told: Cell<usize>,
+}
+
+impl External {
+    /// Smaller differences are not worth the call.
+    const WORTH_TELLING: usize = 16 * 1024;
+
+    pub fn new(js: Js) -> Self {
+        Self {
+            env: js.env(),
+            told: Cell::new(0),
+        }
+    }
+
+    /// Tells the engine how much memory it is now.
+    pub fn tell(&self, _: Js, bytes: usize) {
+        let told = self.told.get();
+        if bytes.abs_diff(told) >= Self::WORTH_TELLING || (bytes == 0 && told > 0) {
+            self.adjust(bytes);
+        }
+    }
+
+    fn adjust(&self, bytes: usize) {
+        let change = bytes.cast_signed().wrapping_sub(self.told.replace(bytes).cast_signed());
+        let mut all = 0;
+        // SAFETY: the environment is live: this is called during a callback on
+        // its thread, or when an object of its thread is dropped, which is
+        // before it ends. Node-API allows the call in finalizers.
+        unsafe { sys::napi_adjust_external_memory(self.env, change as i64, &raw mut all) };
+    }
+}
+
+impl Drop for External {
+    fn drop(&mut self) {
+        if self.told.get() > 0 {
+            self.adjust(0);
         }
     }
 }

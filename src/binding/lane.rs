@@ -4,8 +4,9 @@
 //! call is on its way goes with it. The [`Lane`] lives on the JavaScript thread
 //! and knows the promises; the [`Mailbox`] is what the threads see of it.
 
+use super::guard::{guard, guard_each};
 use super::js::{Deferred, Js, Value};
-use super::list::List;
+use super::list::{List, Registration};
 use super::text::Text;
 use crate::kv::{Error, Key, Outbox, Outcome, Reply, Ticket};
 use napi::sys;
@@ -17,10 +18,22 @@ use std::ptr;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
 
+/// How much may be read for first pages of lists on the JavaScript thread
+/// before the event loop has a turn: only then does Node finalize the iterators
+/// that it has collected.
+const FIRST_PAGES: usize = 8 << 20;
+
 #[derive(Default)]
 pub struct Lane {
-    pending: RefCell<Slab<Deferred>>,
-    lists: RefCell<Slab<RcWeak<List>>>,
+    /// By ticket. `None` until the promise is made.
+    pending: RefCell<Slab<Option<Deferred>>>,
+    lists: RefCell<Slab<Known>>,
+    /// Listeners of collected iterators, to be removed when JavaScript may run.
+    unheard: RefCell<Vec<Registration>>,
+    /// Bytes of first pages since the event loop had its turn.
+    first_pages: Cell<usize>,
+    /// Whether the environment is ending, so that nothing will be removed.
+    ended: Cell<bool>,
     /// How many promises wait for a thread. While any does, the process lives.
     waiting: Cell<usize>,
     news: Arc<Mutex<Vec<News>>>,
@@ -38,6 +51,14 @@ pub struct Mailbox {
 enum News {
     Outcome(Ticket, Outcome),
     Page(usize),
+    Unheard,
+}
+
+/// A list, as the lane knows it.
+struct Known {
+    list: RcWeak<List>,
+    /// Set while calls wait for a page: the list may not be collected then.
+    kept: Option<Rc<List>>,
 }
 
 /// A threadsafe function without a JavaScript function: ringing it makes the
@@ -62,16 +83,28 @@ impl Lane {
         (lane, mailbox)
     }
 
-    /// A ticket for an operation, and the promise of its outcome.
-    pub fn expect(&self, js: Js) -> (Ticket, Value) {
-        let (deferred, promise) = js.promise();
-        let ticket = self.pending.borrow_mut().insert(deferred);
+    /// A ticket for an operation.
+    pub fn ticket(&self, js: Js) -> Ticket {
+        let ticket = self.pending.borrow_mut().insert(None);
         self.wait(js);
-        (ticket, promise)
+        ticket
+    }
+
+    /// The promise of an operation's outcome. Made after the operation was
+    /// submitted: making a promise may run JavaScript, and what that calls
+    /// comes later.
+    pub fn promise(&self, js: Js, ticket: Ticket) -> Value {
+        let (deferred, promise) = js.promise();
+        // Outcomes are taken from the mailbox in turns of their own, so the
+        // ticket is still pending.
+        if let Some(pending) = self.pending.borrow_mut().get_mut(ticket) {
+            *pending = Some(deferred);
+        }
+        promise
     }
 
     pub fn add_list(&self, list: RcWeak<List>) -> usize {
-        self.lists.borrow_mut().insert(list)
+        self.lists.borrow_mut().insert(Known { list, kept: None })
     }
 
     pub fn remove_list(&self, id: usize) {
@@ -82,8 +115,52 @@ impl Lane {
         self.lists
             .borrow()
             .iter()
-            .filter_map(|(_, list)| list.upgrade())
+            .filter_map(|(_, known)| known.list.upgrade())
             .collect()
+    }
+
+    /// Keeps a list, and the process, while calls wait for a page.
+    pub fn keep_list(&self, js: Js, id: usize, list: &Rc<List>) {
+        let before = match self.lists.borrow_mut().get_mut(id) {
+            Some(known) => known.kept.replace(Rc::clone(list)),
+            None => return,
+        };
+        if before.is_none() {
+            self.wait(js);
+        }
+    }
+
+    pub fn release_list(&self, js: Js, id: usize) {
+        let kept = self.lists.borrow_mut().get_mut(id).and_then(|known| known.kept.take());
+        if kept.is_some() {
+            self.unwait(js);
+        }
+    }
+
+    /// Removes a collected iterator's listener in a later turn: finalizers may
+    /// not run JavaScript.
+    pub fn remove_later(&self, registration: Registration) {
+        if self.ended.get() {
+            return;
+        }
+        self.unheard.borrow_mut().push(registration);
+        if let Some(mailbox) = self.mailbox() {
+            mailbox.post([News::Unheard]);
+        }
+    }
+
+    /// A list got its first page without waiting.
+    pub fn add_inline_page(&self, bytes: usize) {
+        self.first_pages.set(self.first_pages.get() + bytes);
+    }
+
+    /// Whether lists have read so much that the event loop needs a turn.
+    pub fn needs_turn(&self) -> bool {
+        self.first_pages.get() >= FIRST_PAGES
+    }
+
+    pub fn had_turn(&self) {
+        self.first_pages.set(0);
     }
 
     /// One more promise waits.
@@ -116,33 +193,59 @@ impl Lane {
 
     fn empty_mailbox(&self, js: Js) {
         let news = std::mem::take(&mut *self.news.lock());
-        for news in news {
+        guard_each(news, |news| {
             js.scoped(|| match news {
                 News::Outcome(ticket, outcome) => self.settle(js, ticket, outcome),
                 News::Page(id) => {
-                    let list = self.lists.borrow().get(id).and_then(RcWeak::upgrade);
+                    let list = self.lists.borrow().get(id).and_then(|known| known.list.upgrade());
                     if let Some(list) = list {
                         list.serve(js);
                     }
                 }
+                News::Unheard => {
+                    let registrations = self.unheard.take();
+                    guard_each(registrations, |registration| registration.remove(js));
+                }
             });
-        }
+        });
     }
 
     fn settle(&self, js: Js, ticket: Ticket, outcome: Outcome) {
-        let Some(deferred) = self.pending.borrow_mut().try_remove(ticket) else {
+        let Some(pending) = self.pending.borrow_mut().try_remove(ticket) else {
             return;
         };
-        js.settle(deferred, to_js(js, outcome));
         self.unwait(js);
+        // Without a promise the call has panicked, and was rejected for that.
+        if let Some(deferred) = pending {
+            js.settle(deferred, guarded(js, outcome));
+        }
+    }
+
+    /// The environment is ending. What calls wait for will not come.
+    fn end(&self) {
+        self.ended.set(true);
+        let kept: Vec<_> = self
+            .lists
+            .borrow_mut()
+            .iter_mut()
+            .filter_map(|(_, known)| known.kept.take())
+            .collect();
+        // Dropping them removes them from the lane.
+        drop(kept);
+        self.unheard.take();
     }
 }
 
-/// An outcome as what a promise settles with.
+/// An outcome as what a promise settles with, even if making that panics.
+fn guarded(js: Js, outcome: Outcome) -> Result<Value, Value> {
+    guard(|| to_js(js, outcome))
+        .unwrap_or_else(|| Err(js.error(&Error::Backend("internal error in the binding".into()))))
+}
+
 fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
     match outcome {
         Ok(Reply::Value(key, Some(value))) => js
-            .parse(&Text::from(value.into_string()))
+            .parse_text(&Text::from(value.into_string()))
             .ok_or_else(|| js.error(&not_json(&key))),
         Ok(Reply::Value(_, None) | Reply::Done) => Ok(js.undefined()),
         Ok(Reply::Swapped(swapped)) => Ok(js.boolean(swapped)),
@@ -271,7 +374,7 @@ unsafe extern "C" fn answer_bell(env: sys::napi_env, _: Value, context: *mut c_v
     // SAFETY: the context is the lane that `finalize` has not released yet, and
     // this is a callback of the environment.
     let (lane, js) = unsafe { (&*context.cast::<Lane>(), Js::new(env)) };
-    super::guard::guard(|| lane.empty_mailbox(js));
+    guard(|| lane.empty_mailbox(js));
 }
 
 /// The environment is ending, and with it the bell: threads stop ringing now.
@@ -284,6 +387,7 @@ unsafe extern "C" fn silence(context: *mut c_void) {
     {
         bell.close();
     }
+    lane.end();
 }
 
 /// The bell is gone: released by its last owner, or silenced.

@@ -15,7 +15,7 @@ use crate::stores::{
     DenoOptions, DenoStore, MemoryStore, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, RedisOptions,
     RedisStore, SqliteOptions, SqliteStore,
 };
-use napi::bindgen_prelude::{Either6, Env, Unknown};
+use napi::bindgen_prelude::{Either6, Env, JsValue, Object, Unknown};
 use napi_derive::napi;
 
 type Stores = Either6<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStore, MysqlKvStore, DenoKvStore>;
@@ -53,6 +53,13 @@ pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::
     url.0
         .and_then(|url| open(js, &url, options))
         .map_err(|error| thrown(env, &error))
+}
+
+/// Runs when an environment loads the addon.
+#[napi(module_exports)]
+pub fn prepare(exports: Object<'_>, env: Env) -> napi::Result<()> {
+    js(env).prepare_classes(exports.raw());
+    Ok(())
 }
 
 fn open(js: Js, url: &str, options: Value) -> Result<Stores> {

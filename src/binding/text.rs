@@ -8,6 +8,26 @@ pub enum Text {
     Utf16(Vec<u16>),
 }
 
+impl Text {
+    /// How much memory it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Latin1(bytes) => bytes.len(),
+            Self::Utf16(units) => 2 * units.len(),
+        }
+    }
+
+    /// The text as Rust keeps it. Without a copy for ASCII.
+    pub fn into_string(self) -> String {
+        match self {
+            Self::Latin1(bytes) => {
+                String::from_utf8(bytes).unwrap_or_else(|error| mem::decode_latin1(error.as_bytes()).into_owned())
+            }
+            Self::Utf16(units) => String::from_utf16_lossy(&units),
+        }
+    }
+}
+
 impl From<&str> for Text {
     fn from(text: &str) -> Self {
         Self::from(text.to_owned())
@@ -50,6 +70,7 @@ mod tests {
                 Text::Utf16(units) => String::from_utf16(&units).unwrap(),
             };
             assert_eq!(back, text);
+            assert_eq!(Text::from(text).into_string(), text);
         }
     }
 }

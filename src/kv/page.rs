@@ -1,7 +1,8 @@
 //! Pages: how a list leaves a store.
 
-use super::{JsonText, Result, key::is_key_json};
+use super::{Result, key::is_key_json};
 use futures::future::BoxFuture;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Bounds of one page. Whichever is reached first ends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,19 +21,42 @@ impl Default for PageLimits {
     }
 }
 
-/// Consecutive entries as one JSON array of keys and values in turn: a page is
-/// parsed once.
+/// Consecutive entries as one JSON array, so that a page is parsed with one
+/// call. Each entry is three elements: its key, its value and the page's mark.
 ///
-/// Values from an engine are not checked before that. One that is not JSON
-/// shows: the page has no parse, or another length than it should. Then, and
-/// only then, [`Page::checked`] looks at each.
-#[derive(Debug, Default)]
+/// Values from an engine are not checked before the parse. The mark is a random
+/// number that the writers of values cannot know, so values that are not JSON
+/// cannot combine into other entries: after the parse, the array has another
+/// length than it should, or something else where a mark should be. The reader
+/// of the page then parses the texts of each entry on their own.
+#[derive(Debug)]
 pub struct Page {
     text: String,
-    /// Where each entry's key and value end.
+    mark: u32,
+    /// Where each entry's key and value end in the text.
     ends: Vec<(usize, usize)>,
     skipped: u32,
     last: bool,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self {
+            text: String::new(),
+            mark: random_mark(),
+            ends: Vec::new(),
+            skipped: 0,
+            last: false,
+        }
+    }
+}
+
+/// Nine digits: JavaScript engines keep such a number without allocating.
+fn random_mark() -> u32 {
+    // A hasher's random keys, which the standard library draws once a thread
+    // and changes for each hasher.
+    let random = RandomState::new().build_hasher().finish() % 900_000_000;
+    100_000_000 + u32::try_from(random).unwrap_or(0)
 }
 
 impl Page {
@@ -44,36 +68,18 @@ impl Page {
         self.text.push(',');
         self.text.push_str(value);
         self.ends.push((key_end, self.text.len()));
+        self.text.push(',');
+        self.text.push_str(itoa::Buffer::new().format(self.mark));
     }
 
-    /// Adds an entry as an engine returned it. One that is not what the format
-    /// says is skipped and counted, here or after the parse: it must not hide
-    /// the others.
+    /// Adds an entry as an engine returned it. One whose key is not a key, or
+    /// whose value is not text, is skipped and counted. Whether the value is
+    /// JSON shows in the parse.
     pub fn push_unchecked(&mut self, key: Option<&str>, value: Option<&str>) {
         match (key, value) {
             (Some(key), Some(value)) if is_key_json(key) => self.push(key, value),
             _ => self.skipped += 1,
         }
-    }
-
-    /// The page without the entries whose values are not JSON.
-    pub fn checked(&self) -> Self {
-        let mut checked = Self {
-            skipped: self.skipped,
-            last: self.last,
-            ..Self::default()
-        };
-        let mut start = 1;
-        for (key_end, value_end) in &self.ends {
-            let (key, value) = (&self.text[start..*key_end], &self.text[key_end + 1..*value_end]);
-            if JsonText::is_valid(value) {
-                checked.push(key, value);
-            } else {
-                checked.skipped += 1;
-            }
-            start = value_end + 1;
-        }
-        checked
     }
 
     /// Whether the page has reached a limit.
@@ -99,12 +105,30 @@ impl Page {
         self.last
     }
 
-    /// The JSON array.
-    pub fn json(&self) -> String {
-        let mut json = String::with_capacity(self.text.len() + 2);
-        json.push_str(if self.text.is_empty() { "[" } else { &self.text });
+    /// The number that follows each entry in the array.
+    pub fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// Takes the JSON array out, without a copy.
+    pub fn take_json(&mut self) -> String {
+        let mut json = std::mem::take(&mut self.text);
+        if json.is_empty() {
+            json.push('[');
+        }
         json.push(']');
         json
+    }
+
+    /// The texts of each entry's key and value in the array that
+    /// [`Page::take_json`] returned.
+    pub fn texts<'a>(&'a self, json: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let after_mark = ",".len() + itoa::Buffer::new().format(self.mark).len() + ",".len();
+        let starts = self.ends.iter().map(move |(_, value_end)| value_end + after_mark);
+        std::iter::once("[".len())
+            .chain(starts)
+            .zip(&self.ends)
+            .map(|(start, (key_end, value_end))| (&json[start..*key_end], &json[key_end + 1..*value_end]))
     }
 }
 
@@ -124,29 +148,85 @@ pub trait Pages: Send {
 mod tests {
     use super::*;
 
-    #[test]
-    fn keys_and_values_are_one_json_array() {
-        let mut page = Page::default();
-        assert_eq!(page.json(), "[]");
-        page.push(r#"["a"]"#, "1");
-        page.push_unchecked(Some(r#"["b"]"#), Some("{}"));
-        assert_eq!(page.json(), r#"[["a"],1,["b"],{}]"#);
-        assert_eq!(page.checked().json(), page.json());
+    /// The entries of a page that parses, as the binding reads it: every third
+    /// element is the mark.
+    fn parsed(page: &mut Page) -> Option<Vec<serde_json::Value>> {
+        let array: Vec<serde_json::Value> = serde_json::from_str(&page.take_json()).ok()?;
+        let marked = array.iter().skip(2).step_by(3).all(|element| *element == page.mark());
+        (array.len() == 3 * page.entries() as usize && marked).then_some(array)
     }
 
     #[test]
-    fn what_is_not_json_is_counted_not_forged() {
+    fn keys_values_and_marks_are_one_json_array() {
+        let mut page = Page::default();
+        assert_eq!(page.take_json(), "[]");
+        page.push(r#"["a"]"#, "1");
+        page.push_unchecked(Some(r#"["é"]"#), Some("{}"));
+        let mark = page.mark();
+        let json = page.take_json();
+        assert_eq!(json, format!(r#"[["a"],1,{mark},["é"],{{}},{mark}]"#));
+        let texts: Vec<_> = page.texts(&json).collect();
+        assert_eq!(texts, [(r#"["a"]"#, "1"), (r#"["é"]"#, "{}")]);
+    }
+
+    #[test]
+    fn what_is_no_entry_is_skipped_and_counted() {
         let mut page = Page::default();
         page.push_unchecked(Some("a"), Some("1"));
         page.push_unchecked(None, Some("1"));
-        page.push_unchecked(Some(r#"["é"]"#), Some(r#""é""#));
-        for value in ["", "1,2", r#"1],[["x"],2"#, r#"1,["x"],2"#, "\"x"] {
-            page.push_unchecked(Some(r#"["a"]"#), Some(value));
+        page.push_unchecked(Some(r#"["a"]"#), None);
+        let page = page.end();
+        assert_eq!((page.entries(), page.skipped(), page.is_last()), (0, 3, true));
+    }
+
+    #[test]
+    fn values_that_are_not_json_never_combine() {
+        let pieces = [
+            "",
+            " ",
+            "1",
+            ",",
+            "1,2",
+            "[",
+            "]",
+            "1,[2",
+            "3]",
+            "],[",
+            "] , [",
+            "{",
+            "}",
+            "\"",
+            "\\",
+            "\"x",
+            "x\"",
+            "1],[[\"x\"],2",
+            "1,[\"x\"],2",
+            "1,100000000,[\"x\"],2",
+            "{\"a\":1",
+            "1}",
+            "/*",
+            "*/",
+            "\0",
+        ];
+        for first in pieces {
+            for second in pieces {
+                for third in pieces {
+                    let mut page = Page::default();
+                    for value in [first, second, third] {
+                        page.push(r#"["k"]"#, value);
+                    }
+                    let valid = [first, second, third].iter().all(|value| *value == "1");
+                    assert_eq!(parsed(&mut page).is_some(), valid, "{first:?} {second:?} {third:?}");
+                }
+            }
         }
-        page.push_unchecked(Some(r#"["z"]"#), Some("0"));
-        let checked = page.end().checked();
-        assert_eq!(checked.json(), r#"[["é"],"é",["z"],0]"#);
-        assert_eq!((checked.entries(), checked.skipped(), checked.is_last()), (2, 7, true));
+    }
+
+    #[test]
+    fn marks_differ() {
+        let marks: std::collections::HashSet<u32> = (0..100).map(|_| Page::default().mark()).collect();
+        assert!(marks.len() > 90);
+        assert!(marks.iter().all(|mark| (100_000_000..1_000_000_000).contains(mark)));
     }
 
     #[test]

@@ -28,6 +28,13 @@ pub trait Store: Send + Sync {
     /// Queues a job. Jobs on one key take effect in the order of these calls.
     fn submit(&self, job: Job);
 
+    /// How many bytes of this process's memory the entries take: 0 for stores
+    /// that keep them elsewhere. Asked after every operation, so it must be
+    /// cheap.
+    fn memory(&self) -> usize {
+        0
+    }
+
     /// Prepares a list; nothing runs before its first page is asked for.
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages>;
 

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,9 +23,10 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub struct MemoryStore(Arc<Shared>);
 
-#[derive(Default)]
 struct Shared {
     entries: Mutex<Entries>,
+    /// The entries' counter, to be read without the lock.
+    bytes: Arc<AtomicUsize>,
     /// Told when the earliest deadline changes, and when the store goes away.
     sweep: Condvar,
 }
@@ -33,8 +35,21 @@ struct Shared {
 struct Entries {
     by_key: BTreeMap<Arc<str>, Entry>,
     by_deadline: BTreeSet<(Millis, Arc<str>)>,
+    /// What the entries take. Changed under the lock only.
+    bytes: Arc<AtomicUsize>,
     sweeping: bool,
     gone: bool,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let entries = Entries::default();
+        Self {
+            bytes: Arc::clone(&entries.bytes),
+            entries: Mutex::new(entries),
+            sweep: Condvar::new(),
+        }
+    }
 }
 
 struct Entry {
@@ -43,6 +58,12 @@ struct Entry {
 }
 
 impl Entry {
+    /// What it takes with its key: their text, and about 100 bytes for the
+    /// map's node and the two allocations.
+    fn bytes(&self, key: &str) -> usize {
+        key.len() + self.value.as_str().len() + 100
+    }
+
     fn is_live(&self, now: Millis) -> bool {
         self.expires.is_none_or(|expires| expires > now)
     }
@@ -63,12 +84,21 @@ impl Entries {
             if let Some(expires) = expires {
                 self.by_deadline.insert((expires, Arc::clone(&key)));
             }
-            self.by_key.insert(key, Entry { value, expires });
+            let entry = Entry { value, expires };
+            self.add_bytes(entry.bytes(&key).cast_signed());
+            self.by_key.insert(key, entry);
         }
+    }
+
+    fn add_bytes(&self, bytes: isize) {
+        // No other thread writes it meanwhile.
+        let sum = self.bytes.load(Ordering::Relaxed).wrapping_add_signed(bytes);
+        self.bytes.store(sum, Ordering::Relaxed);
     }
 
     fn remove(&mut self, key: &str) -> Option<Entry> {
         let (key, entry) = self.by_key.remove_entry(key)?;
+        self.add_bytes(-entry.bytes(&key).cast_signed());
         if let Some(expires) = entry.expires {
             self.by_deadline.remove(&(expires, key));
         }
@@ -105,7 +135,7 @@ impl Entries {
                 _ => return false,
             }
             if let Some((_, key)) = self.by_deadline.pop_first() {
-                self.by_key.remove(&key);
+                self.remove(&key);
             }
         }
         true
@@ -176,9 +206,12 @@ impl MemoryStore {
         let mut entries = self.0.lock();
         // The sweeper is still there, and finds that it has nothing to do.
         let sweeping = entries.sweeping;
+        let bytes = Arc::clone(&entries.bytes);
+        bytes.store(0, Ordering::Relaxed);
         let old = std::mem::replace(
             &mut *entries,
             Entries {
+                bytes,
                 sweeping,
                 ..Entries::default()
             },
@@ -213,6 +246,10 @@ impl Store for MemoryStore {
     fn submit(&self, job: Job) {
         let outcome = self.answer(job.command).unwrap_or(Err(Error::Closed));
         job.answer.deliver(outcome);
+    }
+
+    fn memory(&self) -> usize {
+        self.0.bytes.load(Ordering::Relaxed)
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
@@ -264,5 +301,44 @@ impl MemoryPages {
 impl Pages for MemoryPages {
     fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
         Box::pin(std::future::ready(Ok(self.page())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{KeyBuilder, Ttl};
+
+    fn key(part: &str) -> Key {
+        let mut key = KeyBuilder::default();
+        key.push(part);
+        key.key().unwrap()
+    }
+
+    fn put(store: &MemoryStore, part: &str, length: usize, ttl: Option<Ttl>) {
+        let value = JsonText::new("1".repeat(length));
+        store
+            .answer(Command::Put(key(part), Write::Store { value, ttl }))
+            .unwrap()
+            .unwrap();
+    }
+
+    #[test]
+    fn its_memory_is_that_of_its_entries() {
+        let store = MemoryStore::default();
+        assert_eq!(store.memory(), 0);
+        put(&store, "a", 10_000, None);
+        put(&store, "b", 10_000, None);
+        assert!((20_000..21_000).contains(&store.memory()));
+        put(&store, "a", 5_000, None);
+        assert!((15_000..16_000).contains(&store.memory()));
+        store.answer(Command::Put(key("b"), Write::Delete)).unwrap().unwrap();
+        assert!((5_000..6_000).contains(&store.memory()));
+        put(&store, "c", 10_000, Ttl::from_millis(1.0));
+        while store.memory() > 6_000 {
+            thread::yield_now();
+        }
+        store.answer(Command::Drop).unwrap().unwrap();
+        assert_eq!(store.memory(), 0);
     }
 }

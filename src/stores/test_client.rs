@@ -96,9 +96,9 @@ impl<S: Store> Client<S> {
         let mut pages = self.store.pages(prefix(parts), PageLimits::default());
         let mut entries = BTreeMap::new();
         loop {
-            let page = futures::executor::block_on(pages.next_page())?;
-            let json: Vec<serde_json::Value> = serde_json::from_str(&page.json()).unwrap();
-            entries.extend(json.chunks(2).map(|pair| (pair[0].to_string(), pair[1].to_string())));
+            let mut page = futures::executor::block_on(pages.next_page())?;
+            let json = page.take_json();
+            entries.extend(page.texts(&json).map(|(key, value)| (key.to_owned(), value.to_owned())));
             if page.is_last() {
                 return Ok(entries);
             }

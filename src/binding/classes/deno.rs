@@ -2,13 +2,13 @@
 
 use super::list::KvListIterator;
 use super::methods::store_methods;
-use super::{Ready, js, ready, thrown};
+use super::{Ready, called_with_new, js, ready, thrown};
 use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
 use crate::binding::handle::Handle;
 use crate::binding::list::Request;
 use crate::kv::{Command, Key};
 use crate::stores::{DenoOptions, DenoStore};
-use napi::bindgen_prelude::Env;
+use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
 /// Keeps entries in a Deno KV database: a file that `Deno.openKv(path)` may
@@ -45,7 +45,8 @@ impl DenoKvStore {
     /// @param options What to do differently.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "place: string, options?: DenoKvStoreOptions")]
-    pub fn new(env: Env, place: Arg<String>, options: Arg<DenoOptions>) -> napi::Result<Self> {
+    pub fn new(env: Env, this: This<'_>, place: Arg<String>, options: Arg<DenoOptions>) -> napi::Result<Self> {
+        called_with_new(env, &this, "DenoKvStore")?;
         let store = || DenoStore::at(&place.0?, options.0?);
         match store() {
             Ok(store) => Ok(Self(Handle::new(js(env), store))),

@@ -32,6 +32,8 @@ impl KvListIterator {
     }
 
     /// Ends the iterator and stops its work, without waiting for it.
+    ///
+    /// @param value The value of the result; a promise is awaited.
     #[napi(
         js_name = "return",
         ts_args_type = "value?: unknown",
@@ -40,7 +42,7 @@ impl KvListIterator {
     pub fn end(&self, env: Env, value: Unknown<'_>) -> Ready {
         ready(env, |js| {
             self.0.end(js);
-            js.resolved(js.step(napi::JsValue::raw(&value), true))
+            js.end_with(napi::JsValue::raw(&value))
         })
     }
 

@@ -2,13 +2,13 @@
 
 use super::list::KvListIterator;
 use super::methods::store_methods;
-use super::{Ready, js, ready};
+use super::{Ready, called_with_new, js, ready};
 use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
 use crate::binding::handle::Handle;
 use crate::binding::list::Request;
 use crate::kv::{Command, Key};
 use crate::stores::MemoryStore;
-use napi::bindgen_prelude::Env;
+use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
 /// Keeps entries in this process's memory, in order, until they expire or the
@@ -31,8 +31,9 @@ pub struct MemoryKvStore(pub(in crate::binding) Handle);
 #[napi]
 impl MemoryKvStore {
     #[napi(constructor)]
-    pub fn new(env: Env) -> Self {
-        Self(Handle::new(js(env), MemoryStore::default()))
+    pub fn new(env: Env, this: This<'_>) -> napi::Result<Self> {
+        called_with_new(env, &this, "MemoryKvStore")?;
+        Ok(Self(Handle::new(js(env), MemoryStore::default())))
     }
 }
 

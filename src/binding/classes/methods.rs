@@ -101,8 +101,8 @@ macro_rules! store_methods {
             /// }
             /// ```
             #[napi(ts_args_type = "prefix?: KvKey | readonly [] | ListOptions")]
-            pub fn list(&self, prefix: Arg<Request>) -> KvListIterator {
-                KvListIterator(self.0.list(prefix))
+            pub fn list(&self, env: Env, prefix: Arg<Request>) -> KvListIterator {
+                KvListIterator(self.0.list(js(env), prefix))
             }
 
             /// Deletes a prefix and all under it.

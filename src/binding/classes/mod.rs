@@ -12,7 +12,7 @@ pub mod sqlite;
 
 use super::js::{Js, Value};
 use crate::kv::Error;
-use napi::bindgen_prelude::{Env, ToNapiValue, Unknown, sys};
+use napi::bindgen_prelude::{Env, JsValue, This, ToNapiValue, Unknown, sys};
 
 /// A promise, or another value that is ready for JavaScript.
 pub struct Ready(Value);
@@ -35,6 +35,16 @@ fn ready(env: Env, body: impl FnOnce(Js) -> Value) -> Ready {
         super::guard::guard(|| body(js))
             .unwrap_or_else(|| js.rejected(js.error(&Error::Backend("internal error in the binding".into())))),
     )
+}
+
+/// Refuses a constructor's call without `new`: `this` is then another object,
+/// the global one for example.
+fn called_with_new(env: Env, this: &This<'_>, class: &str) -> napi::Result<()> {
+    if js(env).is_instance(this.raw(), class) {
+        return Ok(());
+    }
+    let words = format!("class constructor {class} cannot be called without 'new'");
+    Err(thrown(env, &Error::InvalidOption(words)))
 }
 
 /// What a constructor throws.

@@ -2,13 +2,13 @@
 
 use super::list::KvListIterator;
 use super::methods::store_methods;
-use super::{Ready, js, ready, thrown};
+use super::{Ready, called_with_new, js, ready, thrown};
 use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
 use crate::binding::handle::Handle;
 use crate::binding::list::Request;
 use crate::kv::{Command, Key};
 use crate::stores::{MysqlOptions, MysqlStore};
-use napi::bindgen_prelude::Env;
+use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
 /// Keeps entries in MySQL (8.0 or later) or MariaDB (10.7 or later), where other
@@ -48,7 +48,8 @@ impl MysqlKvStore {
     /// @param options What to do differently.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "url: string, options?: MysqlKvStoreOptions")]
-    pub fn new(env: Env, url: Arg<String>, options: Arg<MysqlOptions>) -> napi::Result<Self> {
+    pub fn new(env: Env, this: This<'_>, url: Arg<String>, options: Arg<MysqlOptions>) -> napi::Result<Self> {
+        called_with_new(env, &this, "MysqlKvStore")?;
         let store = || MysqlStore::at(&url.0?, &options.0?);
         match store() {
             Ok(store) => Ok(Self(Handle::new(js(env), store))),

@@ -2,14 +2,14 @@
 
 use super::list::KvListIterator;
 use super::methods::store_methods;
-use super::{Ready, js, ready, thrown};
+use super::{Ready, called_with_new, js, ready, thrown};
 use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions, Urls};
 use crate::binding::handle::Handle;
 use crate::binding::js::Js;
 use crate::binding::list::Request;
 use crate::kv::{Command, Key};
 use crate::stores::{RedisOptions, RedisStore};
-use napi::bindgen_prelude::Env;
+use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
 /// Keeps entries in Redis or Valkey (6.0 or later), on one server or in a
@@ -50,7 +50,8 @@ impl RedisKvStore {
         constructor,
         ts_args_type = "url: string | readonly string[], options?: RedisKvStoreOptions"
     )]
-    pub fn new(env: Env, url: Arg<Urls>, options: Arg<RedisOptions>) -> napi::Result<Self> {
+    pub fn new(env: Env, this: This<'_>, url: Arg<Urls>, options: Arg<RedisOptions>) -> napi::Result<Self> {
+        called_with_new(env, &this, "RedisKvStore")?;
         let store = || RedisStore::at(&url.0?.0, options.0?);
         match store() {
             Ok(store) => Ok(Self::of(js(env), store)),

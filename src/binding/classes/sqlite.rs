@@ -2,14 +2,14 @@
 
 use super::list::KvListIterator;
 use super::methods::store_methods;
-use super::{Ready, js, ready, thrown};
+use super::{Ready, called_with_new, js, ready, thrown};
 use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
 use crate::binding::handle::Handle;
 use crate::binding::js::Js;
 use crate::binding::list::Request;
 use crate::kv::{Command, Key};
 use crate::stores::{SqliteOptions, SqliteStore};
-use napi::bindgen_prelude::Env;
+use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
 /// Keeps entries in a SQLite file, which other processes may use at the same
@@ -41,7 +41,8 @@ impl SqliteKvStore {
     /// @param options What to do differently.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "path: string, options?: SqliteKvStoreOptions")]
-    pub fn new(env: Env, path: Arg<String>, options: Arg<SqliteOptions>) -> napi::Result<Self> {
+    pub fn new(env: Env, this: This<'_>, path: Arg<String>, options: Arg<SqliteOptions>) -> napi::Result<Self> {
+        called_with_new(env, &this, "SqliteKvStore")?;
         let store = || SqliteStore::at(&path.0?, options.0?);
         match store() {
             Ok(store) => Ok(Self::of(js(env), store)),
