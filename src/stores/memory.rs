@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How many expired entries go in one hold of the lock, so that no caller waits
-/// for more.
+/// How many expired entries are removed while the lock is held once: callers wait
+/// for it.
 const SWEEP_SLICE: usize = 256;
 
-/// Expired entries are gone for callers at once; their memory may wait so long.
+/// Expired entries are invisible at once. Their memory is freed so much later.
 const SWEEP_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
@@ -27,7 +27,7 @@ struct Shared {
     entries: Mutex<Entries>,
     /// The entries' counter, to be read without the lock.
     bytes: Arc<AtomicUsize>,
-    /// Told when the earliest deadline changes, and when the store goes away.
+    /// Notified when the earliest deadline changes, and when the store is dropped.
     sweep: Condvar,
 }
 
@@ -126,7 +126,7 @@ impl Entries {
         self.by_key.range::<str, _>((bounds.0, bounds.1))
     }
 
-    /// Removes a slice of what has expired; whether there is more.
+    /// Removes some expired entries; whether there may be more.
     fn sweep(&mut self) -> bool {
         let now = now();
         for _ in 0..SWEEP_SLICE {
@@ -147,7 +147,7 @@ impl Shared {
         self.entries.lock()
     }
 
-    /// Runs on a thread of its own for as long as anything is to expire.
+    /// Runs on a thread of its own while there are entries with a ttl.
     fn sweep(&self) {
         let mut entries = self.lock();
         while !entries.gone {
@@ -204,7 +204,7 @@ impl MemoryStore {
 
     fn empty(&self) {
         let mut entries = self.0.lock();
-        // The sweeper is still there, and finds that it has nothing to do.
+        // The sweeping thread still runs, and ends when it finds nothing.
         let sweeping = entries.sweeping;
         let bytes = Arc::clone(&entries.bytes);
         bytes.store(0, Ordering::Relaxed);

@@ -1,5 +1,5 @@
-//! What the stores promise each other and the binding, without JavaScript. The
-//! suite in `__test__/contract` says what users may expect.
+//! Tests of the embedded stores without JavaScript. The suite in
+//! `__test__/contract` tests what users may expect.
 
 use super::{DenoOptions, DenoStore, Durability, MemoryStore, SqliteOptions, SqliteStore};
 use crate::kv::{
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Outcomes as they come, for whoever waits for them.
+/// Collects outcomes, for tests that wait for them.
 #[derive(Default)]
 struct Inbox {
     outcomes: Mutex<Vec<(Ticket, Outcome)>>,
@@ -96,7 +96,7 @@ fn get(store: &impl Store, parts: &[&str]) -> Option<String> {
     }
 }
 
-/// All steps of a list, page by page.
+/// All entries of a list, read page by page.
 fn list(store: &impl Store, parts: &[&str], entries: u32) -> Vec<String> {
     let mut pages = store.pages(
         prefix(parts),
@@ -118,7 +118,7 @@ fn list(store: &impl Store, parts: &[&str], entries: u32) -> Vec<String> {
     }
 }
 
-/// What is done in the end, whatever happens before.
+/// Runs a function when it is dropped, also after a failed assertion.
 struct Finally<F: Fn()>(F);
 
 impl<F: Fn()> Drop for Finally<F> {
@@ -127,7 +127,7 @@ impl<F: Fn()> Drop for Finally<F> {
     }
 }
 
-/// A file that is deleted with this.
+/// A file that is deleted when this is dropped.
 struct File(PathBuf);
 
 impl File {
@@ -160,7 +160,7 @@ impl Drop for File {
     }
 }
 
-fn promises(store: &impl Store) {
+fn works(store: &impl Store) {
     assert_eq!(get(store, &["a"]), None);
     assert_eq!(run(store, put(&["a"], "1")), Ok(Reply::Done));
     assert_eq!(get(store, &["a"]), Some("1".into()));
@@ -199,18 +199,18 @@ fn promises(store: &impl Store) {
 }
 
 #[test]
-fn memory_keeps_its_promises() {
-    promises(&MemoryStore::default());
+fn a_memory_store_works() {
+    works(&MemoryStore::default());
 }
 
 #[test]
-fn sqlite_keeps_its_promises() {
-    promises(&File::new().open());
-    promises(&SqliteStore::at(":memory:", SqliteOptions::default()).unwrap());
+fn a_sqlite_store_works() {
+    works(&File::new().open());
+    works(&SqliteStore::at(":memory:", SqliteOptions::default()).unwrap());
 }
 
 #[test]
-fn what_waits_is_committed_together() {
+fn queued_writes_share_transactions() {
     let file = File::new();
     let store = file.open();
     run(&store, Command::Initialize).unwrap();
@@ -243,14 +243,14 @@ fn sees_what_another_has_written(reader: &impl Store, writer: &impl Store) {
     let mut at_once = 0;
     for i in 0..300 {
         run(writer, put(&["k"], &i.to_string())).unwrap();
-        // From the second read on, the transaction is held open.
+        // The second read starts a transaction that is held open.
         for _ in 0..3 {
             assert_eq!(get(reader, &["k"]), Some(i.to_string()));
         }
         let mut pages = reader.pages(prefix(&["k"]), PageLimits::default());
         let now = pages.first_page_now();
         at_once += usize::from(now.is_some());
-        // The writer may be letting the snapshot go just then.
+        // The writer may be ending the transaction at this moment.
         let mut page = now.unwrap_or_else(|| futures::executor::block_on(pages.next_page()).unwrap());
         let json = page.take_json();
         let texts: Vec<_> = page.texts(&json).collect();
@@ -260,11 +260,11 @@ fn sees_what_another_has_written(reader: &impl Store, writer: &impl Store) {
 }
 
 #[test]
-fn a_value_read_twice_is_kept_until_somebody_writes_it_or_another_store_commits() {
+fn a_value_read_twice_is_cached_until_it_is_written_or_another_store_commits() {
     let file = File::new();
     let (ours, theirs) = (file.open(), file.open());
     let kept = |value: &str| {
-        // Until the writer doesn't happen to be letting the snapshot go.
+        // A read keeps nothing while the writer is ending the transaction.
         while !ours.keeps(&key(&["k"])) {
             assert_eq!(get(&ours, &["k"]), Some(value.into()));
         }
@@ -300,8 +300,8 @@ fn a_get_after_writes_of_ours_sees_what_another_store_has_written() {
         });
         let _ends_with_this = Finally(|| over.store(true, Ordering::Relaxed));
         for i in 0..3000 {
-            // Values are kept through our commits, and through what commits
-            // nothing, unless theirs come between.
+            // Values stay valid through our commits, and through transactions
+            // that write nothing, unless the other store commits in between.
             let command = match i % 3 {
                 0 => put(&["k"], &i.to_string()),
                 1 => put(&["k"], "same"),
@@ -347,7 +347,7 @@ fn a_clear_and_a_put_keep_their_order() {
 }
 
 #[test]
-fn a_closed_store_lets_go_of_its_file() {
+fn a_closed_store_has_released_its_file() {
     let file = File::new();
     let store = file.open();
     run(&store, put(&["k"], "1")).unwrap();
@@ -364,7 +364,7 @@ fn a_closed_store_lets_go_of_its_file() {
 
 #[test]
 #[cfg(unix)]
-fn a_file_that_somebody_else_here_has_open_is_refused() {
+fn a_file_that_other_code_of_the_process_has_open_is_refused() {
     let file = File::new();
     std::fs::write(&file.0, "").unwrap();
     let other = std::fs::File::open(&file.0).unwrap();
@@ -372,12 +372,12 @@ fn a_file_that_somebody_else_here_has_open_is_refused() {
     assert!(matches!(run(&store, put(&["k"], "1")), Err(Error::Connection(_))));
     drop(other);
     assert_eq!(run(&store, put(&["k"], "1")), Ok(Reply::Done));
-    // Another store of ours is no stranger.
+    // Another store of ours may open it.
     assert_eq!(get(&file.open(), &["k"]), Some("1".into()));
 }
 
 #[test]
-fn entries_that_another_process_lets_expire_are_removed() {
+fn expired_entries_of_another_process_are_removed() {
     let file = File::new();
     let options = SqliteOptions {
         sweep_interval: Duration::from_secs(1),
@@ -387,7 +387,7 @@ fn entries_that_another_process_lets_expire_are_removed() {
     run(&store, put(&["lasting"], "1")).unwrap();
     let other = rusqlite::Connection::open(&file.0).unwrap();
     let rows = || other.query_row("SELECT count(*) FROM fedify_kv", [], |row| row.get::<_, u32>(0));
-    // Each after the store has found nothing to remove.
+    // The second comes after a sweep that found nothing.
     for _ in 0..2 {
         let insert = r#"INSERT INTO fedify_kv VALUES ('["short"]', '1', 1, 1)"#;
         assert_eq!(other.execute(insert, []), Ok(1));

@@ -12,7 +12,7 @@ use self_cell::self_cell;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// A held snapshot is let go after so long, and taken anew if reads go on.
+/// A transaction is held open for so long. If reads go on, another one begins.
 pub const HOLD: Duration = Duration::from_millis(10);
 
 /// Reads that come closer together than this are a burst.
@@ -23,7 +23,7 @@ pub struct Snapshot {
     wal: Option<WalIndex>,
     /// The log's header that the open transaction corresponds to.
     held: Option<Header>,
-    /// When a read last found no transaction, or one was let go.
+    /// When a read last found no transaction, or one was ended.
     last: Instant,
     prepared: Prepared,
 }
@@ -68,7 +68,7 @@ impl Snapshot {
         })
     }
 
-    /// From now on, reads that find a lock taken fail instead of waiting for it.
+    /// From now on, reads fail if a lock is taken, instead of waiting for it.
     pub fn without_waiting(self) -> Result<Self> {
         self.prepared.borrow_owner().busy_timeout(Duration::ZERO)?;
         Ok(self)
@@ -89,7 +89,7 @@ impl Snapshot {
     }
 
     /// Runs the statement that gets a key, given the latest state just before.
-    /// Tells when there is a transaction to end from now on.
+    /// Notifies `tell` if there is now a transaction to end.
     pub fn get<T>(
         &mut self,
         header: Option<Header>,
@@ -125,7 +125,7 @@ impl Snapshot {
         self.prepared.with_dependent(|database, _| body(database))
     }
 
-    /// Lets a transaction go that somebody has committed after.
+    /// Ends a transaction after which there was another commit.
     fn release_if_stale(&mut self, header: Option<Header>) -> Result<()> {
         if self.is_held() && self.held != header {
             self.release()?;
@@ -173,7 +173,7 @@ mod tests {
             let database = file.open_for_reading(patience).unwrap();
             Snapshot::new(database, "SELECT value FROM entries")?.without_waiting()
         });
-        // As long as the lock is held, nothing tells that it is waited for.
+        // There is no event that tells that the thread waits for the lock.
         thread::sleep(Duration::from_millis(50));
         writer.execute_batch("COMMIT").unwrap();
         let mut snapshot = opening.join().unwrap().unwrap();

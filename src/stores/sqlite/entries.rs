@@ -1,4 +1,4 @@
-//! What one transaction of the writer does to single entries.
+//! The statements of one transaction of the writer on single entries.
 
 use super::Connection;
 use super::keys::{Found, find};
@@ -16,7 +16,7 @@ pub struct Entries<'d> {
     overwrite: Option<CachedStatement<'d>>,
     put: Option<CachedStatement<'d>>,
     delete: Option<CachedStatement<'d>>,
-    /// When the first of what was written expires.
+    /// The earliest expiry of the entries that were written.
     pub deadline: Option<Millis>,
 }
 

@@ -1,4 +1,4 @@
-//! Single keys: what is read of them, and kept for the next read.
+//! Reads of single keys, through the cache of recent values.
 
 use super::as_text;
 use super::recent::Recent;
@@ -21,7 +21,7 @@ enum Expiry {
     Unknown,
 }
 
-/// Reads a key, where it was not read lately.
+/// Reads a key, from the cache if it is there.
 pub fn get(snapshot: &mut Snapshot, held: &Notify, recent: &Recent, key: &str) -> Result<Found> {
     let header = snapshot.header();
     if let Some(text) = header.and_then(|header| recent.get(&header, key)) {

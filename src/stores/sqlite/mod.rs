@@ -102,8 +102,8 @@ struct Shared {
     /// Notified when the snapshot is held open, so that the writer ends it.
     held: Notify,
     list: Mutex<ListConnection>,
-    /// Whether a missing table may be created. After `drop` it may be, whatever
-    /// the options say.
+    /// Whether a missing table may be created. After `drop` it may be, even with
+    /// `initialized: true`.
     creates: AtomicBool,
     pending: Arc<PendingWrites>,
 }

@@ -1,16 +1,17 @@
-//! Values read lately, for as long as nobody has changed them.
+//! A cache of values that were read repeatedly, valid until the database changes.
 //!
-//! They belong to one state of the database, which the header of the log's
-//! index names. A commit of ours takes them to the next state, less what it
-//! wrote; one of anybody else's makes them worthless.
+//! The values belong to one state of the database, which the header of the log's
+//! index identifies. After a commit of ours the values are valid in the new
+//! state, except those that the commit wrote. After a commit of another
+//! connection none is valid.
 
 use crate::kv::{Millis, now};
 use crate::stores::database::Header;
 use parking_lot::{Mutex, MutexGuard};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-/// A key has one place, which others may want: nothing has to be evicted, and
-/// what is kept takes 16 MiB at most.
+/// Each key has one slot, which it shares with others: a new value replaces the
+/// old one, and the cache takes 16 MiB at most.
 const SLOTS: usize = 4096;
 const MOST_BYTES: usize = 4096;
 
@@ -23,16 +24,16 @@ pub struct Recent {
 #[derive(Default)]
 struct Values {
     header: Header,
-    /// Counts the states that did not follow from the one before. Values of
-    /// earlier ones are as good as gone.
+    /// Counts the states that did not follow from a commit of ours. Values of
+    /// earlier epochs are not valid.
     epoch: u64,
     slots: Vec<Slot>,
 }
 
 #[derive(Clone, Default)]
 struct Slot {
-    /// The hash of the key that was read last. Only what is read twice is kept:
-    /// who reads everything once pays nothing for it.
+    /// The hash of the key that was read last. Only a value that is read twice is
+    /// kept, so that reading everything once copies nothing.
     read: u64,
     value: Option<Value>,
 }
@@ -46,8 +47,7 @@ struct Value {
 }
 
 impl Recent {
-    /// The value that a key has in this state, if it is known and has not
-    /// expired.
+    /// A key's value in this state, if it is kept and has not expired.
     pub fn get(&self, header: &Header, key: &str) -> Option<String> {
         let mut values = self.lock_now()?;
         if values.header != *header {
@@ -61,7 +61,7 @@ impl Recent {
         (known && live).then(|| value.text.to_string())
     }
 
-    /// Remembers what was read in this state.
+    /// Keeps a value that was read in this state.
     pub fn put(&self, header: &Header, key: &str, text: &str, expires: Option<Millis>) {
         if key.len() + text.len() > MOST_BYTES {
             return;
@@ -86,13 +86,13 @@ impl Recent {
         slot.read = hash;
     }
 
-    /// Whether anything is known of this state.
+    /// Whether the values belong to this state.
     pub fn is_of(&self, header: &Header) -> bool {
         self.lock().header == *header
     }
 
-    /// What turned one state into another is a commit of ours that wrote these
-    /// keys, and nothing else.
+    /// Moves the values to a new state, after a commit of ours that wrote only
+    /// these keys.
     pub fn advance<'k>(&self, before: &Header, after: &Header, written: impl Iterator<Item = &'k str>) {
         let mut values = self.lock();
         if values.header != *before {
@@ -100,8 +100,8 @@ impl Recent {
         }
         for key in written {
             let hash = self.hasher.hash_one(key);
-            // Another key's value in that place would be lost for nothing, but
-            // seldom.
+            // The slot may hold another key's value, which is then lost. That is
+            // rare.
             if let Some(slot) = values.slot(hash) {
                 slot.value = None;
             }
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_once_is_not_kept() {
+    fn a_value_that_is_read_once_is_not_kept() {
         let recent = Recent::default();
         recent.put(&header(1), "a", "1", None);
         assert_eq!(recent.get(&header(1), "a"), None);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_takes_along_what_it_did_not_write() {
+    fn a_commit_keeps_the_values_that_it_did_not_write() {
         let recent = Recent::default();
         recent.put_twice(&header(1), "a", "1", None);
         recent.put_twice(&header(1), "b", "2", None);
@@ -176,13 +176,13 @@ mod tests {
         assert!(recent.is_of(&header(2)) && !recent.is_of(&header(1)));
         assert_eq!(recent.get(&header(2), "a"), None);
         assert_eq!(recent.get(&header(2), "b"), Some("2".into()));
-        // What is known is of another state.
+        // The values belong to another state.
         recent.advance(&header(5), &header(6), [].into_iter());
         assert_eq!(recent.get(&header(6), "b"), None);
     }
 
     #[test]
-    fn what_has_expired_is_not_there() {
+    fn an_expired_value_is_not_returned() {
         let recent = Recent::default();
         recent.put_twice(&header(1), "a", "1", Some(now()));
         recent.put_twice(&header(1), "b", "2", Some(now() + 60_000));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_large_is_not_kept() {
+    fn a_large_value_is_not_kept() {
         let recent = Recent::default();
         recent.put_twice(&header(1), "a", &"x".repeat(MOST_BYTES), None);
         assert_eq!(recent.get(&header(1), "a"), None);

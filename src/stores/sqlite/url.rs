@@ -5,7 +5,7 @@ use crate::kv::{Error, Result};
 use percent_encoding::percent_decode_str;
 
 impl SqliteStore {
-    /// The store that a URL names, given what follows `sqlite:` in it.
+    /// The store that a URL names, given the part after `sqlite:`.
     ///
     /// # Errors
     ///
@@ -16,7 +16,7 @@ impl SqliteStore {
     }
 }
 
-/// The path in what follows the scheme of a URL.
+/// The path in the part of a URL after its scheme.
 pub fn path_of(rest: &str) -> Result<String> {
     if rest.contains(['?', '#']) {
         return Err(Error::InvalidOption(
