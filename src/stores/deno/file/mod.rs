@@ -183,3 +183,6 @@ fn internal() -> Error {
 fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(internal()))
 }
+
+#[cfg(test)]
+mod tests;

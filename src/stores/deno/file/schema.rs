@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 /// Deno's versions of the tables. The table `migration_state` has the number of
 /// the last one that was applied.
-const VERSIONS: [(u32, &str); 3] = [
+pub const VERSIONS: [(u32, &str); 3] = [
     (
         1,
         "CREATE TABLE data_version (k INTEGER PRIMARY KEY, version INTEGER NOT NULL);
