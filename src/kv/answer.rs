@@ -58,12 +58,16 @@ impl Answer {
         let mut batch = Vec::new();
         let mut current: Option<Arc<dyn Outbox>> = None;
         for (mut answer, outcome) in answered {
-            let Some(Pending { ticket, outbox, .. }) = answer.0.take() else {
+            let Some(outbox) = answer.0.as_ref().map(|pending| Arc::clone(&pending.outbox)) else {
                 continue;
             };
             if let Some(previous) = current.take_if(|current| !Arc::ptr_eq(current, &outbox)) {
+                // If this panics, dropping this answer and the rest delivers errors.
                 previous.deliver(std::mem::take(&mut batch));
             }
+            let Some(Pending { ticket, .. }) = answer.0.take() else {
+                continue;
+            };
             current.get_or_insert(outbox);
             batch.push((ticket, outcome));
         }

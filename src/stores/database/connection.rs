@@ -84,11 +84,6 @@ impl Connection {
         })
     }
 
-    /// For an engine that takes the connection: the claim must outlive it.
-    pub fn into_parts(self) -> (rusqlite::Connection, Option<Claim>) {
-        (self.inner, self.claim)
-    }
-
     /// The settings of a writer. It waits for no lock, except that where there is
     /// no write-ahead log, a commit waits for readers for up to `busy_timeout`.
     pub fn set_up_for_writing(&mut self, durability: Durability, busy_timeout: Duration) -> Result<()> {

@@ -9,11 +9,11 @@ mod connection;
 mod error;
 mod file;
 mod location;
+pub mod queue;
 mod snapshot;
 mod wal;
 
 pub use checkpoint::{Checkpoints, Log};
-pub use claim::Claim;
 pub use connection::{Connection, Durability};
 pub use error::{error, is_busy, is_missing_table, may_have_committed};
 pub use file::DatabaseFile;

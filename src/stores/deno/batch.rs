@@ -1,47 +1,43 @@
-//! Operations that are answered together: from one read of the entries that
-//! they concern, with one atomic write of what becomes of them.
+//! Operations that are answered together: from one read of the entries that they
+//! concern, with one atomic write of what becomes of these entries.
 //!
-//! They take effect one after the other in memory. What the engine then has to
-//! check is only that those entries are still as they were read, on whose value
-//! a `cas` depends.
+//! The operations take effect one after the other in memory. The entries that a
+//! `cas` depends on must then still be as they were read.
 
 use super::row::{Row, reply};
 use super::{key, v8};
-use crate::kv::{Answer, Command, Error, Job, JsonText, Key, Millis, Outcome, Reply, Result, Write, now};
-use crate::stores::pending_writes::PendingWrite;
+use crate::kv::{Command, Error, JsonText, Key, Millis, Outcome, Reply, Result, Write, now};
 use chrono::{DateTime, Utc};
-use denokv_proto::{AtomicWrite, Check, KvValue, Mutation, MutationKind};
+use denokv_proto::Versionstamp;
 use std::collections::BTreeMap;
 
-/// The engine's limit, as Deno enforces it.
+/// The limit of Deno KV.
 const MOST_VALUE_BYTES: usize = 65_536;
 
-/// An operation on one entry.
-pub struct Op {
-    /// Ends before the answer is delivered.
-    pending: Option<PendingWrite>,
-    answer: Answer,
-    pub command: Command,
-    pub key: Vec<u8>,
+/// An operation on one entry, with key and value as they are stored.
+pub struct Op<'a> {
+    command: &'a Command,
+    key: Vec<u8>,
     /// The value that it writes, if any.
     value: Option<Vec<u8>>,
 }
 
-impl Op {
-    pub fn new(job: Job, pending: Option<PendingWrite>, Encoded { key, value }: Encoded) -> Self {
-        Self {
-            pending,
-            answer: job.answer,
-            command: job.command,
-            key,
-            value,
-        }
-    }
-
-    /// The answer, once the operation is no longer pending.
-    pub fn into_answer(self) -> Answer {
-        drop(self.pending);
-        self.answer
+impl<'a> Op<'a> {
+    /// # Errors
+    ///
+    /// [`Error::KeyTooLong`] and [`Error::ValueTooLarge`]
+    pub fn new(command: &'a Command) -> Result<Self> {
+        let (key, write) = match command {
+            Command::Get(key) => (key, None),
+            Command::Put(key, write) | Command::Cas(key, _, write) => (key, Some(write)),
+            _ => return Err(Error::Backend("internal error: not an operation on one entry".into())),
+        };
+        let value = match write {
+            Some(Write::Store { value, .. }) => Some(encode_value(value)?),
+            Some(Write::Delete) | None => None,
+        };
+        let key = key::encode(key)?;
+        Ok(Self { command, key, value })
     }
 
     /// About how many bytes of an atomic write it is.
@@ -50,37 +46,22 @@ impl Op {
     }
 
     /// Whether its outcome depends on what is stored.
-    pub fn reads(&self) -> bool {
+    fn reads(&self) -> bool {
         !matches!(self.command, Command::Put(..))
     }
 
     fn write(&self) -> Option<&Write> {
-        match &self.command {
+        match self.command {
             Command::Put(_, write) | Command::Cas(_, _, write) => Some(write),
             _ => None,
         }
     }
-}
 
-/// A command's key and value, as the engine takes them.
-pub struct Encoded {
-    key: Vec<u8>,
-    value: Option<Vec<u8>>,
-}
-
-impl Encoded {
-    /// # Errors
-    ///
-    /// [`Error::KeyTooLong`] and [`Error::ValueTooLarge`]
-    pub fn new(key: &Key, write: Option<&Write>) -> Result<Self> {
-        let value = match write {
-            Some(Write::Store { value, .. }) => Some(encode_value(value)?),
-            Some(Write::Delete) | None => None,
-        };
-        Ok(Self {
-            key: key::encode(key)?,
-            value,
-        })
+    fn expires(&self, now: Millis) -> Option<Millis> {
+        match self.write() {
+            Some(Write::Store { ttl, .. }) => ttl.map(|ttl| ttl.deadline(now).min(last_expiry())),
+            _ => None,
+        }
     }
 }
 
@@ -95,14 +76,44 @@ fn encode_value(value: &JsonText) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The entries of a batch, as they are in the middle of it.
+/// As far as Deno's calendar goes: Deno ends with an error at a later one.
+fn last_expiry() -> Millis {
+    DateTime::<Utc>::MAX_UTC.timestamp_millis()
+}
+
+/// The keys that operations read, each once.
+pub fn keys_read<'a>(ops: impl IntoIterator<Item = &'a Op<'a>>) -> Vec<&'a [u8]> {
+    let reading = ops.into_iter().filter(|op| op.reads());
+    let mut keys: Vec<&[u8]> = reading.map(|op| &*op.key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+/// What becomes of an entry.
+pub struct Change<'a> {
+    pub key: &'a [u8],
+    /// `None` where it is deleted.
+    pub value: Option<&'a [u8]>,
+    pub expires: Option<Millis>,
+    pub condition: Condition,
+}
+
+/// What must still be stored when a change is made.
+pub enum Condition {
+    Anything,
+    NoEntry,
+    Version(Versionstamp),
+}
+
+/// The entries of a group of operations, as they are in the middle of it.
 pub struct Batch<'a>(BTreeMap<&'a [u8], Entry<'a>>);
 
 #[derive(Default)]
 struct Entry<'a> {
     stored: Option<Row>,
     /// The last operation that wrote it.
-    written: Option<&'a Op>,
+    written: Option<&'a Op<'a>>,
     /// Whether it must still be as it was read.
     check: bool,
 }
@@ -120,11 +131,20 @@ impl<'a> Batch<'a> {
         Self(rows.into_iter().map(entry).collect())
     }
 
-    /// Takes the next operation and says its outcome, provided that the batch
-    /// is written.
-    pub fn run(&mut self, op: &'a Op) -> Outcome {
+    /// Runs operations, or the errors that they have come to. Returns their
+    /// outcomes, provided that the batch is written.
+    pub fn run_all(&mut self, ops: impl IntoIterator<Item = &'a Result<Op<'a>>>) -> Vec<Outcome> {
+        ops.into_iter()
+            .map(|op| match op {
+                Ok(op) => self.run(op),
+                Err(error) => Err(error.clone()),
+            })
+            .collect()
+    }
+
+    fn run(&mut self, op: &'a Op<'a>) -> Outcome {
         let entry = self.0.entry(&op.key).or_default();
-        match &op.command {
+        match op.command {
             Command::Get(key) => match entry.written {
                 None => reply(key.clone(), entry.stored.as_ref()),
                 Some(_) => Ok(Reply::Value(key.clone(), entry.text(key)?.map(JsonText::new))),
@@ -148,27 +168,22 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What has to be written, if anything.
-    pub fn write(&self) -> Option<AtomicWrite> {
+    /// What has to be written.
+    pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         let now = now();
-        let mut write = AtomicWrite {
-            checks: Vec::new(),
-            mutations: Vec::new(),
-            enqueues: Vec::new(),
-        };
-        for (key, entry) in &self.0 {
-            let Some(op) = entry.written else {
-                continue;
-            };
-            if entry.check {
-                write.checks.push(Check {
-                    key: key.to_vec(),
-                    versionstamp: entry.stored.as_ref().map(|row| row.stamp),
-                });
-            }
-            write.mutations.push(op.mutation(now));
-        }
-        (!write.mutations.is_empty()).then_some(write)
+        self.0.iter().filter_map(move |(key, entry)| {
+            let op = entry.written?;
+            Some(Change {
+                key,
+                value: op.value.as_deref(),
+                expires: op.expires(now),
+                condition: match &entry.stored {
+                    _ if !entry.check => Condition::Anything,
+                    None => Condition::NoEntry,
+                    Some(row) => Condition::Version(row.stamp),
+                },
+            })
+        })
     }
 }
 
@@ -183,26 +198,4 @@ impl Entry<'_> {
             },
         }
     }
-}
-
-impl Op {
-    fn mutation(&self, now: Millis) -> Mutation {
-        let ttl = match self.write() {
-            Some(Write::Store { ttl, .. }) => *ttl,
-            _ => None,
-        };
-        Mutation {
-            key: self.key.clone(),
-            kind: match &self.value {
-                Some(value) => MutationKind::Set(KvValue::V8(value.clone())),
-                None => MutationKind::Delete,
-            },
-            expire_at: ttl.map(|ttl| instant(ttl.deadline(now))),
-        }
-    }
-}
-
-/// As far as the engine's calendar goes.
-fn instant(millis: Millis) -> DateTime<Utc> {
-    DateTime::from_timestamp_millis(millis).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }

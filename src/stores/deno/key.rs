@@ -1,14 +1,14 @@
 //! Keys as Deno KV stores them: a tuple, here of strings, in bytes whose order
-//! is that of the parts.
+//! is that of the tuples.
 
 use crate::kv::{Error, Key, KeyBuilder, Prefix, Result};
 use denokv_proto::{KeyPart, decode_key};
 
-/// The engine's limit for keys that are written.
+/// Deno KV's limit for keys that are written.
 const MOST_BYTES: usize = 2048;
 
-/// The tag of a string part, which ends with a NUL. A NUL within is followed by
-/// `NUL_WITHIN`, which no tag is.
+/// The tag of a string part, which ends with a NUL. A NUL within the string is
+/// followed by `NUL_WITHIN`, which is no tag.
 const STRING: u8 = 2;
 const NUL_WITHIN: u8 = 0xff;
 
@@ -48,8 +48,8 @@ pub fn decode(bytes: &[u8]) -> Option<Key> {
     builder.key().ok()
 }
 
-/// The first key under a prefix, and what comes after the last: the prefix
-/// itself, and whatever goes on with another part.
+/// The first key under a prefix, and what comes after the last. The prefix itself
+/// is one of them, if it is a key.
 ///
 /// # Errors
 ///

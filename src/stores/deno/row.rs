@@ -1,23 +1,23 @@
-//! An entry as the engine keeps it.
+//! An entry as it is stored.
 
-use super::v8;
-use crate::kv::{Error, JsonText, Key, Outcome, Reply, Result};
+use super::{key, v8};
+use crate::kv::{Error, JsonText, Key, Outcome, Page, Reply, Result};
 use denokv_proto::{KvValue, VALUE_ENCODING_BYTES, VALUE_ENCODING_LE64, VALUE_ENCODING_V8, Versionstamp};
 
 pub struct Row {
     pub value: Stored,
     pub stamp: Versionstamp,
-    /// Whether it has not expired, as far as one can know.
+    /// Whether it has not expired. A server doesn't say when entries expire.
     pub live: bool,
 }
 
 /// Keys with what is stored under them.
 pub type Rows = Vec<(Vec<u8>, Row)>;
 
-/// A value in one of the engine's encodings.
+/// A value in one of Deno KV's encodings.
 pub enum Stored {
     V8(Vec<u8>),
-    /// What it is, said so that it can follow "it is".
+    /// What it is instead, in words that can follow "it is".
     Other(&'static str),
 }
 
@@ -40,7 +40,7 @@ impl Stored {
     ///
     /// # Errors
     ///
-    /// Says what it is instead.
+    /// What it is instead, in words that can follow "it is".
     pub fn json(&self) -> std::result::Result<Option<String>, &'static str> {
         match self {
             Self::V8(bytes) => v8::to_json(bytes).map_err(|unreadable| unreadable.0),
@@ -67,7 +67,22 @@ impl From<KvValue> for Stored {
     }
 }
 
-/// What `get` says of a row.
+/// Adds an entry to a page. Expired ones are left out, and `undefined`; what JSON
+/// has no form for is counted.
+pub fn add_to_page(page: &mut Page, key: &[u8], row: &Row) {
+    if !row.live {
+        return;
+    }
+    let key = key::decode(key);
+    let value = row.value.json();
+    match (&key, &value) {
+        (Some(key), Ok(Some(value))) => page.push(key.as_json(), value),
+        (Some(_), Ok(None)) => {}
+        _ => page.push_unchecked(key.as_ref().map(Key::as_json), None),
+    }
+}
+
+/// The outcome of a `get` that found this row.
 pub fn reply(key: Key, row: Option<&Row>) -> Outcome {
     let text = match row.filter(|row| row.live) {
         Some(row) => row.value.text(&key)?,

@@ -1,23 +1,23 @@
-//! What a store is opened on: a file, memory, or a server.
+//! What a store is opened on: a file or memory, or a server.
 
-use super::DenoOptions;
 use crate::kv::{Error, Result};
-use crate::stores::database::{DatabaseFile, Location};
+use crate::stores::database::Location;
 use http::HeaderValue;
-use std::sync::Arc;
 use url::Url;
 
+#[derive(Clone)]
 pub enum Target {
-    Local(Arc<DatabaseFile>),
-    Remote(Server),
+    File(Location),
+    Server(Server),
 }
 
+#[derive(Clone)]
 pub struct Server {
     pub url: Url,
     pub token: String,
 }
 
-/// Where Deno looks for the token too.
+/// Where Deno, too, looks for the token.
 const TOKEN: &str = "DENO_KV_ACCESS_TOKEN";
 
 impl Target {
@@ -27,11 +27,11 @@ impl Target {
         scheme.is_some_and(|scheme| scheme == "http" || scheme == "https")
     }
 
-    pub fn parse(target: &str, options: &DenoOptions) -> Result<Self> {
+    pub fn parse(target: &str, access_token: Option<String>) -> Result<Self> {
         if Self::is_remote(target) {
-            return Server::parse(target, options.access_token.clone()).map(Self::Remote);
+            return Server::parse(target, access_token).map(Self::Server);
         }
-        Location::parse(target).map(|location| Self::Local(Arc::new(DatabaseFile::new(location))))
+        Location::parse(target).map(Self::File)
     }
 }
 
@@ -58,26 +58,24 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::super::{DenoOptions, DenoStore};
-    use super::Target;
 
     #[test]
     fn targets_are_files_memory_or_servers() {
-        let place = |rest| {
+        let target = |rest| {
             let options = DenoOptions {
                 access_token: Some("token".into()),
                 ..DenoOptions::default()
             };
-            let store = DenoStore::at_url(rest, options).ok()?;
-            Some(match &store.shared.target {
-                Target::Local(file) => file.location().to_string(),
-                Target::Remote(server) => server.url.to_string(),
+            Some(match DenoStore::at_url(rest, options).ok()? {
+                DenoStore::File(store) => store.location().to_string(),
+                DenoStore::Server(store) => store.url().to_string(),
             })
         };
         let here = |path: &str| std::path::absolute(path).unwrap().display().to_string();
-        assert_eq!(place("kv.db"), Some(here("kv.db")));
-        assert_eq!(place("///var/my%20app.db"), Some(here("/var/my app.db")));
-        assert_eq!(place(":memory:"), Some(":memory:".into()));
-        assert_eq!(place("HTTPS://host/a?b"), Some("https://host/a?b".into()));
+        assert_eq!(target("kv.db"), Some(here("kv.db")));
+        assert_eq!(target("///var/my%20app.db"), Some(here("/var/my app.db")));
+        assert_eq!(target(":memory:"), Some(":memory:".into()));
+        assert_eq!(target("HTTPS://host/a?b"), Some("https://host/a?b".into()));
         for bad in [
             "",
             "//host/kv.db",
@@ -86,7 +84,7 @@ mod tests {
             "https://",
             "http://user:pass@host",
         ] {
-            assert_eq!(place(bad), None, "{bad}");
+            assert_eq!(target(bad), None, "{bad}");
         }
     }
 }

@@ -9,7 +9,6 @@ mod compact;
 mod entries;
 mod keys;
 mod list;
-mod queue;
 mod recent;
 mod schema;
 mod statements;
@@ -19,7 +18,7 @@ pub(in crate::stores) mod url;
 mod writer;
 
 use super::check_table_name;
-use super::database::{Connection, DatabaseFile, Durability, Location, Snapshot};
+use super::database::{Connection, DatabaseFile, Durability, Location, Snapshot, queue};
 use super::pending_writes::PendingWrites;
 use super::worker::{ListThread, WorkerThread, spawn_future};
 use crate::kv::{

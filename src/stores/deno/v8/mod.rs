@@ -5,6 +5,7 @@
 //! `JSON.stringify` would make of a value, and refuses those of which it would
 //! lose the content.
 
+mod date;
 mod read;
 mod write;
 

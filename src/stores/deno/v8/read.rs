@@ -1,7 +1,7 @@
 //! From V8's bytes to JSON text.
 
+use super::date::Date;
 use super::{VERSIONS, tag};
-use chrono::{DateTime, Datelike};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
@@ -358,18 +358,9 @@ impl Reader<'_> {
 
     /// As `Date.prototype.toJSON` writes it.
     fn date(&mut self, millis: f64) -> Result<()> {
-        if millis.is_nan() {
-            return self.push("null");
-        }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "a date's milliseconds are a whole number in range"
-        )]
-        let date = DateTime::from_timestamp_millis(millis as i64).ok_or(Unreadable("a date in a far millennium"))?;
-        let rest = date.format("-%m-%dT%H:%M:%S%.3fZ");
-        match date.year() {
-            year @ 0..=9999 => self.push_display(format_args!("\"{year:04}{rest}\"")),
-            year => self.push_display(format_args!("\"{year:+07}{rest}\"")),
+        match Date::of(millis) {
+            Some(date) => self.push_display(format_args!("\"{date}\"")),
+            None => self.push("null"),
         }
     }
 

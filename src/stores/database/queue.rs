@@ -1,7 +1,7 @@
-//! What waits for the writer, in the order of the calls.
+//! What waits for a store's writer, in the order of the calls.
 
-use super::super::pending_writes::{PendingWrite, PendingWrites};
-use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result};
+use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result, Write};
+use crate::stores::pending_writes::{PendingWrite, PendingWrites};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Work {
         }
     }
 
-    fn command(&self) -> Option<&Command> {
+    pub fn command(&self) -> Option<&Command> {
         match self {
             Self::Job(job) => Some(&job.command),
             Self::Compact(_) | Self::Ready(_) => None,
@@ -56,6 +56,16 @@ impl Queued {
             .filter(|command| matches!(command, Command::Get(_) | Command::Put(..) | Command::Cas(..)))
     }
 
+    /// About how many bytes it stores.
+    pub fn size(&self) -> usize {
+        match self.work.command() {
+            Some(Command::Put(_, Write::Store { value, .. }) | Command::Cas(_, _, Write::Store { value, .. })) => {
+                value.as_str().len()
+            }
+            _ => 0,
+        }
+    }
+
     /// The work, which is no longer pending.
     pub fn into_work(self) -> Work {
         drop(self.pending);
@@ -64,6 +74,11 @@ impl Queued {
 
     pub fn fail(self, error: Error) {
         self.into_work().fail(error);
+    }
+
+    /// For how long it has been under way.
+    pub fn age(&self) -> Duration {
+        self.called.elapsed()
     }
 
     /// Whether it has waited long enough for a lock that has been held elsewhere
