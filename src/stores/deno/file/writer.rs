@@ -116,6 +116,9 @@ impl Writer {
             .flatten()
             .min();
         let is_open = !self.messages.is_closed() || !self.messages.is_empty();
+        if is_idle && !is_open {
+            return false;
+        }
         tokio::select! {
             biased;
             message = self.messages.recv(), if is_open => match message {
@@ -258,7 +261,7 @@ impl Writer {
             return;
         };
         let (since, patience) = (*since, self.shared.busy_timeout);
-        let late = self.queue.take_late(since, patience);
+        let late = self.queue.take_late(since, patience, self.open.is_some());
         let clear = self.clearing.take_if(|clearing| clearing.is_late(since, patience));
         fail(late, error);
         if let Some(clearing) = clear {
