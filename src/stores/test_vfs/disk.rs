@@ -56,19 +56,13 @@ pub enum Method {
 pub struct Call {
     pub kind: Kind,
     pub method: Method,
-    /// What is read or written; zeros for other methods.
+    /// Where it reads or writes; 0 for other methods.
     pub offset: i64,
-    pub length: usize,
 }
 
 impl Call {
     pub fn is(&self, kind: Kind, method: Method) -> bool {
         self.kind == kind && self.method == method
-    }
-
-    /// A new connection reads this first.
-    pub fn reads_header(&self) -> bool {
-        self.is(Kind::Database, Method::Read) && self.offset == 0 && self.length == 100
     }
 }
 
@@ -171,7 +165,12 @@ impl Disk {
 
     /// What has happened so far.
     pub fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap().clone()
+        self.events_from(0)
+    }
+
+    /// What has happened since number `from`.
+    pub fn events_from(&self, from: usize) -> Vec<Event> {
+        self.events.lock().unwrap()[from..].to_vec()
     }
 
     /// The number of the next event.
@@ -291,13 +290,11 @@ impl Drop for Active {
 }
 
 /// Which of the calls that match fail.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum When {
     Always,
     /// Once: the n-th, from 1 on.
     Nth(usize),
-    /// Each n-th.
-    Every(usize),
     /// Each with this probability, from this seed.
     Chance(f64, u64),
 }
@@ -323,7 +320,6 @@ impl Counter {
         match self.when {
             When::Always => true,
             When::Nth(nth) => self.count == nth,
-            When::Every(each) => self.count % each == 0,
             When::Chance(chance, _) => self.random.gen_bool(chance),
         }
     }
