@@ -56,13 +56,19 @@ pub enum Method {
 pub struct Call {
     pub kind: Kind,
     pub method: Method,
-    /// Where it reads or writes; 0 for other methods.
+    /// What is read or written; zeros for other methods.
     pub offset: i64,
+    pub length: usize,
 }
 
 impl Call {
     pub fn is(&self, kind: Kind, method: Method) -> bool {
         self.kind == kind && self.method == method
+    }
+
+    /// A new connection reads this first.
+    pub fn reads_header(&self) -> bool {
+        self.is(Kind::Database, Method::Read) && self.offset == 0 && self.length == 100
     }
 }
 
@@ -295,6 +301,8 @@ pub enum When {
     Always,
     /// Once: the n-th, from 1 on.
     Nth(usize),
+    /// Each n-th.
+    Every(usize),
     /// Each with this probability, from this seed.
     Chance(f64, u64),
 }
@@ -320,6 +328,7 @@ impl Counter {
         match self.when {
             When::Always => true,
             When::Nth(nth) => self.count == nth,
+            When::Every(each) => self.count.is_multiple_of(each),
             When::Chance(chance, _) => self.random.gen_bool(chance),
         }
     }

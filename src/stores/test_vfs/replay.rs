@@ -58,6 +58,14 @@ impl Replay {
         self.files[*kind as usize].change(number, change);
     }
 
+    /// To the end of the record.
+    pub fn finish(mut self) -> Self {
+        while self.peek().is_some() {
+            self.advance();
+        }
+        self
+    }
+
     /// What is on the disk of a file for certain.
     pub fn synced(&self, kind: Kind) -> &[u8] {
         self.files[kind as usize].synced.as_deref().unwrap_or_default()

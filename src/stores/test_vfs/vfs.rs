@@ -157,6 +157,7 @@ fn call(kind: Kind, method: Method) -> Call {
         kind,
         method,
         offset: 0,
+        length: 0,
     }
 }
 
@@ -263,7 +264,7 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
 unsafe fn ruled(
     file: *mut sqlite3_file,
     method: Method,
-    offset: sqlite3_int64,
+    (offset, length): (sqlite3_int64, c_int),
     native: impl FnOnce(Option<&mut Watched>, bool) -> c_int,
 ) -> c_int {
     guard(|| {
@@ -273,6 +274,7 @@ unsafe fn ruled(
         };
         let call = Call {
             offset,
+            length: usize::try_from(length).unwrap(),
             ..call(watched.kind, method)
         };
         match watched.disk.decide(&call) {
@@ -337,7 +339,7 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
 unsafe extern "C" fn read(file: *mut sqlite3_file, into: *mut c_void, length: c_int, offset: sqlite3_int64) -> c_int {
     // SAFETY: SQLite called this method so; the same in all methods below.
     unsafe {
-        ruled(file, Method::Read, offset, |watched, _| {
+        ruled(file, Method::Read, (offset, length), |watched, _| {
             match watched.map_or(ffi::SQLITE_OK, |watched| write_held(file, watched)) {
                 ffi::SQLITE_OK => native::read(file, into, length, offset),
                 code => code,
@@ -355,7 +357,7 @@ unsafe extern "C" fn write(
 ) -> c_int {
     // SAFETY: as in `read`; `from` has `length` bytes.
     unsafe {
-        ruled(file, Method::Write, offset, |watched, hold| {
+        ruled(file, Method::Write, (offset, length), |watched, hold| {
             let Some(watched) = watched else {
                 return native::write(file, from, length, offset);
             };
@@ -373,7 +375,7 @@ unsafe extern "C" fn write(
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
     // SAFETY: as in `read`.
     unsafe {
-        ruled(file, Method::Sync, 0, |watched, _| {
+        ruled(file, Method::Sync, (0, 0), |watched, _| {
             let sync = || native::sync(file, flags);
             let Some(watched) = watched else {
                 return sync();
@@ -395,7 +397,7 @@ unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
     // SAFETY: as in `read`.
     unsafe {
-        ruled(file, Method::Truncate, 0, |watched, _| {
+        ruled(file, Method::Truncate, (0, 0), |watched, _| {
             let truncate = || native::truncate(file, size);
             match watched {
                 None => truncate(),
@@ -431,7 +433,7 @@ unsafe extern "C" fn file_control(file: *mut sqlite3_file, op: c_int, argument: 
 /// `xLock`
 unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
     // SAFETY: as in `read`.
-    unsafe { ruled(file, Method::Lock, 0, |_, _| native::lock(file, level)) }
+    unsafe { ruled(file, Method::Lock, (0, 0), |_, _| native::lock(file, level)) }
 }
 
 /// `xShmMap`
@@ -444,7 +446,7 @@ unsafe extern "C" fn shm_map(
 ) -> c_int {
     // SAFETY: as in `read`.
     unsafe {
-        ruled(file, Method::ShmMap, 0, |_, _| {
+        ruled(file, Method::ShmMap, (0, 0), |_, _| {
             native::shm_map(file, page, size, extend, to)
         })
     }
@@ -458,7 +460,7 @@ unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, count: c_i
             // This never fails, and SQLite does not look at the result.
             return native::shm_lock(file, offset, count, flags);
         }
-        ruled(file, Method::ShmLock, 0, |_, _| {
+        ruled(file, Method::ShmLock, (0, 0), |_, _| {
             native::shm_lock(file, offset, count, flags)
         })
     }
