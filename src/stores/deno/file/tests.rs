@@ -1,13 +1,13 @@
 //! What a Deno KV file promises beyond what all stores do. Deno's own engine is
 //! compared with.
 
+use super::FileStore;
 use super::schema::VERSIONS;
-use super::{Connection, FileStore};
 use crate::kv::{
     Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
     Store, Ticket, Ttl, Write, now,
 };
-use crate::stores::database::Location;
+use crate::stores::database::{Connection, Location};
 use denokv_proto::{AtomicWrite, Consistency, KvValue, Mutation, MutationKind, ReadRange, SnapshotReadOptions};
 use denokv_sqlite::{Sqlite, SqliteConfig, SqliteNotifier};
 use futures::executor::block_on;

@@ -2,14 +2,14 @@
 //! only then answers. While another process holds the lock, it goes on with what
 //! needs none, and each job waits until its own deadline.
 
-use super::super::key;
 use super::clear::Clearing;
-use super::transaction::{Failure, GROUP, GROUP_BYTES, is_get};
-use super::{Connection, Shared};
-use crate::kv::{Command, Error, Outcome, Prefix, Reply};
-use crate::stores::database::queue::{Queue, Queued, deliver};
-use crate::stores::database::{Checkpoints, Durability, HOLD, Location, WalIndex};
+use super::queue::{GROUP, Incoming, Queued, Work, deliver};
+use super::store::Shared;
+use super::transaction::{Failure, guard, is_get, transaction};
+use super::{Checkpoints, Connection, Format, HOLD, Location, WalIndex};
+use crate::kv::{Command, Error, Outcome, Prefix, Reply, Result};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -19,10 +19,9 @@ use tokio::time::{Instant, sleep_until};
 const FIRST_RETRY: Duration = Duration::from_millis(1);
 const LONGEST_RETRY: Duration = Duration::from_millis(10);
 
-pub struct Writer {
-    pub shared: Arc<Shared>,
-    messages: UnboundedReceiver<Queued>,
-    queue: Queue,
+pub struct Writer<F: Format> {
+    pub shared: Arc<Shared<F>>,
+    pub incoming: Incoming,
     /// So many jobs at the front of the queue have to be run one by one.
     apart: usize,
     pub clearing: Option<Clearing>,
@@ -41,7 +40,7 @@ pub struct Open {
     pub wal: Option<WalIndex>,
     pub connection: Connection,
     /// Whether the tables were seen to exist.
-    pub tables: bool,
+    pub complete: bool,
 }
 
 /// Another process holds the lock.
@@ -59,13 +58,12 @@ pub enum Step {
     Locked(Error),
 }
 
-impl Writer {
-    pub fn new(shared: Arc<Shared>, messages: UnboundedReceiver<Queued>) -> Self {
-        let checkpoints = Checkpoints::new(&shared.file, Durability::Full);
+impl<F: Format> Writer<F> {
+    pub fn new(shared: Arc<Shared<F>>, messages: UnboundedReceiver<Queued>) -> Self {
+        let checkpoints = Checkpoints::new(&shared.file, shared.options.durability);
         Self {
             shared,
-            messages,
-            queue: Queue::default(),
+            incoming: Incoming::new(messages),
             apart: 0,
             clearing: None,
             open: None,
@@ -80,13 +78,11 @@ impl Writer {
     /// Until the store is closed or dropped, and what was queued before is done.
     pub async fn run(mut self) {
         while !self.closed {
-            let is_idle = self.queue.is_empty() && self.clearing.is_none();
+            let is_idle = self.incoming.queue.is_empty() && self.clearing.is_none();
             if (is_idle || self.blocked.is_some()) && !self.wait(is_idle).await {
                 break;
             }
-            while let Ok(queued) = self.messages.try_recv() {
-                self.queue.push(queued);
-            }
+            self.incoming.receive();
             let retries = self
                 .blocked
                 .as_ref()
@@ -115,16 +111,13 @@ impl Writer {
             .into_iter()
             .flatten()
             .min();
-        let is_open = !self.messages.is_closed() || !self.messages.is_empty();
+        let is_open = self.incoming.is_open();
         if is_idle && !is_open {
             return false;
         }
         tokio::select! {
             biased;
-            message = self.messages.recv(), if is_open => match message {
-                Some(queued) => self.queue.push(queued),
-                None => return !is_idle,
-            },
+            any = self.incoming.wait(), if is_open => return any || !is_idle,
             () = self.shared.held.notified() => self.release_at = Some(Instant::now() + HOLD),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
@@ -133,12 +126,17 @@ impl Writer {
 
     /// Does the next piece of what is queued.
     fn step(&mut self) -> Step {
-        let group = self.next_group();
+        let mut group = Vec::new();
+        let most = if self.apart > 0 { 1 } else { GROUP };
         let mut step = Step::Done;
-        if !group.is_empty() {
+        if self
+            .incoming
+            .queue
+            .take_group(&mut group, most, clearing_prefix(self.clearing.as_ref()))
+        {
             step = self.run_group(group);
         } else if self.clearing.is_none()
-            && let Some(queued) = self.queue.pop()
+            && let Some(queued) = self.incoming.queue.pop()
         {
             step = self.run_alone(queued);
         }
@@ -148,37 +146,62 @@ impl Writer {
         step
     }
 
-    /// The work at the front that one transaction can do.
-    fn next_group(&mut self) -> Vec<Queued> {
-        let prefix = clearing_prefix(self.clearing.as_ref());
-        let most = if self.apart > 0 { 1 } else { GROUP };
-        let mut group = Vec::new();
-        let mut bytes = 0;
-        for length in 1..=most {
-            if bytes >= GROUP_BYTES || !self.queue.take_group(&mut group, length, prefix) {
-                break;
-            }
-            bytes += group.last().map_or(0, Queued::size);
+    /// Opens the database and makes sure of its tables, if that is still to be
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connection`] where the path names another file now;
+    /// [`Error::Timeout`] while another process holds a lock that is needed.
+    pub fn ready(&mut self) -> Result<()> {
+        guard(|| self.make_ready())
+    }
+
+    fn make_ready(&mut self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let (file, options) = (&shared.file, &shared.options);
+        file.check()?;
+        if self.open.is_none() {
+            self.open = Some(Open {
+                wal: None,
+                connection: file.open_for_writing(options.durability, options.busy_timeout)?,
+                complete: false,
+            });
         }
-        group
+        if let Some(open) = self.open.as_mut().filter(|open| !open.complete) {
+            let connection = &open.connection;
+            if !shared.format.is_complete(connection)? {
+                transaction(connection, file, true, || shared.format.create(connection))
+                    .map_err(Failure::into_error)?;
+            }
+            open.complete = true;
+            open.wal = WalIndex::of(connection);
+            self.sweep_soon();
+        }
+        if !shared.open.load(Ordering::Acquire) {
+            // Where that fails, the writer does the reading until it succeeds.
+            let _ = shared.open_snapshot();
+        }
+        Ok(())
     }
 
     /// Runs a group and delivers its outcomes.
-    fn run_group(&mut self, group: Vec<Queued>) -> Step {
+    fn run_group(&mut self, mut group: Vec<Queued>) -> Step {
+        let is_alone = self.apart > 0;
         let result = match self.ready() {
-            Ok(()) => self.transact(&group),
+            Ok(()) => self.transact(&mut group, !is_alone),
             Err(Error::Timeout(why)) => Err(Failure::Locked(Error::Timeout(why))),
             Err(error) => Err(Failure::All(error)),
         };
         match result {
             Err(Failure::Locked(error)) => {
-                self.queue.put_back(group.into_iter());
+                self.incoming.queue.put_back(group.into_iter());
                 return Step::Locked(error);
             }
             // One by one, so that only those fail that must.
             Err(Failure::Apart(_)) if group.len() > 1 => {
                 self.apart = group.len();
-                self.queue.put_back(group.into_iter());
+                self.incoming.queue.put_back(group.into_iter());
                 return Step::Done;
             }
             Ok(outcomes) => deliver(group.into_iter().zip(outcomes)),
@@ -197,36 +220,41 @@ impl Writer {
             !is_get(queued) && !matches!(outcome, Ok(Reply::Swapped(false)) | Err(_))
         };
         let (written, others): (Vec<_>, Vec<_>) = group.into_iter().zip(outcomes).partition(wrote);
-        self.queue.put_back(others.into_iter().map(|(queued, _)| queued));
+        self.incoming
+            .queue
+            .put_back(others.into_iter().map(|(queued, _)| queued));
         let unknown = error.clone().with_unknown_outcome();
         fail(written.into_iter().map(|(queued, _)| queued), &unknown);
     }
 
     /// Runs work that is not one entry's.
     fn run_alone(&mut self, queued: Queued) -> Step {
-        let prefix = match queued.work.command() {
-            Some(Command::Clear(prefix)) => Some(prefix.clone()),
-            Some(Command::Drop) => Some(Prefix::ALL),
-            _ => None,
-        };
-        if let Some(prefix) = prefix {
-            match key::range(&prefix) {
-                Ok(range) => self.clearing = Some(Clearing::new(prefix, range, queued)),
-                Err(error) => queued.fail(error),
-            }
-            return Step::Done;
-        }
-        let result = if matches!(queued.work.command(), Some(Command::Close)) {
-            self.close();
-            Ok(())
-        } else {
-            self.ready()
+        let result = match &queued.work {
+            Work::Compact(_) => self.compact(),
+            Work::Ready(_) => self.ready(),
+            Work::Job(job) => match &job.command {
+                Command::Clear(prefix) => return self.begin_clear(prefix.clone(), queued),
+                Command::Drop => return self.begin_clear(Prefix::ALL, queued),
+                Command::Close => {
+                    self.close();
+                    Ok(())
+                }
+                Command::Initialize | Command::Get(_) | Command::Put(..) | Command::Cas(..) => self.ready(),
+            },
         };
         if let Err(error @ Error::Timeout(_)) = result {
-            self.queue.put_back([queued].into_iter());
+            self.incoming.queue.put_back([queued].into_iter());
             return Step::Locked(error);
         }
         deliver([(queued, result.map(|()| Reply::Done))]);
+        Step::Done
+    }
+
+    fn begin_clear(&mut self, prefix: Prefix, queued: Queued) -> Step {
+        match F::range(&prefix) {
+            Ok(range) => self.clearing = Some(Clearing::new(prefix, range, queued)),
+            Err(error) => queued.fail(error),
+        }
         Step::Done
     }
 
@@ -245,37 +273,58 @@ impl Writer {
         });
     }
 
-    /// Reads what may be read, and gives up what has waited too long.
+    /// Gives up what has waited too long, and reads what needs no lock.
     fn do_without_lock(&mut self) {
-        let reads = self.queue.take_reads(clearing_prefix(self.clearing.as_ref()));
-        if !reads.is_empty() && self.open.as_ref().is_some_and(|open| open.tables) {
-            match self.transact(&reads) {
-                Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
-                Err(Failure::Locked(_)) => self.queue.put_back(reads.into_iter()),
-                Err(failure) => fail(reads, &failure.into_error()),
-            }
-        } else {
-            self.queue.put_back(reads.into_iter());
-        }
         let Some(Blocked { since, error, .. }) = &self.blocked else {
             return;
         };
-        let (since, patience) = (*since, self.shared.busy_timeout);
-        let late = self.queue.take_late(since, patience, self.open.is_some());
-        let clear = self.clearing.take_if(|clearing| clearing.is_late(since, patience));
-        fail(late, error);
-        if let Some(clearing) = clear {
-            clearing.fail(error.clone());
+        let (since, error, patience) = (*since, error.clone(), self.shared.options.busy_timeout);
+        let reads = self.open.as_ref().is_some_and(|open| open.complete);
+        fail(self.incoming.queue.take_late(since, patience, reads), &error);
+        if let Some(clearing) = self.clearing.take_if(|clearing| clearing.is_late(since, patience)) {
+            clearing.fail(error);
         }
-        if self.queue.is_empty() && self.clearing.is_none() {
+        if reads {
+            self.read_without_lock(since);
+        }
+        if self.incoming.queue.is_empty() && self.clearing.is_none() {
             self.blocked = None;
         }
     }
 
-    /// Releases all that the store holds of the file.
+    fn read_without_lock(&mut self, since: Instant) {
+        let prefix = clearing_prefix(self.clearing.as_ref());
+        let mut reads = self.incoming.queue.take_reads(prefix);
+        if reads.is_empty() {
+            return;
+        }
+        let result = match self.shared.file.check() {
+            Ok(()) => self.transact(&mut reads, false),
+            Err(error) => Err(Failure::All(error)),
+        };
+        match result {
+            Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
+            // Without a log, a lock can keep reads waiting too.
+            Err(Failure::Locked(error)) => {
+                let patience = self.shared.options.busy_timeout;
+                let (late, rest): (Vec<_>, Vec<_>) =
+                    reads.into_iter().partition(|queued| queued.is_late(since, patience));
+                self.incoming.queue.put_back(rest.into_iter());
+                fail(late, &error);
+            }
+            Err(failure) => fail(reads, &failure.into_error()),
+        }
+    }
+
     fn close(&mut self) {
         self.closed = true;
         self.shared.close();
+        self.release();
+    }
+
+    /// Releases all that the store holds of the database.
+    fn release(&mut self) {
+        self.shared.release();
         // What it didn't move, closing the last connection does.
         self.checkpoints.wait();
         if let Some(Open { connection, .. }) = self.open.take() {
@@ -284,15 +333,14 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl<F: Format> Drop for Writer<F> {
+    /// After a panic, the next call starts a new writer. A database in memory
+    /// stays for as long as the snapshot's connection to it.
     fn drop(&mut self) {
-        if !thread::panicking() {
-            self.close();
-        } else if matches!(self.shared.file.location(), Location::File(_)) {
-            // The next writer opens it again.
-            self.shared.close_reader();
+        let is_file = matches!(self.shared.file.location(), Location::File(_));
+        if is_file || !thread::panicking() {
+            self.release();
         }
-        // In memory, the data stays for as long as the reader's connection to it.
     }
 }
 
