@@ -4,6 +4,7 @@
 //! deadlines, unknown outcomes, the upkeep of the log. Nothing in here knows what
 //! the tables are.
 
+mod blocked;
 mod checkpoint;
 mod claim;
 mod clear;
@@ -13,6 +14,7 @@ mod file;
 mod format;
 mod list;
 mod location;
+mod open;
 mod position;
 pub mod queue;
 mod recent;

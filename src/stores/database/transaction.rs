@@ -1,10 +1,11 @@
 //! What one transaction of the writer does for a group of jobs. One sync to disk
 //! serves the whole group.
 
+use super::open::Open;
 use super::queue::Queued;
 use super::store::Shared;
 use super::wal::{Header, WalIndex};
-use super::writer::{Open, Writer};
+use super::writer::Writer;
 use super::{Connection, DatabaseFile, Format, may_have_committed};
 use crate::kv::{Command, Error, Key, Outcome, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};

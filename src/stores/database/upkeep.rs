@@ -2,8 +2,9 @@
 //! transaction that the calling thread's reads hold open, keeps the log short.
 
 use super::clear::SLICE;
+use super::open::Open;
 use super::transaction::{Failure, guard, transaction};
-use super::writer::{Open, Writer};
+use super::writer::Writer;
 use super::{Durability, Format, Log};
 use crate::kv::{Error, Millis, Result, now};
 use std::time::Duration;

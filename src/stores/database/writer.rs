@@ -2,22 +2,17 @@
 //! only then answers. While another process holds the lock, it goes on with what
 //! needs none, and each job waits until its own deadline.
 
+use super::blocked::Blocked;
 use super::clear::Clearing;
+use super::open::Open;
 use super::queue::{GROUP, Incoming, Queued, Work, deliver};
 use super::store::Shared;
-use super::transaction::{Failure, guard, is_get, transaction};
-use super::{Checkpoints, Connection, Format, HOLD, Location, WalIndex};
-use crate::kv::{Command, Error, Outcome, Prefix, Reply, Result};
+use super::transaction::{Failure, is_get};
+use super::{Checkpoints, Format, HOLD};
+use crate::kv::{Command, Error, Outcome, Prefix, Reply};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread;
-use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
-
-/// How long to wait before a lock is tried again: at first, and at most.
-const FIRST_RETRY: Duration = Duration::from_millis(1);
-const LONGEST_RETRY: Duration = Duration::from_millis(10);
 
 pub struct Writer<F: Format> {
     pub shared: Arc<Shared<F>>,
@@ -26,29 +21,11 @@ pub struct Writer<F: Format> {
     apart: usize,
     pub clearing: Option<Clearing>,
     pub open: Option<Open>,
-    blocked: Option<Blocked>,
+    pub blocked: Option<Blocked>,
     pub sweep_at: Option<Instant>,
     pub release_at: Option<Instant>,
     pub checkpoints: Checkpoints,
     closed: bool,
-}
-
-/// What there is while the database is open. It stays so after errors: for a
-/// database in memory, the connections are the data.
-pub struct Open {
-    /// Dropped before the connection that maps it.
-    pub wal: Option<WalIndex>,
-    pub connection: Connection,
-    /// Whether the tables were seen to exist.
-    pub complete: bool,
-}
-
-/// Another process holds the lock.
-struct Blocked {
-    since: Instant,
-    error: Error,
-    retry_at: Instant,
-    pause: Duration,
 }
 
 /// What became of the next piece of work.
@@ -129,11 +106,8 @@ impl<F: Format> Writer<F> {
         let mut group = Vec::new();
         let most = if self.apart > 0 { 1 } else { GROUP };
         let mut step = Step::Done;
-        if self
-            .incoming
-            .queue
-            .take_group(&mut group, most, clearing_prefix(self.clearing.as_ref()))
-        {
+        let prefix = clearing_prefix(self.clearing.as_ref());
+        if self.incoming.queue.take_group(&mut group, most, prefix) {
             step = self.run_group(group);
         } else if self.clearing.is_none()
             && let Some(queued) = self.incoming.queue.pop()
@@ -144,45 +118,6 @@ impl<F: Format> Writer<F> {
             step = self.clear_slice();
         }
         step
-    }
-
-    /// Opens the database and makes sure of its tables, if that is still to be
-    /// done.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Connection`] where the path names another file now;
-    /// [`Error::Timeout`] while another process holds a lock that is needed.
-    pub fn ready(&mut self) -> Result<()> {
-        guard(|| self.make_ready())
-    }
-
-    fn make_ready(&mut self) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let (file, options) = (&shared.file, &shared.options);
-        file.check()?;
-        if self.open.is_none() {
-            self.open = Some(Open {
-                wal: None,
-                connection: file.open_for_writing(options.durability, options.busy_timeout)?,
-                complete: false,
-            });
-        }
-        if let Some(open) = self.open.as_mut().filter(|open| !open.complete) {
-            let connection = &open.connection;
-            if !shared.format.is_complete(connection)? {
-                transaction(connection, file, true, || shared.format.create(connection))
-                    .map_err(Failure::into_error)?;
-            }
-            open.complete = true;
-            open.wal = WalIndex::of(connection);
-            self.sweep_soon();
-        }
-        if !shared.open.load(Ordering::Acquire) {
-            // Where that fails, the writer does the reading until it succeeds.
-            let _ = shared.open_snapshot();
-        }
-        Ok(())
     }
 
     /// Runs a group and delivers its outcomes.
@@ -258,96 +193,17 @@ impl<F: Format> Writer<F> {
         Step::Done
     }
 
-    /// Another process holds the lock: the next step is tried a little later.
-    fn block(&mut self, error: Error) {
-        let now = Instant::now();
-        let (since, pause) = match &self.blocked {
-            Some(blocked) => (blocked.since, LONGEST_RETRY.min(blocked.pause * 2)),
-            None => (now, FIRST_RETRY),
-        };
-        self.blocked = Some(Blocked {
-            since,
-            error,
-            retry_at: now + pause,
-            pause,
-        });
-    }
-
-    /// Gives up what has waited too long, and reads what needs no lock.
-    fn do_without_lock(&mut self) {
-        let Some(Blocked { since, error, .. }) = &self.blocked else {
-            return;
-        };
-        let (since, error, patience) = (*since, error.clone(), self.shared.options.busy_timeout);
-        let reads = self.open.as_ref().is_some_and(|open| open.complete);
-        fail(self.incoming.queue.take_late(since, patience, reads), &error);
-        if let Some(clearing) = self.clearing.take_if(|clearing| clearing.is_late(since, patience)) {
-            clearing.fail(error);
-        }
-        if reads {
-            self.read_without_lock(since);
-        }
-        if self.incoming.queue.is_empty() && self.clearing.is_none() {
-            self.blocked = None;
-        }
-    }
-
-    fn read_without_lock(&mut self, since: Instant) {
-        let prefix = clearing_prefix(self.clearing.as_ref());
-        let mut reads = self.incoming.queue.take_reads(prefix);
-        if reads.is_empty() {
-            return;
-        }
-        let result = match self.shared.file.check() {
-            Ok(()) => self.transact(&mut reads, false),
-            Err(error) => Err(Failure::All(error)),
-        };
-        match result {
-            Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
-            // Without a log, a lock can keep reads waiting too.
-            Err(Failure::Locked(error)) => {
-                let patience = self.shared.options.busy_timeout;
-                let (late, rest): (Vec<_>, Vec<_>) =
-                    reads.into_iter().partition(|queued| queued.is_late(since, patience));
-                self.incoming.queue.put_back(rest.into_iter());
-                fail(late, &error);
-            }
-            Err(failure) => fail(reads, &failure.into_error()),
-        }
-    }
-
     fn close(&mut self) {
         self.closed = true;
         self.shared.close();
         self.release();
     }
-
-    /// Releases all that the store holds of the database.
-    fn release(&mut self) {
-        self.shared.release();
-        // What it didn't move, closing the last connection does.
-        self.checkpoints.wait();
-        if let Some(Open { connection, .. }) = self.open.take() {
-            self.shared.file.close(connection);
-        }
-    }
 }
 
-impl<F: Format> Drop for Writer<F> {
-    /// After a panic, the next call starts a new writer. A database in memory
-    /// stays for as long as the snapshot's connection to it.
-    fn drop(&mut self) {
-        let is_file = matches!(self.shared.file.location(), Location::File(_));
-        if is_file || !thread::panicking() {
-            self.release();
-        }
-    }
-}
-
-fn clearing_prefix(clearing: Option<&Clearing>) -> Option<&Prefix> {
+pub fn clearing_prefix(clearing: Option<&Clearing>) -> Option<&Prefix> {
     clearing.map(|clearing| &clearing.prefix)
 }
 
-fn fail(group: impl IntoIterator<Item = Queued>, error: &Error) {
+pub fn fail(group: impl IntoIterator<Item = Queued>, error: &Error) {
     deliver(group.into_iter().map(|queued| (queued, Err(error.clone()))));
 }

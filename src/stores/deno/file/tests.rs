@@ -31,15 +31,6 @@ impl Outbox for Inbox {
     }
 }
 
-/// An outbox that panics, on the thread of the store.
-struct Broken;
-
-impl Outbox for Broken {
-    fn deliver(&self, _: Vec<(Ticket, Outcome)>) {
-        panic!("this is part of the test");
-    }
-}
-
 fn submit(store: &FileStore, outbox: Arc<dyn Outbox>, command: Command) {
     let answer = Answer::new(0, outbox, &command);
     store.submit(Job { command, answer });
@@ -290,30 +281,4 @@ fn memory_that_is_full_keeps_its_entries() {
     );
     run(&store, put("after", &value)).unwrap();
     assert_eq!(get_at_once(&store, "after"), Some(value));
-}
-
-#[test]
-fn a_writer_that_panics_costs_only_what_it_did() {
-    let path = Path::new();
-    for store in [in_memory(), path.store()] {
-        run(&store, put("before", "1")).unwrap();
-        for round in 0..3 {
-            submit(&store, Arc::new(Broken), put("broken", &round.to_string()));
-            // What reaches the writer before it has ended is rejected too.
-            while run(&store, put("behind", "1")).is_err() {}
-            assert_eq!(get(&store, "before"), Some("1".into()));
-            assert_eq!(get_at_once(&store, "before"), Some("1".into()));
-            run(&store, put("after", &round.to_string())).unwrap();
-            assert_eq!(get(&store, "after"), Some(round.to_string()));
-            assert!(count(&store) >= 2);
-        }
-        submit(&store, Arc::new(Broken), put("broken", "last"));
-        assert_eq!(run(&store, Command::Close), Ok(Reply::Done));
-        assert_eq!(run(&store, put("late", "1")), Err(Error::Closed));
-    }
-    // Another store may have the file: nothing is left open.
-    let store = path.store();
-    assert_eq!(get(&store, "before"), Some("1".into()));
-    run(&store, Command::Close).unwrap();
-    assert!(path.connection().execute_batch("PRAGMA integrity_check").is_ok());
 }
