@@ -312,7 +312,7 @@ fn sees_what_another_has_written_meanwhile(ours: &(impl Store + Sync), theirs: &
             // that write nothing, unless the other store commits in between.
             let command = match i % 3 {
                 0 => put(&["k"], &i.to_string()),
-                1 => put(&["k"], "same"),
+                1 => put(&["k"], "\"same\""),
                 _ => Command::Cas(key(&["k"]), None, Write::Delete),
             };
             run(ours, command).unwrap();
