@@ -384,12 +384,11 @@ fn deno_writes_survive_a_power_loss_once_acknowledged() {
     for _ in 0..4 {
         history.burst(40);
     }
-    let before = disk.now();
-    // A checkpoint is due after so many entries. One that finds another
-    // connection in its way comes later.
-    while !disk.events()[before..].iter().any(synced(Kind::Database)) {
-        history.many(500);
-    }
+    history.many(500);
+    let swept = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Wrote { .. }));
+    history.idle_until(swept);
+    history.sequence(20);
+    history.idle_until(synced(Kind::Database));
     history.sequence(20);
     let last = history.submit(Command::Close, Reply::Done, [], false);
     history.wait(last);
