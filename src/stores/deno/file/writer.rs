@@ -116,6 +116,9 @@ impl Writer {
             .flatten()
             .min();
         let is_open = !self.messages.is_closed() || !self.messages.is_empty();
+        if is_idle && !is_open {
+            return false;
+        }
         tokio::select! {
             biased;
             message = self.messages.recv(), if is_open => match message {
@@ -217,7 +220,7 @@ impl Writer {
             self.close();
             Ok(())
         } else {
-            self.ready()
+            self.shared.file.check().and_then(|()| self.ready())
         };
         if let Err(error @ Error::Timeout(_)) = result {
             self.queue.put_back([queued].into_iter());
