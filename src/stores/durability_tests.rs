@@ -9,6 +9,7 @@ use crate::kv::{Command, Outcome, Reply, Store, Ticket};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -103,7 +104,7 @@ impl<S: Store> History<S> {
                 };
                 let swaps = expected == current;
                 let command = cas(&parts, expected.as_deref(), &value);
-                let write = swaps.then(|| (key, Some(value)));
+                let write = swaps.then_some((key, Some(value)));
                 self.submit(command, Reply::Swapped(swaps), write, false)
             }
             90..93 if self.clears => {
@@ -234,7 +235,7 @@ impl<S: Store> History<S> {
             };
             replay.advance();
             // A long log costs time.
-            let rarely = replay.synced(Kind::Wal).len() > 8 << 20;
+            let rarely = replay.synced(Kind::Wal).len() > 1 << 20;
             skipped += usize::from(marked);
             if !marked || matches!(replay.peek(), Some(Event::Mark(_))) || rarely && skipped < 8 {
                 continue;
@@ -281,9 +282,18 @@ fn check_checkpoints(disk: &Disk) -> Result<(), String> {
     Ok(())
 }
 
+/// Opens files as they are after a crash, and leaves them so.
+fn open_image(path: &Path) -> Connection {
+    let connection = Connection::open(path).unwrap();
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .unwrap();
+    connection
+}
+
 /// What SQLite makes of files after a crash.
 fn recover(path: &Path) -> Entries {
-    let connection = Connection::open(path).unwrap();
+    let connection = open_image(path);
     let sound: String = connection
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
@@ -297,7 +307,7 @@ fn recover(path: &Path) -> Entries {
 
 /// The same for Deno's format, with strings of ASCII as values.
 fn recover_deno(path: &Path) -> Entries {
-    let connection = Connection::open(path).unwrap();
+    let connection = open_image(path);
     let Ok(mut statement) = connection.prepare("SELECT k, v FROM kv") else {
         return Entries::new();
     };
@@ -337,8 +347,8 @@ fn synced(kind: Kind) -> impl Fn(&Event) -> bool {
 fn sqlite_full_writes_survive_a_power_loss_once_acknowledged() {
     let folder = Folder::new();
     let mut history = sqlite_history(&folder, Durability::Full);
-    history.sequence(150);
-    for _ in 0..10 {
+    history.sequence(100);
+    for _ in 0..4 {
         history.burst(40);
     }
     // A sweep is what writes while no operation is under way.
@@ -349,7 +359,7 @@ fn sqlite_full_writes_survive_a_power_loss_once_acknowledged() {
     history.idle_until(synced(Kind::Database));
     history.sequence(20);
     history.burst(40);
-    history.large(40, 18 << 20);
+    history.large(20, 18 << 20);
     history.sequence(20);
     history.burst(20);
     let restarts = history.client.disk.events();
@@ -361,7 +371,7 @@ fn sqlite_full_writes_survive_a_power_loss_once_acknowledged() {
     history.wait(last);
     check_checkpoints(&history.client.disk).unwrap();
     let checked = history.check_power_losses(&folder, recover).unwrap();
-    assert!(checked > 200, "{checked}");
+    assert!(checked > 50, "{checked} moments");
 }
 
 #[test]
@@ -385,7 +395,31 @@ fn deno_writes_survive_a_power_loss_once_acknowledged() {
     history.wait(last);
     check_checkpoints(&history.client.disk).unwrap();
     let checked = history.check_power_losses(&folder, recover_deno).unwrap();
-    assert!(checked > 50, "{checked}");
+    assert!(checked > 50, "{checked} moments");
+}
+
+#[test]
+fn a_write_is_acknowledged_after_its_sync() {
+    let folder = Folder::new();
+    let disk = Disk::watch(&folder.path("a.db"));
+    let client = Client::new(&disk, sqlite(&disk, Durability::Full));
+    client.run(Command::Initialize).unwrap();
+    let before = disk.now();
+    let (gate, _active) = disk.pause(|call| call.is(Kind::Wal, Method::Sync));
+    let ticket = client.submit(put(&["a"], "1"));
+    gate.wait_until_reached();
+    let is_mark = |event: &Event| matches!(event, Event::Mark(_));
+    assert!(!disk.events_from(before).iter().any(is_mark));
+    gate.open();
+    assert_eq!(client.wait_for(ticket), Ok(Reply::Done));
+    let events = disk.events();
+    let mark = before + events[before..].iter().position(is_mark).unwrap();
+    let wrote = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Wrote { .. }));
+    let written = events[..mark].iter().rposition(wrote).unwrap();
+    assert!(written >= before);
+    let synced =
+        |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Synced { before, .. }) if *before > written);
+    assert!(events[written..mark].iter().any(synced));
 }
 
 /// A disk that breaks its promises by a rule from now on: whether the check
@@ -402,8 +436,9 @@ fn is_detected(rule: impl Fn(&Call) -> Option<Action> + Send + Sync + 'static) -
 
 #[test]
 fn the_check_detects_writes_after_the_sync() {
+    // The header of the log is written and synced before any frames.
     assert!(is_detected(|call| {
-        call.is(Kind::Wal, Method::Write).then_some(Action::Hold)
+        (call.is(Kind::Wal, Method::Write) && call.offset > 0).then_some(Action::Hold)
     }));
 }
 
@@ -472,7 +507,7 @@ fn sqlite_normal_keeps_a_prefix_in_a_power_loss_and_everything_in_a_kill() {
         if marked && !matches!(replay.peek(), Some(Event::Mark(_))) {
             replay.kill(&image);
             assert_eq!(read(&image), states[now], "after {now} operations");
-        } else if random.gen_bool(0.2) {
+        } else if random.gen_bool(0.1) {
             replay.power_loss(&image, || random.gen_bool(0.7));
             let found = read(&image);
             let prefix = states.iter().rposition(|state| *state == found);

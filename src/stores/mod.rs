@@ -37,11 +37,17 @@ fn check_table_name(name: &str, most: usize) -> Result<()> {
     )))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod durability_tests;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod fault_tests;
+#[cfg(test)]
+#[cfg(unix)]
 mod test_client;
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod test_vfs;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! A connection, with its session set up and its statements prepared.
+//! A connection with its session's settings and its prepared statements.
 
 use super::failure::Failure;
 use super::statements::{Statement, Statements};
@@ -8,19 +8,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// More than there are, so that the driver never closes one by itself.
+/// More than the store has, so that the driver never closes one by itself.
 pub const MOST_STATEMENTS: usize = 256;
 
 pub struct Connection {
     conn: Conn,
     statements: Arc<Statements>,
     prepared: HashMap<Statement, Prepared>,
-    /// The largest packet that the server takes.
+    /// The largest packet that the server accepts, in bytes.
     pub packet: usize,
-    /// Whether it isolates as a server wants it that logs statements.
+    /// Whether its isolation level suits a server that logs statements.
     pub suits_statement_log: bool,
-    /// A transaction is being committed: if nothing more is heard, nobody knows
-    /// whether it was.
+    /// A transaction is being committed. If the connection ends now, the
+    /// outcome is unknown.
     committing: bool,
 }
 
@@ -31,19 +31,21 @@ impl Connection {
         query_timeout: Duration,
         suits_statement_log: bool,
     ) -> mysql_async::Result<Self> {
-        // What stops a statement when we can't: a little after we do.
+        // The server's own limits, in case our requests to stop a statement
+        // fail. They are a little longer than ours.
         let seconds = query_timeout.as_secs() + 2;
         let millis = seconds * 1000;
         conn.query_drop(format!(
-            // The clock, NOW() in the session's time zone, stays as it is: other
-            // writers use the same.
+            // NOW() stays in the session's default time zone, as other programs
+            // use it.
             "SET SESSION sql_mode = 'STRICT_ALL_TABLES', autocommit = 1, innodb_lock_wait_timeout = {seconds}, \
             lock_wait_timeout = {seconds} /*M! , max_statement_time = {seconds} */ \
             /*!80000 , max_execution_time = {millis} */"
         ))
         .await?;
         if !suits_statement_log {
-            // Without gap locks, writers of different keys don't meet.
+            // Without gap locks, writers of different keys don't block each
+            // other.
             conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
                 .await?;
         }
@@ -74,7 +76,7 @@ impl Connection {
         Ok(self.conn.affected_rows())
     }
 
-    /// Runs a statement that is worth no preparation; whether it brought a row.
+    /// Runs a statement without preparing it; whether it returned a row.
     pub async fn plain(&mut self, text: &str) -> Result<bool, Failure> {
         let row: Option<Row> = self.conn.query_first(text).await?;
         Ok(row.is_some())
@@ -112,12 +114,12 @@ impl Connection {
     }
 
     pub async fn disconnect(self) {
-        // It is gone either way.
+        // An error means that the connection is gone already.
         let _ = self.conn.disconnect().await;
     }
 }
 
-/// What a row has in a column.
+/// The bytes in a column of a row.
 pub fn bytes(row: &mut Row, column: usize) -> Vec<u8> {
     match row.take::<Value, _>(column) {
         Some(Value::Bytes(bytes)) => bytes,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// After a deadlock, for as long as both sides could meet again.
+/// The pause after a deadlock, so that both sides don't meet again.
 const PAUSE: Duration = Duration::from_millis(2);
 
 pub struct MysqlEngine {
@@ -28,12 +28,12 @@ pub struct MysqlEngine {
     /// Whether a missing table may be created. After `drop_table` it may be,
     /// whatever the options say.
     creates: AtomicBool,
-    /// Whether the table has been seen.
+    /// Whether the table is known to exist.
     ready: AtomicBool,
     creating: Mutex<()>,
 }
 
-/// Why work has come to no good end.
+/// Why work did not succeed.
 enum Ended {
     /// There was no connection, or all was undone.
     Not(Lost),
@@ -44,7 +44,7 @@ enum Ended {
 }
 
 impl Ended {
-    /// For what gives no reason of its own to those it was for.
+    /// For work as a whole, without a reason for each of its operations.
     fn lost(self) -> Lost {
         match self {
             Self::Not(lost) => lost,
@@ -62,7 +62,7 @@ impl Ended {
 impl MysqlEngine {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for URLs and options that cannot be.
+    /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn new(url: &str, options: &MysqlOptions) -> Result<Self> {
         let statements = Arc::new(Statements::new(&options.table));
         Ok(Self {
@@ -75,7 +75,7 @@ impl MysqlEngine {
         })
     }
 
-    /// Works on the table, which is created when it is missing.
+    /// Works on the table, which is created if it is missing.
     async fn work<W: Work>(&self, work: &mut W) -> Result<W::Answer, Ended> {
         let deadline = Instant::now() + self.pool.query_timeout();
         loop {
@@ -89,8 +89,8 @@ impl MysqlEngine {
         }
     }
 
-    /// Works on a connection until that comes to an end: again where nothing is
-    /// lost by it.
+    /// Works on a connection until it succeeds or fails. It is repeated where
+    /// that is safe.
     async fn on_connection<W: Work>(&self, deadline: Instant, work: &mut W) -> Result<W::Answer, Ended> {
         loop {
             if Instant::now() >= deadline {
@@ -116,7 +116,7 @@ impl MysqlEngine {
                     });
                 }
                 Failure::Broken(why) => {
-                    // The others were probably cut with it.
+                    // The other connections have probably ended too.
                     self.pool.forget_idle();
                     if loan.reused && !committing {
                         continue;
@@ -162,7 +162,7 @@ impl MysqlEngine {
         }
     }
 
-    /// Sees that there is a table and its index.
+    /// Makes sure that the table and its index exist.
     async fn make_ready(&self, deadline: Instant) -> Result<(), Ended> {
         let Ok(_one_at_a_time) = timeout_at(deadline, self.creating.lock()).await else {
             let error = self.pool.too_late(true);
@@ -204,13 +204,14 @@ impl Engine for MysqlEngine {
                 Err(Ended::Not(lost)) => Err(lost.clone()),
                 Err(
                     Ended::Failed(error)
-                    // Its time is over: nobody would wait for another attempt.
+                    // Its time is over, so there is no other attempt.
                     | Ended::Lost {
                         error: error @ Error::Timeout(_),
                         ..
                     },
                 ) => Ok(Err(error.clone())),
-                // Of a transaction it is known; and a write may be repeated.
+                // A failed `cas` transaction is known to be undone unless it
+                // was being committed. Other writes may be repeated.
                 Err(Ended::Lost { error, unknown }) => Err(match action {
                     Action::Cas(..) if *unknown => Lost::Unknown(error.clone()),
                     Action::Cas(..) => Lost::Undone(error.clone()),

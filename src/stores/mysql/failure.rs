@@ -1,18 +1,18 @@
-//! What can go wrong with a server, and what that means to a caller.
+//! Errors of a server and of its connections, and what they mean to a caller.
 
 use crate::kv::Error;
 use crate::stores::sql::Lost;
 use mysql_async::ServerError;
 
-/// Why a piece of work on a connection came to no end.
+/// Why work on a connection did not succeed.
 #[derive(Debug)]
 pub enum Failure {
-    /// What the server answered.
+    /// The server's error.
     Server(ServerError),
     /// The connection ended.
     Broken(String),
-    /// It was not done in time. `stopped` says that the server has confirmed
-    /// it will not be done either.
+    /// It was not done in time. `stopped` means that the server has confirmed
+    /// that it stopped.
     Late { stopped: bool },
 }
 
@@ -27,31 +27,32 @@ impl From<mysql_async::Error> for Failure {
     }
 }
 
-/// What a server's error means for what was asked.
+/// The meaning of a server's error.
 pub enum Verdict {
-    /// It stands.
+    /// The operation has failed.
     Final(Error),
-    /// It was not done, for a reason that passes: a deadlock, say.
+    /// It was not carried out, for a temporary reason such as a deadlock.
     Passing(Error),
     /// There is no such table.
     NoTable(Error),
-    /// The statement was stopped by somebody, or for its time.
+    /// The statement was stopped, by an administrator or by a time limit.
     Stopped(Error),
-    /// The server's log needs another isolation level than we prefer.
+    /// The server's log needs another isolation level than the one we prefer.
     StatementLog(Error),
 }
 
 pub fn verdict(error: &ServerError) -> Verdict {
     let words = words(error);
     match error.code {
-        // A duplicate key is somebody who created the entry just now.
+        // A duplicate key means that another client has just created the entry.
         1020 | 1062 | 1205 | 1213 | 1412 | 1615 => Verdict::Passing(Error::Backend(words)),
         1146 => Verdict::NoTable(Error::Backend(words)),
         1317 => Verdict::Stopped(Error::Backend(words)),
         1969 | 3024 => Verdict::Stopped(Error::Timeout(words)),
         1665 => Verdict::StatementLog(Error::Backend(words)),
         1153 | 1301 | 1406 => Verdict::Final(Error::ValueTooLarge(words)),
-        // A JSON column's check in MariaDB, and its parser in MySQL.
+        // The check of a JSON column in MariaDB, and the JSON parser's errors
+        // in MySQL.
         4025 | 3140 | 3141 | 3157 | 3158 | 3819 => Verdict::Final(Error::InvalidValue(format!(
             "the server's JSON cannot hold it: {words}"
         ))),
@@ -59,7 +60,7 @@ pub fn verdict(error: &ServerError) -> Verdict {
     }
 }
 
-/// Whether the server says with this that it ends the connection.
+/// Whether this error ends the connection.
 fn ends_connection(code: u16) -> bool {
     matches!(
         code,
@@ -74,7 +75,7 @@ fn words(error: &ServerError) -> String {
 /// Why there is no connection.
 pub fn refusal(place: &str, error: &mysql_async::Error, reached_before: bool) -> Lost {
     let (why, passes) = match error {
-        // Too many connections, or a server that starts or stops.
+        // Too many connections, or a server that is starting or stopping.
         mysql_async::Error::Server(error) => (
             words(error),
             matches!(error.code, 1040 | 1203 | 1226) || ends_connection(error.code),

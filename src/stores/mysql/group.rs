@@ -1,8 +1,8 @@
 //! A group of operations, in a few statements on one connection.
 //!
 //! Reads, writes and deletions of many entries are one statement each. All
-//! compare-and-swaps are one transaction: it locks what is there, compares here
-//! by meaning, writes, and commits.
+//! compare-and-swaps are one transaction: it locks the existing entries,
+//! compares them here as JSON, writes, and commits.
 
 use super::connection::{Connection, bytes, flag, text};
 use super::failure::{Failure, Verdict, verdict};
@@ -16,24 +16,23 @@ use std::collections::HashMap;
 /// The longest key, in characters of its text.
 const MOST_CHARACTERS: usize = 768;
 
-/// Beside a row's key and value, a packet holds about so much for it, and so
-/// much in all.
+/// The overhead of a row in a packet, and that of a packet.
 const ROW_BYTES: usize = 32;
 const PACKET_BYTES: usize = 1024;
 
-/// A statement with more than this gains nothing by being larger.
+/// Larger statements are not faster.
 const ENOUGH_BYTES: usize = 4 * 1024 * 1024;
 
-/// Later dates than the year 9999 are none to the server.
+/// The server has no dates after the year 9999.
 const LONGEST_MILLIS: i64 = 7_000 * 365 * 24 * 60 * 60 * 1000;
 
-/// What a group has come to.
+/// A group and its outcomes so far.
 pub struct Group<'a> {
     operations: &'a [Operation],
     outcomes: Vec<Option<Result<Outcome, Lost>>>,
 }
 
-/// A row to be written, with the operation that it is for.
+/// A row to be written, and the index of its operation.
 struct Row<'a> {
     operation: usize,
     key: &'a Key,
@@ -51,7 +50,7 @@ impl<'a> Group<'a> {
     pub fn new(operations: &'a [Operation]) -> Self {
         let too_long = |operation: &Operation| {
             let text = operation.key.as_json();
-            // No character is more than four bytes.
+            // A character has at least one byte.
             (text.len() > MOST_CHARACTERS && text.chars().count() > MOST_CHARACTERS).then(|| {
                 Ok(Err(Error::KeyTooLong(format!(
                     "MySQL keeps keys of up to {MOST_CHARACTERS} characters, as JSON text: {text:.100}…"
@@ -68,7 +67,7 @@ impl<'a> Group<'a> {
         self.outcomes.iter().all(Option::is_some)
     }
 
-    /// The outcomes, with one reason for all that has none.
+    /// The outcomes; `because` gives those that are missing.
     pub fn finish(self, because: impl Fn(&Action) -> Result<Outcome, Lost>) -> Vec<Result<Outcome, Lost>> {
         self.outcomes
             .into_iter()
@@ -80,8 +79,7 @@ impl<'a> Group<'a> {
     fn open(&self, wanted: impl Fn(&Action) -> bool) -> Vec<usize> {
         let open = |i: &usize| self.outcomes[*i].is_none() && wanted(&self.operations[*i].action);
         let mut open: Vec<usize> = (0..self.operations.len()).filter(open).collect();
-        // All take locks in one order, and so don't wait for each other in a
-        // circle.
+        // All take locks in one order, which prevents deadlocks.
         open.sort_by_key(|i| self.operations[*i].key.as_json());
         open
     }
@@ -158,7 +156,7 @@ impl<'a> Group<'a> {
                 Ok(_) => some.iter().for_each(|row| self.settle(row.operation, Ok(Reply::Done))),
                 Err(failure) if some.len() == 1 => self.settle(some[0].operation, Err(refused(failure)?)),
                 Err(failure) => {
-                    // One row of them is to blame.
+                    // One of the rows is the cause.
                     refused(failure)?;
                     for row in some {
                         let one = std::slice::from_ref(row);
@@ -219,7 +217,7 @@ impl<'a> Group<'a> {
                         self.settle(*one, Err(refusal));
                         continue;
                     }
-                    // One of them is to blame.
+                    // One of them is the cause.
                     for i in some {
                         let outcome = match self.swap_in_one(connection, std::slice::from_ref(i)).await {
                             Ok(outcomes) => outcomes.into_iter().next().map(|(_, outcome)| outcome),
@@ -314,13 +312,13 @@ impl<'a> Group<'a> {
         Ok(outcomes)
     }
 
-    /// Keys for a statement of a usual size.
+    /// Keys for a statement of one of the usual sizes.
     fn keys(&self, some: &[usize]) -> Vec<Value> {
         filled(some.iter().map(|i| &self.operations[*i].key), padded(some.len()))
     }
 }
 
-/// What a get of a live entry comes to.
+/// The outcome of a get of a live entry.
 fn value_of(key: &Key, stored: Option<String>) -> Outcome {
     match stored {
         Some(value) => Ok(Reply::Value(key.clone(), Some(JsonText::new(value)))),
@@ -338,8 +336,9 @@ fn bytes_of(action: &Action) -> usize {
 impl Work for Group<'_> {
     type Answer = ();
 
-    /// Does what has no outcome yet. What the server has refused for good has
-    /// one then; everything else ends this.
+    /// Runs the operations that have no outcome yet. An operation that the
+    /// server has refused for good gets one; any other failure ends this
+    /// attempt.
     async fn attempt(&mut self, connection: &mut Connection) -> Result<(), Failure> {
         self.get(connection).await?;
         self.put(connection).await?;
@@ -348,7 +347,7 @@ impl Work for Group<'_> {
     }
 }
 
-/// Keys, the last one repeated up to a size.
+/// Keys, with the last one repeated to fill the statement.
 fn filled<'a>(keys: impl ExactSizeIterator<Item = &'a Key>, size: usize) -> Vec<Value> {
     let mut values: Vec<Value> = keys.map(|key| Value::Bytes(key.as_json().into())).collect();
     if let Some(last) = values.last().cloned() {
@@ -357,8 +356,7 @@ fn filled<'a>(keys: impl ExactSizeIterator<Item = &'a Key>, size: usize) -> Vec<
     values
 }
 
-/// What three placeholders for each row stand for, the last row repeated up to
-/// a size.
+/// Three values for each row, with the last row repeated to fill the statement.
 fn values(rows: &[Row<'_>], size: usize) -> Vec<Value> {
     let mut values = Vec::with_capacity(size * 3);
     for i in 0..size {
@@ -372,7 +370,7 @@ fn values(rows: &[Row<'_>], size: usize) -> Vec<Value> {
     values
 }
 
-/// How many rows one statement takes, repetitions included.
+/// How many rows fit in one statement, including repetitions.
 fn fitting(rows: &[Row<'_>], connection: &Connection, most: usize) -> usize {
     let room = connection.packet.min(ENOUGH_BYTES).saturating_sub(PACKET_BYTES);
     let mut bytes = 0;
@@ -404,7 +402,7 @@ fn fits(row: &Row<'_>, connection: &Connection) -> Result<(), Error> {
     )))
 }
 
-/// The error that stands, if the server has refused for good.
+/// The error, if the server has refused for good.
 fn refused(failure: Failure) -> Result<Error, Failure> {
     match failure {
         Failure::Server(error) => match verdict(&error) {

@@ -1,8 +1,8 @@
 //! MySQL and MariaDB, in the format of Fedify's own MySQL store.
 //!
-//! Everything is the SQL that MySQL 8 and MariaDB 10.7 share. One engine
-//! ([`engine`]) answers the common worker's requests: groups of operations
-//! ([`group`]) in few statements ([`statements`]), each on one connection
+//! All SQL is what MySQL 8 and MariaDB 10.7 share. One engine ([`engine`])
+//! answers the common worker's requests: it turns groups of operations
+//! ([`group`]) into few statements ([`statements`]), each on one connection
 //! ([`connection`]) of a pool ([`pool`]).
 
 mod connection;
@@ -32,7 +32,7 @@ pub struct MysqlOptions {
     pub max_connections: usize,
     pub connect_timeout: Duration,
     pub query_timeout: Duration,
-    /// How many operations may wait.
+    /// The most operations that may be queued.
     pub queue_limit: usize,
     pub tls: Option<TlsOptions>,
 }
@@ -52,12 +52,12 @@ impl Default for MysqlOptions {
 }
 
 impl MysqlOptions {
-    /// Sets the table's name, by the rule of Fedify's own store.
+    /// Sets the table's name, by the rules of Fedify's own store.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for what is not a plain identifier, or leaves
-    /// no room for the index's name.
+    /// [`Error::InvalidOption`] if it is not a plain identifier, or leaves no
+    /// room for the index's name.
     pub fn table(mut self, name: String) -> Result<Self> {
         check_table_name(&name, 50)?;
         self.table = name;
@@ -72,7 +72,7 @@ impl MysqlStore {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for URLs and options that cannot be.
+    /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn at(url: &str, options: &MysqlOptions) -> Result<Self> {
         let engine = MysqlEngine::new(url, options)?;
         Ok(Self::new(engine, options.queue_limit))

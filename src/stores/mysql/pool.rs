@@ -1,8 +1,8 @@
-//! The store's connections: made when needed, kept when well, and given up
-//! when anything went wrong on them.
+//! The store's connections: opened when needed, kept while they work, and given
+//! up after any failure.
 //!
-//! Not the driver's own pool: there, a connection whose statement never ends
-//! keeps its place until it does.
+//! We don't use the driver's own pool: there, a connection whose statement
+//! never ends keeps its place until it does.
 
 use super::MysqlOptions;
 use super::connection::{Connection, MOST_STATEMENTS};
@@ -27,15 +27,15 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-/// No limit of the driver's on what a server may send; what the server takes is
+/// The driver is not to limit what a server sends. The server's own limit is
 /// looked up.
 const ANY_PACKET: usize = 1 << 30;
 
-/// Idle connections are not given up by the driver; a server that does it is
-/// noticed.
+/// The driver is not to give up idle connections. If the server ends one, we
+/// notice it.
 const ANY_WAIT: usize = 28_800;
 
-/// Before a server that refused is asked again.
+/// The pause before a server that refused is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Pool {
@@ -49,15 +49,16 @@ pub struct Pool {
     places: Semaphore,
     /// Whether there ever was a connection.
     reached: AtomicBool,
-    /// The server logs statements, and so has to isolate more than we ask.
+    /// The server logs statements, which needs a stricter isolation level than
+    /// we prefer.
     statement_log: AtomicBool,
 }
 
-/// A connection on loan. Given back it is kept, dropped it is closed.
+/// A connection on loan. If it is dropped instead of given back, it is closed.
 pub struct Loan<'a> {
     pool: &'a Pool,
     pub connection: Connection,
-    /// Whether it was idle before, and so may have been cut.
+    /// Whether it was idle before, and so may have been ended by the server.
     pub reused: bool,
     _place: SemaphorePermit<'a>,
 }
@@ -71,7 +72,7 @@ impl Loan<'_> {
 impl Pool {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for TLS options that cannot be.
+    /// [`Error::InvalidOption`] for invalid TLS options.
     pub fn new(target: Target, options: &MysqlOptions, statements: Arc<Statements>) -> Result<Self> {
         if let Some(tls) = &options.tls {
             tls.check()?;
@@ -115,7 +116,8 @@ impl Pool {
                 Ok(connection) => connection,
                 Err(lost) => {
                     if matches!(lost, Lost::Refused { lasting: false, .. }) {
-                        // Whoever tries again shall not do it all the time.
+                        // So that a caller that retries does not do so all the
+                        // time.
                         sleep_until(deadline.min(Instant::now() + PAUSE)).await;
                     }
                     return Err(lost);
@@ -168,8 +170,8 @@ impl Pool {
         Ok(self.opts.get_or_init(|| opts.into()).clone())
     }
 
-    /// Waits for work on a connection. When the deadline comes first, the
-    /// server is told to stop, and its answer says what became of it.
+    /// Waits for work on a connection. At the deadline, the server is told to
+    /// stop, and its answer tells the outcome.
     pub async fn watch<T>(
         &self,
         connection: u32,
@@ -183,8 +185,8 @@ impl Pool {
         let patience = self
             .query_timeout
             .clamp(Duration::from_millis(250), Duration::from_secs(1));
-        // Where nothing comes of it, the session's own limits stop the
-        // statement a little later.
+        // If this fails, the session's own limits stop the statement a little
+        // later.
         let _ = contain(timeout(patience, self.kill_query(connection))).await;
         match timeout(patience, work).await {
             Ok(Err(Failure::Server(error))) if matches!(verdict(&error), Verdict::Stopped(_)) => {
@@ -202,12 +204,12 @@ impl Pool {
         conn.disconnect().await
     }
 
-    /// Gives all idle connections up: the server may have ended them all.
+    /// Closes all idle connections: the server may have ended them all.
     pub fn forget_idle(&self) {
         self.idle().clear();
     }
 
-    /// Connections made from now on suit a server that logs statements.
+    /// From now on, new connections suit a server that logs statements.
     pub fn suit_statement_log(&self) {
         self.statement_log.store(true, Ordering::Relaxed);
         self.forget_idle();
@@ -217,7 +219,7 @@ impl Pool {
         self.query_timeout
     }
 
-    /// What rejects when time is over.
+    /// The error when the time is over.
     pub fn too_late(&self, undone: bool) -> Error {
         let what = if undone {
             "it was stopped and is undone"
@@ -235,7 +237,7 @@ impl Pool {
         &self.target.place
     }
 
-    /// Says good-bye on all idle connections.
+    /// Closes all idle connections in an orderly way.
     pub async fn close(&self) {
         let idle = std::mem::take(&mut *self.idle());
         let _ = timeout(
@@ -251,8 +253,8 @@ impl Pool {
     }
 }
 
-/// The options with the addresses of the host: the driver's own look-ups panic
-/// when no thread can be started for them.
+/// Adds the addresses of the host to the options: the driver's own look-ups
+/// panic when no thread can be started for them.
 async fn addressed(opts: Opts) -> mysql_async::Result<Opts> {
     if opts.socket().is_some() {
         return Ok(opts);

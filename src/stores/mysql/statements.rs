@@ -1,32 +1,31 @@
-//! Every statement the store runs, in the SQL that MySQL 8 and MariaDB 10.7
-//! share. Statements on several entries come in a few sizes only, so that each
+//! All statements of the store, in the SQL that MySQL 8 and MariaDB 10.7 share.
+//! Statements about several entries come in a few sizes only, so that each
 //! connection prepares each of them once.
 
-/// Entries in one statement at most.
+/// The most entries in one statement.
 pub const MOST: usize = 512;
 
-/// A statement on one of the sizes below.
+/// A statement. Numbers are its size: one of those below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Statement {
-    /// Key → value, whether it is live. The server finds a single row without
-    /// planning anything.
+    /// Key → value, whether it is live. The server finds a single row without a
+    /// plan.
     GetOne,
     /// Keys → key, value of live entries.
     Get(usize),
-    /// Key, value, time to live in microseconds or NULL, so often.
+    /// Key, value, ttl in microseconds or NULL, for each entry.
     Put(usize),
-    /// The same, for keys that are not there.
+    /// The same, for keys that don't exist.
     Create(usize),
     /// Keys.
     Delete(usize),
-    /// Keys → key, value, whether it is live; locks what it finds.
+    /// Keys → key, value, whether it is live; locks the rows.
     Lock(usize),
-    /// Keys → those that are still expired; locks them, and passes over what
-    /// somebody else has locked.
+    /// Keys → those that are still expired; locks them, and skips locked rows.
     Claim(usize),
     /// First, last, count → key, value, whether it is live.
     Page(Bound),
-    /// The same, without the value; locks what it finds.
+    /// The same, without the value; locks the rows.
     Slice(Bound),
     /// Count → keys.
     Expired,
@@ -41,29 +40,28 @@ pub enum Bound {
     After,
 }
 
-/// The smallest size of a statement that so many entries fit in. The rest is
-/// filled with repetitions of the last.
+/// The smallest size of a statement for this many entries. The rest is filled
+/// by repeating the last entry.
 pub fn padded(entries: usize) -> usize {
     let size = entries.next_power_of_two();
-    // Three quarters of it, if that is enough.
+    // Three quarters of a power of two are a size too.
     let less = size / 4 * 3;
     if less >= entries { less } else { size }
 }
 
-/// The largest part of so many entries that a statement without repetitions can
-/// take.
+/// The largest part of the entries that fills a statement without repetitions.
 pub fn part(entries: usize) -> usize {
     1 << entries.ilog2()
 }
 
-/// The texts, with the table's name in place.
+/// The texts of the statements for one table.
 pub struct Statements {
     table: String,
     index: String,
 }
 
 impl Statements {
-    /// A name that needs no escapes.
+    /// The name needs no escapes.
     pub fn new(table: &str) -> Self {
         Self {
             table: format!("`{table}`"),
@@ -75,8 +73,8 @@ impl Statements {
         let table = &self.table;
         let live = "(`expires` IS NULL OR `expires` > NOW(6))";
         let keys = |size| format!("`key` IN ({})", repeated("?", size));
-        // A ttl is in whole milliseconds, and so is what it is added to: the
-        // entry is gone from its millisecond on.
+        // A ttl is in whole milliseconds, and so is the time it is added to:
+        // the entry expires exactly at a millisecond.
         let rows = |size| repeated("(?, ?, NOW(3) + INTERVAL ? MICROSECOND)", size);
         let begin = |bound| match bound {
             Bound::From => ">=",
@@ -84,7 +82,7 @@ impl Statements {
         };
         match statement {
             Statement::GetOne => format!("SELECT `value`, {live} FROM {table} WHERE `key` = ?"),
-            // Without a hint, stale statistics can choose a scan of the table.
+            // Without a hint, stale statistics can lead to a scan of the table.
             Statement::Get(size) => format!(
                 "SELECT `key`, `value` FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND {live}",
                 keys(size)
@@ -97,8 +95,8 @@ impl Statements {
             Statement::Create(size) => {
                 format!("INSERT INTO {table} (`key`, `value`, `expires`) VALUES {}", rows(size))
             }
-            // In this form a DELETE takes a hint, too: a scan would wait for
-            // everybody's locks.
+            // In this form a DELETE accepts a hint, too. A scan would wait for
+            // the locks of all rows.
             Statement::Delete(size) => {
                 format!("DELETE {table} FROM {table} FORCE INDEX (PRIMARY) WHERE {}", keys(size))
             }

@@ -1,4 +1,4 @@
-//! The table: that it is there, and that it is gone.
+//! Creates and drops the table.
 
 use super::connection::Connection;
 use super::failure::{Failure, Verdict, verdict};
@@ -6,10 +6,10 @@ use super::statements::Statements;
 use super::work::Work;
 use mysql_async::ServerError;
 
-/// Sees that there is a table with its index.
+/// Makes sure that the table and its index exist.
 pub struct Create<'a> {
     pub statements: &'a Statements,
-    /// Whether a missing one may be created.
+    /// Whether a missing table may be created.
     pub creates: bool,
 }
 
@@ -28,10 +28,10 @@ impl Work for Create<'_> {
                 Err(failure) => return Err(failure),
             }
             match connection.plain(&self.statements.create_index()).await {
-                // Somebody has dropped it meanwhile.
+                // Another client has dropped it meanwhile.
                 Err(Failure::Server(error)) if is_missing(&error) => {}
-                // Somebody else was first; or the table is there and we may not
-                // change it, which only makes sweeping dearer.
+                // Another client was first; or the table exists and we may not
+                // change it, which only makes sweeps slower.
                 Err(Failure::Server(error)) if matches!(error.code, 1061 | 1142) => return Ok(()),
                 result => return result.map(drop),
             }

@@ -1,4 +1,4 @@
-//! Encrypted connections: our options as the driver takes them.
+//! Encrypted connections: our options in the driver's form.
 
 use crate::kv::Result;
 use crate::stores::TlsOptions;
@@ -6,15 +6,16 @@ use crate::stores::served::system_certificates;
 use mysql_async::{ClientIdentity, SslOpts};
 use rustls::crypto::ring;
 
-/// What the driver connects with.
+/// The driver's options.
 ///
 /// # Errors
 ///
-/// [`crate::kv::Error::InvalidOption`] for what is not PEM.
+/// [`crate::kv::Error::InvalidOption`] if a text is not PEM;
+/// [`crate::kv::Error::Connection`] if the system's certificates can't be read.
 pub fn ssl_opts(tls: &TlsOptions) -> Result<SslOpts> {
     tls.check()?;
-    // The driver takes the process's provider, and there may be several
-    // compiled in. Where one is installed already, that one serves.
+    // The driver uses the process's default provider, and several may be
+    // compiled in. If one is installed already, it stays.
     let _ = ring::default_provider().install_default();
     let mut opts = SslOpts::default();
     if tls.reject_unauthorized {

@@ -5,11 +5,11 @@ use mysql_async::{Opts, OptsBuilder};
 use percent_encoding::percent_decode_str;
 use std::fmt;
 
-/// What a URL says.
+/// The content of a URL.
 #[derive(Debug)]
 pub struct Target {
     pub opts: Opts,
-    /// For messages: `host:port` or a socket's path, never the login.
+    /// For messages: `host:port` or a socket's path, without the login.
     pub place: String,
     pub encryption: Encryption,
 }
@@ -18,17 +18,18 @@ pub struct Target {
 pub enum Encryption {
     /// Only if the options ask for it.
     Unsaid,
-    /// `ssl-mode=REQUIRED`: encrypted, whoever the server is.
+    /// `ssl-mode=REQUIRED`: encrypted, without verifying the server.
     Required,
-    /// `ssl-mode=VERIFY_IDENTITY`: encrypted, and the server proves who it is.
+    /// `ssl-mode=VERIFY_IDENTITY`: encrypted, and the server's identity is
+    /// verified.
     Verified,
 }
 
 impl Target {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for what names no server and database. It never
-    /// shows the URL, which may hold a password.
+    /// [`Error::InvalidOption`] if the URL names no server or no database. The
+    /// message never shows the URL, which may hold a password.
     pub fn parse(url: &str) -> Result<Self> {
         let Some((scheme, rest)) = url.split_once(':') else {
             return Err(invalid("it has no scheme"));
@@ -40,7 +41,7 @@ impl Target {
             return Err(invalid("write %23 for # in names and passwords"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        // Its words could show parts of the URL.
+        // The driver's message could show parts of the URL.
         let opts = Opts::from_url(&format!("mysql:{rest}"))
             .map_err(|_| invalid("it must look like mysql://user:password@host:port/database"))?;
         if opts.ip_or_hostname().is_empty() {
@@ -49,7 +50,7 @@ impl Target {
         if opts.db_name().is_none_or(str::is_empty) {
             return Err(invalid("it names no database"));
         }
-        // The driver overlooks what follows.
+        // The driver ignores further parts of the path.
         if rest.trim_start_matches('/').matches('/').count() > 1 {
             return Err(invalid("write %2F for / in names and passwords"));
         }
@@ -80,7 +81,7 @@ impl Target {
         if query.split('&').any(|pair| !pair.is_empty() && !pair.contains('=')) {
             return Err(invalid("a parameter has no value"));
         }
-        // A literal IPv6 address stands in brackets in a URL.
+        // In a URL, a literal IPv6 address is in brackets.
         let host = opts.ip_or_hostname().trim_matches(['[', ']']).to_owned();
         let port = opts.tcp_port();
         let place = match &socket {
@@ -95,7 +96,7 @@ impl Target {
             .pass(opts.pass())
             .db_name(opts.db_name())
             .socket(socket)
-            // Of a server on this machine, the driver would otherwise look for
+            // For a server on this machine, the driver would otherwise look for
             // the socket and connect a second time.
             .prefer_socket(false);
         Ok(Self {

@@ -9,10 +9,10 @@ use crate::kv::Prefix;
 use crate::stores::sql::{Cleared, Cursor, Row, Rows};
 use mysql_async::Value;
 
-/// The last text of all, greater than every key.
+/// The greatest text, which sorts after every key.
 const LAST: &str = "\u{10ffff}";
 
-/// Some keys in a row.
+/// A range of consecutive keys.
 pub struct Range {
     first: Vec<u8>,
     last: Vec<u8>,
@@ -21,7 +21,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// So many keys under a prefix, from the first one or after another.
+    /// Up to `entries` keys under a prefix, from the first one or after another.
     pub fn new(prefix: &Prefix, after: Option<&Cursor>, entries: u32) -> Self {
         let (first, last) = prefix.json_range().unwrap_or_else(|| (String::new(), LAST.into()));
         Self {
@@ -87,14 +87,14 @@ impl Work for Clear {
     }
 }
 
-/// Deletes so many expired entries.
+/// Deletes up to this many expired entries.
 pub struct Sweep(pub u32);
 
 impl Work for Sweep {
     type Answer = u64;
 
     async fn attempt(&mut self, connection: &mut Connection) -> Result<u64, Failure> {
-        // Without a lock; whoever writes one of them meanwhile keeps it.
+        // Without a lock. An entry that is written meanwhile is kept.
         let rows = connection.rows(Statement::Expired, vec![self.0.into()]).await?;
         let mut keys: Vec<Vec<u8>> = rows.into_iter().map(|mut row| bytes(&mut row, 0)).collect();
         keys.sort_unstable();
@@ -111,7 +111,8 @@ impl Work for Sweep {
     }
 }
 
-/// Runs a statement on keys, as often as it takes; how many rows it changed.
+/// Runs a statement about keys, in as many parts as needed. Returns how many
+/// rows it changed.
 async fn change(
     connection: &mut Connection,
     statement: impl Fn(usize) -> Statement + Send,
@@ -125,7 +126,7 @@ async fn change(
     Ok(count)
 }
 
-/// Keys for a statement of a usual size, the last one repeated.
+/// Keys for a statement of one of the usual sizes, with the last one repeated.
 fn filled(keys: &[Vec<u8>]) -> Vec<Value> {
     let mut values: Vec<Value> = keys.iter().map(|key| Value::Bytes(key.clone())).collect();
     if let Some(last) = values.last().cloned() {

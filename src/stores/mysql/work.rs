@@ -1,4 +1,4 @@
-//! Work on a connection: what can be tried, and tried again.
+//! Work on a connection that can be tried and retried.
 
 use super::connection::Connection;
 use super::failure::Failure;
@@ -7,7 +7,7 @@ use std::future::Future;
 pub trait Work: Send {
     type Answer: Send;
 
-    /// Does it, as far as it is not done yet. What an attempt that failed has
-    /// left in a transaction is rolled back before the next.
+    /// Does the rest of the work. If an attempt fails, its transaction is
+    /// rolled back before the next attempt.
     fn attempt(&mut self, connection: &mut Connection) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
 }

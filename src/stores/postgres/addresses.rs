@@ -1,5 +1,5 @@
-//! Where the driver connects to. We look its hosts' names up: the driver's own
-//! look-ups panic when no thread can be started for them.
+//! The addresses that the driver connects to. We look up the host names: the
+//! driver's own look-ups panic when no thread can be started for them.
 
 use crate::stores::served::look_up;
 use rand::seq::SliceRandom;
@@ -19,7 +19,7 @@ const PORT: u16 = 5432;
 /// If no host has an address, the error of the last one.
 pub async fn addressed(config: &Config) -> io::Result<Vec<Config>> {
     let base = without_hosts(config);
-    // With several ports there is one for each host, or the driver says so.
+    // The driver refuses several ports unless there is one for each host.
     let several = config.get_ports().len() > 1 && config.get_ports().len() != config.get_hosts().len();
     if several || !config.get_hostaddrs().is_empty() || with_hosts_of(base.clone(), config) != *config {
         return Ok(vec![config.clone()]);
@@ -48,7 +48,7 @@ pub async fn addressed(config: &Config) -> io::Result<Vec<Config>> {
                     addresses.shuffle(&mut thread_rng());
                 }
                 let config = |address: std::net::SocketAddr| {
-                    // The name is what a certificate is checked for.
+                    // The server's certificate is checked against the name.
                     base.clone().host(name).hostaddr(address.ip()).port(port).clone()
                 };
                 configs.extend(addresses.into_iter().map(config));
@@ -71,6 +71,7 @@ pub async fn connect_first<T>(configs: &[Config], tls: T) -> Result<(Client, Con
 where
     T: MakeTlsConnect<Socket> + Clone,
 {
+    // Without any configuration, this is the driver's error for a missing host.
     let mut tried = Config::new().connect(tls.clone()).await;
     for config in configs {
         tried = config.connect(tls.clone()).await;
@@ -81,7 +82,7 @@ where
     tried
 }
 
-/// All settings but the hosts: the driver has no way to replace those.
+/// All settings but the hosts, which the driver can add but not remove.
 fn without_hosts(config: &Config) -> Config {
     let mut base = Config::new();
     if let Some(user) = config.get_user() {
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!(one_port, [known("192.0.2.1", 7), known("192.0.2.2", 7)]);
         let local = addresses("postgres://localhost:4/db").unwrap();
         assert!(local.contains(&known("127.0.0.1", 4)) || local.contains(&known("::1", 4)));
-        // One that has no address does not keep the others from being tried.
+        // A name without an address doesn't prevent the other attempts.
         let rest = addresses("host=no*such*host,192.0.2.2").unwrap();
         assert_eq!(rest, [known("192.0.2.2", 5432)]);
         assert!(addresses("host=no*such*host").is_err());

@@ -1,10 +1,9 @@
-//! Requests to end a statement, which PostgreSQL takes on a connection of their
-//! own and answers by closing it.
+//! Requests to cancel a statement, which PostgreSQL accepts on a connection of
+//! their own and answers by closing it.
 //!
 //! The driver closes that connection as soon as it has written the request.
 //! PgBouncer then forgets the request before it has passed it on, and some
-//! versions end altogether; so we wait until it is the other side that closes,
-//! as libpq does.
+//! versions crash; so we wait until the other side closes, as libpq does.
 
 use super::Settings;
 use crate::stores::served::connect;
@@ -19,12 +18,12 @@ use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{CancelToken, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Asks for the end of whatever the token's connection does. What comes of it
-/// shows on that connection.
+/// Asks the server to cancel the current statement of the token's connection.
+/// The result shows on that connection.
 pub async fn cancel(token: CancelToken, settings: Arc<Settings>, tls: Option<MakeRustlsConnect>) {
     let config = &settings.target.config;
     let port = config.get_ports().first().copied().unwrap_or(5432);
-    // With several hosts only the driver knows which one it took.
+    // With several hosts, only the driver knows which one it is connected to.
     let result = match (config.get_hosts(), config.get_hostaddrs()) {
         ([Host::Tcp(host)], []) => match connect(host, port).await {
             Ok(stream) => send(token, stream, host, tls).await,
@@ -42,7 +41,7 @@ pub async fn cancel(token: CancelToken, settings: Arc<Settings>, tls: Option<Mak
             None => token.cancel_query(NoTls).await,
         },
     };
-    // It will be asked for again while the statement goes on.
+    // The request is repeated while the statement goes on.
     drop(result);
 }
 
@@ -62,7 +61,7 @@ async fn send(
     }
 }
 
-/// A stream that is shut down when the other side has closed it.
+/// A stream that is shut down only after the other side has closed it.
 struct Lingering<S>(S);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {

@@ -1,5 +1,5 @@
-//! One connection: statements that are prepared once, and ended on the server
-//! when they take too long.
+//! One connection. Its statements are prepared once, and cancelled on the
+//! server when they take too long.
 
 use super::Settings;
 use super::addresses::{addressed, connect_first};
@@ -24,27 +24,28 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// How long a server may take to end a statement that it was told to end. After
-/// that the connection is given up.
+/// How long a server may take to cancel a statement. After that the connection
+/// is given up.
 const GRACE: Duration = Duration::from_secs(1);
 const BETWEEN_CANCELS: Duration = Duration::from_millis(50);
 
-/// So long may a good-bye take.
+/// How long an orderly end of the connection may take.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Texts of lists vary; statements beyond so many are forgotten.
+/// The texts of list statements vary. When there are more prepared statements
+/// than this, all are forgotten.
 const MOST_PREPARED: usize = 64;
 
 pub type Parameter<'a> = &'a (dyn ToSql + Sync);
 
-/// What the server calls a connection; a number alone may be given again.
+/// How the server names a connection. The process number alone may be reused.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Backend {
     pid: i32,
     started: String,
 }
 
-/// Tells what this connection is called.
+/// Asks for the name of this connection.
 const SELF: &str = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
 
 /// Ends another connection of the same user.
@@ -54,29 +55,29 @@ pub struct Connection {
     client: Client,
     backend: Option<Backend>,
     tls: Option<MakeRustlsConnect>,
-    /// `None` where nothing is to be prepared.
+    /// `None` if statements are not to be prepared.
     prepared: Option<Mutex<HashMap<String, Statement>>>,
-    /// Whose turn it is, where statements go one by one.
+    /// Held by the current statement, if statements must run one by one.
     turn: tokio::sync::Mutex<()>,
     given_up: AtomicBool,
     /// Whether statements are under way.
     busy: AtomicBool,
     settings: Arc<Settings>,
-    /// Reads from the socket and writes to it.
+    /// The driver's task, which reads from the socket and writes to it.
     task: JoinHandle<()>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.given_up.load(Ordering::Relaxed) {
-            // It would wait for an answer.
+            // The task would wait for an answer.
             self.task.abort();
         }
     }
 }
 
 impl Connection {
-    /// Why not, otherwise, and whether trying again can't help.
+    /// If it fails: the error, and whether a retry can't help.
     pub async fn open(settings: &Arc<Settings>) -> Result<Self, (Error, bool)> {
         let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
         let configs = addressed(&settings.target.config)
@@ -90,7 +91,7 @@ impl Connection {
             let (client, connection) = connect_first(&configs, tls.clone()).await.map_err(refused)?;
             (client, tokio::spawn(async move { drop(connection.await) }), Some(tls))
         };
-        // Behind a pooler it would be the name of whoever answers.
+        // Behind a pooler it would be the name of any of its connections.
         let backend = if settings.prepared_statements {
             let row = client.query_typed_opt(SELF, &[]).await.map_err(refused)?;
             row.and_then(|row| {
@@ -119,23 +120,24 @@ impl Connection {
         !self.client.is_closed() && !self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody waits any more for what it does: a list that was left.
+    /// Whether the caller has given up the statement under way, as when a list
+    /// is abandoned.
     pub fn is_abandoned(&self) -> bool {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// What to end before anything else is done, if this one was given up: a
-    /// statement that it may not have begun must not be carried out after those
-    /// that follow elsewhere.
+    /// If this connection was given up, the name by which to end it before
+    /// anything else is done: a statement that it has not begun yet must not be
+    /// carried out after newer ones.
     pub fn take_given_up(&mut self) -> Option<Backend> {
         self.backend.take().filter(|_| self.given_up.load(Ordering::Relaxed))
     }
 
-    /// Ends another connection. Whether this one answers.
+    /// Ends another connection. Returns whether this one answers.
     pub async fn end(&self, other: &Backend) -> bool {
         let parameters: [(Parameter<'_>, Type); 2] = [(&other.pid, Type::INT4), (&other.started, Type::TEXT)];
         match timeout(GRACE, self.client.query_typed(END, &parameters)).await {
-            // Not every user may ask.
+            // Not every user may do that.
             Ok(Err(error)) => error.as_db_error().is_some(),
             Ok(Ok(_)) => true,
             Err(_) => {
@@ -145,7 +147,7 @@ impl Connection {
         }
     }
 
-    /// Says good-bye and waits until the socket is closed.
+    /// Closes the connection and waits until the socket is closed.
     pub async fn close(mut self) {
         self.given_up.store(false, Ordering::Relaxed);
         let task = std::mem::replace(&mut self.task, tokio::spawn(async {}));
@@ -188,15 +190,15 @@ impl Connection {
 
     /// Waits until earlier statements are answered.
     ///
-    /// Where nothing is prepared there may be a pooler in between. PgBouncer
-    /// (1.18, for one) gives the server's connection to others when all that
-    /// was asked completely is answered, even if it has passed on half of the
-    /// next question.
+    /// If nothing is prepared, there may be a pooler in between. PgBouncer
+    /// (1.18, for one) gives the server's connection to another client once all
+    /// complete requests are answered, even if it has already passed on half of
+    /// the next one.
     async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
 
-    /// Runs what has no parameters.
+    /// Runs statements without parameters.
     pub async fn run(&self, text: &str) -> Result<(), Fault> {
         self.client
             .batch_execute(text)
@@ -204,7 +206,7 @@ impl Connection {
             .map_err(|error| self.fault(&error))
     }
 
-    /// Whether a query without parameters says yes.
+    /// The boolean result of a query without parameters.
     pub async fn says(&self, text: &str) -> Result<bool, Fault> {
         let rows = self
             .client
@@ -214,7 +216,7 @@ impl Connection {
         Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(false))
     }
 
-    /// The statement, prepared; `None` where nothing is to be prepared.
+    /// The statement, prepared; `None` if statements are not to be prepared.
     pub async fn prepare(&self, sql: &Sql) -> Result<Option<Statement>, Fault> {
         let Some(prepared) = &self.prepared else {
             return Ok(None);
@@ -245,13 +247,13 @@ impl Connection {
         fault
     }
 
-    /// Waits for statements of this connection, and has the server end them
-    /// after `limit`. Those which it ends say so themselves.
+    /// Waits for statements of this connection, and has the server cancel them
+    /// after `limit`. A cancelled statement returns its own error.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] when not even that is answered: the connection is
-    /// given up, and nobody knows what was done.
+    /// [`Error::Timeout`] if the server doesn't answer even then. The
+    /// connection is given up, and the outcome is unknown.
     pub async fn within<T>(&self, limit: Duration, statements: impl Future<Output = T>) -> Result<T> {
         self.busy.store(true, Ordering::Relaxed);
         let result = self.until(limit, statements).await;
@@ -259,10 +261,10 @@ impl Connection {
         result
     }
 
-    /// Has the server end what was abandoned, unless it ends by itself.
+    /// Has the server cancel an abandoned statement, unless it ends by itself.
     pub async fn end_abandoned(&self) {
         let ended = async { self.client.batch_execute("").await };
-        // A timeout has given it up.
+        // After a timeout the connection is given up.
         let _ = self.within(BETWEEN_CANCELS, ended).await;
     }
 
@@ -275,9 +277,10 @@ impl Connection {
         let mut pause = BETWEEN_CANCELS;
         let mut cancels = Vec::new();
         while Instant::now() < end {
-            // Each of them that waits in turn has to be told.
+            // Each statement that was sent ahead has to be cancelled.
             let told = cancel(self.client.cancel_token(), Arc::clone(&self.settings), self.tls.clone());
-            // Not cut off when it has worked: see there.
+            // A task of its own, which continues after the statement has ended;
+            // see `outlast`.
             cancels.push(tokio::spawn(timeout(GRACE, told)));
             tokio::select! {
                 biased;
@@ -296,14 +299,14 @@ impl Connection {
         )))
     }
 
-    /// Waits until requests to end a statement have arrived: a late one would
-    /// end the next statement instead.
+    /// Waits until all requests to cancel have arrived: a late one would cancel
+    /// the next statement instead.
     async fn outlast(&self, cancels: Vec<JoinHandle<std::result::Result<(), Elapsed>>>) {
         let arrived = async {
             for cancel in cancels {
                 let _ = cancel.await;
             }
-            // What they ask for may be noticed here, where it does no harm.
+            // A cancellation that arrives late hits this empty statement.
             self.client.batch_execute("").await
         };
         if timeout(2 * GRACE, arrived).await.is_err() {
@@ -332,7 +335,7 @@ fn lock(prepared: &Mutex<HashMap<String, Statement>>) -> MutexGuard<'_, HashMap<
     prepared.lock()
 }
 
-/// What encrypted connections are set up with.
+/// The configuration of encrypted connections.
 pub fn tls_connect(encryption: Encryption, tls: &TlsOptions) -> Result<MakeRustlsConnect> {
     let mut tls = tls.clone();
     tls.reject_unauthorized &= encryption == Encryption::Verified;

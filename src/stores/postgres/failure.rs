@@ -1,4 +1,4 @@
-//! What can go wrong with a statement, and what that means to a caller.
+//! Errors of statements, and what they mean to a caller.
 
 use crate::kv::{Error, Key};
 use crate::stores::sql::Lost;
@@ -8,25 +8,26 @@ use tokio_postgres::error::{Severity, SqlState};
 /// Why a statement brought no result.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// It stands.
+    /// The statement has failed.
     Final(Error),
-    /// It may be about one key or value among many: they are to be tried apart.
+    /// It may concern one key or value among many: they are to be tried
+    /// separately.
     Divide(Error),
     /// There is no table.
     NoTable(Error),
-    /// The table is not what it was when the statement was prepared.
+    /// The table has changed since the statement was prepared.
     Stale(Error),
-    /// Somebody else has just created the same.
+    /// Another client has just created the same object.
     Raced(Error),
     Lost(Lost),
 }
 
 impl Fault {
-    /// For who has nothing left to try.
+    /// For callers that can't retry by themselves.
     pub fn lost(self) -> Lost {
         match self {
             Self::Lost(lost) => lost,
-            // Trying again brings the same.
+            // A retry would fail in the same way.
             fault => Lost::Refused {
                 error: fault.error(),
                 lasting: true,
@@ -48,7 +49,7 @@ impl Fault {
     }
 }
 
-/// What an error says about a statement that was sent.
+/// The meaning of the error of a statement that was sent.
 pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
     let Some(server) = error.as_db_error() else {
         let words = words(error);
@@ -60,7 +61,7 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
         };
     };
     let code = server.code();
-    // Those end the connection, at whatever moment.
+    // These errors end the connection, at any moment.
     let ends = matches!(server.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
     if ends || code.code().starts_with("57P") {
         let why = format!("{place}: {}{}", server.message(), advice(code));
@@ -80,7 +81,8 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
         &SqlState::INVALID_TEXT_REPRESENTATION | &SqlState::UNTRANSLATABLE_CHARACTER => {
             Fault::Divide(Error::InvalidValue(said()))
         }
-        // A key beyond what an index holds, or a value beyond what jsonb does.
+        // A key that is too long for an index, or a value that is too large for
+        // jsonb.
         &SqlState::PROGRAM_LIMIT_EXCEEDED if server.message().contains("index row") => {
             Fault::Divide(Error::KeyTooLong(said()))
         }
@@ -93,7 +95,7 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
     }
 }
 
-/// What to do about errors that poolers are the cause of.
+/// Advice for errors that poolers cause.
 fn advice(code: &SqlState) -> &'static str {
     match code {
         &SqlState::INVALID_SQL_STATEMENT_NAME | &SqlState::DUPLICATE_PSTATEMENT | &SqlState::PROTOCOL_VIOLATION => {
@@ -103,7 +105,7 @@ fn advice(code: &SqlState) -> &'static str {
     }
 }
 
-/// Names the key, where that is known.
+/// Adds the key to the message where it helps.
 pub fn about(error: Error, key: &Key) -> Error {
     match error {
         Error::KeyTooLong(words) => Error::KeyTooLong(format!("{words}, for {}", shortened(key))),
@@ -121,15 +123,15 @@ fn shortened(key: &Key) -> String {
     json.chars().take(100).chain(['…']).collect()
 }
 
-/// Why there is no connection, and whether trying again can't help.
+/// Why there is no connection, and whether a retry can't help.
 pub fn refusal(error: &tokio_postgres::Error, place: &str) -> (Error, bool) {
     let lasting = match error.as_db_error() {
         Some(server) => {
             let code = server.code().code();
-            // Who may not log in, or a database that isn't there.
+            // A refused login, or a missing database.
             code.starts_with("28") || code.starts_with("3D") || code == "42501"
         }
-        // Certificates don't get better by trying again.
+        // A retry doesn't make a certificate valid.
         None => matches!(
             innermost(error).downcast_ref(),
             Some(rustls::Error::InvalidCertificate(_))
@@ -138,7 +140,7 @@ pub fn refusal(error: &tokio_postgres::Error, place: &str) -> (Error, bool) {
     (Error::Connection(format!("{place}: {}", words(error))), lasting)
 }
 
-/// The server's own words, or those of what went wrong first.
+/// The server's message, or that of the innermost cause.
 fn words(error: &tokio_postgres::Error) -> String {
     if let Some(server) = error.as_db_error() {
         return match server.detail() {
@@ -158,7 +160,7 @@ fn words(error: &tokio_postgres::Error) -> String {
 fn innermost(error: &tokio_postgres::Error) -> &(dyn StdError + 'static) {
     let mut inner: &(dyn StdError + 'static) = error;
     loop {
-        // An io::Error hides what it was made of.
+        // `source` of an io::Error skips the error that it wraps.
         let hidden = inner
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref)

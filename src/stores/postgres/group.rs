@@ -1,10 +1,10 @@
-//! Groups: gets as one statement, sets as one, deletes as one, and a statement
-//! for each `cas`, all on one connection without waiting in between (but for
-//! connections where statements take turns).
+//! Groups: one statement for all gets, one for all sets, one for all deletes,
+//! and one for each `cas`, all sent on one connection without waiting in
+//! between (except where statements must run one by one).
 //!
-//! A statement about many keys fails or waits as one. If it does, because of a
-//! value that can't be stored or a lock that somebody holds, its operations are
-//! divided until those are alone.
+//! A statement about many keys fails or waits as a whole. If it does, because
+//! of a value that can't be stored or a lock that another client holds, its
+//! operations are divided until those are alone.
 
 use super::Postgres;
 use super::connection::Connection;
@@ -17,17 +17,18 @@ use futures::future::{BoxFuture, join_all};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What does not succeed is divided into so many parts.
+/// A failed statement is divided into this many parts.
 const PARTS: usize = 8;
 
-/// A statement about many keys may take this part of the time that is left.
+/// A statement about many keys may take one part in so many of the remaining
+/// time.
 const SHARE: u32 = 4;
 
 type Answer = Result<Outcome, Lost>;
 type Attempt = Result<Reply, Fault>;
 
 impl Postgres {
-    /// An answer for each operation.
+    /// Returns an answer for each operation.
     pub async fn answer(&self, group: &[Operation]) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = group.iter().map(|operation| refuse(operation).map(Ok)).collect();
         let some: Vec<usize> = (0..group.len()).filter(|index| answers[*index].is_none()).collect();
@@ -42,7 +43,7 @@ impl Postgres {
             .collect()
     }
 
-    /// Runs operations together, and those apart that don't succeed so.
+    /// Runs operations together, and separately those that fail so.
     fn divide<'a>(&'a self, group: Vec<&'a Operation>, deadline: Instant) -> BoxFuture<'a, Vec<Answer>> {
         async move {
             let mut attempts = self.attempt(&group, deadline).await;
@@ -50,7 +51,7 @@ impl Postgres {
                 let found = |index: &usize| attempts[*index].as_ref().is_err_and(wanted);
                 (0..attempts.len()).filter(found).collect()
             };
-            // A table that is made anew, or a plan: once more.
+            // With a new table or plan, once more.
             let again = faulty(|fault| matches!(fault, Fault::NoTable(_) | Fault::Stale(_)), &attempts);
             if !again.is_empty() && self.renew(&mut attempts, &again, deadline).await {
                 let operations: Vec<_> = again.iter().map(|index| group[*index]).collect();
@@ -83,7 +84,7 @@ impl Postgres {
         .boxed()
     }
 
-    /// Creates the table where it is missing; whether to try again.
+    /// Creates the table if it is missing; whether to retry.
     async fn renew(&self, attempts: &mut [Attempt], again: &[usize], deadline: Instant) -> bool {
         let missing = again
             .iter()
@@ -141,7 +142,7 @@ impl Postgres {
                 Action::Cas(expected, write) => swaps.push((index, key, expected.as_ref(), write)),
             }
         }
-        // Who takes locks in one order never waits in a circle.
+        // All take locks in one order, which prevents deadlocks.
         sets.sort_unstable_by_key(|(_, key, ..)| key.as_json());
         deletes.sort_unstable_by_key(|(_, key)| key.as_json());
         let (values, put, gone, swapped) = futures::join!(
@@ -217,13 +218,13 @@ impl Postgres {
         Ok(())
     }
 
-    /// Each is a statement of its own; all are sent before the first answer.
+    /// Each is a statement of its own. All are sent before the first answer.
     async fn swap(
         &self,
         connection: &Connection,
         swaps: &[(usize, &Key, Option<&JsonText>, &Write)],
     ) -> Vec<Result<bool, Fault>> {
-        // What is prepared now isn't prepared by each of them.
+        // Prepared once here, rather than by each of them at the same time.
         for (_, _, expected, write) in swaps {
             let sql = match (expected, write) {
                 (None, Write::Store { .. }) => &self.sql.insert,
@@ -261,8 +262,8 @@ impl Postgres {
         if self.swap_text(connection, &array, expected.as_str(), write).await? {
             return Ok(true);
         }
-        // jsonb compares numbers as they are written, JavaScript as it reads
-        // them: 9007199254740993 is 9007199254740992 there.
+        // jsonb compares numbers exactly, JavaScript as doubles:
+        // 9007199254740993 equals 9007199254740992 there.
         if !expected.as_str().bytes().any(|byte| byte.is_ascii_digit()) {
             return Ok(false);
         }
@@ -303,7 +304,7 @@ fn fail(attempts: &mut [Attempt], indices: impl Iterator<Item = usize>, fault: &
     }
 }
 
-/// What is answered without asking the server.
+/// The outcome of an operation that needs no server.
 fn refuse(Operation { key, action }: &Operation) -> Option<Outcome> {
     if let Err(error) = check_key(key) {
         return Some(Err(error));
@@ -315,7 +316,7 @@ fn refuse(Operation { key, action }: &Operation) -> Option<Outcome> {
         return Some(Err(Error::InvalidValue(words)));
     }
     match action {
-        // It can't be there.
+        // No stored value can equal it.
         Action::Cas(Some(expected), _) if !is_storable(expected) => Some(Ok(Reply::Swapped(false))),
         _ => None,
     }

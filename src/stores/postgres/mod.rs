@@ -1,7 +1,7 @@
 //! PostgreSQL, in the format of Fedify's own PostgreSQL store.
 //!
-//! What waits is gathered by the worker that all SQL stores share
-//! ([`super::sql`]); here is what a group becomes on the server.
+//! The worker that all SQL stores share ([`super::sql`]) gathers operations.
+//! This module turns a group of them into statements.
 
 mod addresses;
 mod cancel;
@@ -30,13 +30,13 @@ use wire::{TextArray, check_prefix};
 #[derive(Clone)]
 pub struct PostgresOptions {
     pub table_name: String,
-    /// Whether the table is there already, and is never to be created.
+    /// Whether the table exists and is never to be created.
     pub initialized: bool,
     pub unlogged: bool,
     pub max_connections: usize,
     pub connect_timeout: Duration,
     pub query_timeout: Duration,
-    /// How many operations may wait.
+    /// The most operations that may be queued.
     pub queue_limit: usize,
     pub tls: Option<TlsOptions>,
     pub prepared_statements: bool,
@@ -58,7 +58,7 @@ impl Default for PostgresOptions {
     }
 }
 
-/// What does not change while a store is there.
+/// The settings, which never change.
 struct Settings {
     target: Target,
     initialized: bool,
@@ -85,7 +85,7 @@ pub type PostgresStore = SqlStore<Postgres>;
 impl PostgresStore {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for URLs and options that cannot be.
+    /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn at(url: &str, options: PostgresOptions) -> Result<Self> {
         let mut target = Target::parse(url)?;
         if let Some(tls) = &options.tls {
@@ -115,18 +115,18 @@ pub struct Postgres {
     sql: Statements,
 }
 
-/// How often creating is tried when others create at the same moment.
+/// How often to retry when other clients create the table at the same moment.
 const CREATORS: u32 = 20;
 
 impl Postgres {
-    /// Runs a statement once more where the table had to be made, or a plan.
+    /// Runs a statement, and once more if its plan is stale.
     async fn query(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<tokio_postgres::Row>, Lost> {
         for last in [false, true] {
             let limit = self.settings.query_timeout;
             let lease = self.pool.take(limit).await?;
             match lease.one(limit, lease.rows(sql, parameters)).await {
                 Ok(rows) => return Ok(rows),
-                // There is nothing in it.
+                // A missing table has no rows.
                 Err(Fault::NoTable(_)) if !self.settings.initialized => break,
                 Err(Fault::Stale(_)) if !last => {}
                 Err(fault) => return Err(fault.lost()),
@@ -135,20 +135,21 @@ impl Postgres {
         Ok(Vec::new())
     }
 
-    /// Creates the table, if there is none, whoever else does so.
+    /// Creates the table, if there is none. Other clients may do the same at
+    /// the same moment.
     async fn create_within(&self, limit: Duration) -> Result<(), Fault> {
         let lease = self.pool.take(limit).await.map_err(Fault::Lost)?;
         let create = async {
             let mut tries = 0;
             loop {
-                // Who may not create tables may still use one.
+                // A user without the right to create tables may still use one.
                 if lease.says(&self.sql.exists).await? {
                     return Ok(());
                 }
                 match lease.run(&self.sql.create).await {
                     Ok(()) => return Ok(()),
                     Err(fault) if tries >= CREATORS => return Err(fault),
-                    // Two who create one thing at a time: the other did it.
+                    // Another client created it at the same moment.
                     Err(Fault::Raced(_)) => tries += 1,
                     Err(fault) => return Err(fault),
                 }
@@ -224,7 +225,7 @@ impl Engine for Postgres {
     fn create(&self) -> BoxFuture<'_, Result<(), Lost>> {
         Box::pin(async {
             if self.settings.initialized {
-                // Nothing to do but to see that the server is there.
+                // Only checks that the server can be reached.
                 return self.pool.take(self.settings.query_timeout).await.map(drop);
             }
             self.create_within(self.settings.query_timeout)
@@ -258,7 +259,7 @@ impl Engine for Postgres {
 }
 
 impl Postgres {
-    /// A statement that tells two numbers and the last key it saw.
+    /// Runs a statement that returns two numbers and the last key it saw.
     async fn slice(
         &self,
         sql: &Sql,
@@ -280,7 +281,7 @@ fn stretch(prefix: &Prefix, after: Option<&Cursor>) -> Stretch {
     Stretch::new(prefix.key().is_some(), after.is_some())
 }
 
-/// The bounds of what comes next: exclusive after a cursor.
+/// The bounds of the next entries. After a cursor the first bound is exclusive.
 fn bounds(prefix: &Prefix, after: Option<&Cursor>) -> Vec<TextArray> {
     let first = match (after, prefix.key()) {
         (Some(after), _) => Some(TextArray::from_bytes(after.clone())),

@@ -1,5 +1,4 @@
-//! Connections: made when needed, kept for the next who needs one, never more
-//! than allowed.
+//! Connections: opened when needed, kept for reuse, never more than allowed.
 
 use super::Settings;
 use super::connection::{Backend, Connection};
@@ -16,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// Between two attempts to connect: doubled from one to the next.
+/// The pause between two attempts to connect, doubled after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -24,7 +23,7 @@ pub struct Pool {
     settings: Arc<Settings>,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
-    /// To be ended before anything else is done.
+    /// To be ended on the server before anything else is done.
     given_up: Mutex<Vec<Backend>>,
     /// Held while connecting: one attempt at a time.
     gate: tokio::sync::Mutex<Gate>,
@@ -39,7 +38,7 @@ struct Gate {
     refusal: Option<Lost>,
 }
 
-/// A connection that goes back when it is dropped.
+/// A connection that returns to the pool when it is dropped.
 pub struct Lease {
     pool: Arc<Pool>,
     connection: Option<Connection>,
@@ -102,7 +101,7 @@ impl Pool {
         }
     }
 
-    /// A connection that nobody else uses meanwhile.
+    /// A connection for exclusive use.
     pub async fn take(self: &Arc<Self>, limit: Duration) -> Result<Lease, Lost> {
         let permit = match timeout(limit, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => permit,
@@ -115,8 +114,8 @@ impl Pool {
             }
         };
         if !self.idle().is_empty() {
-            // The runtime looks at the sockets now, and then runs who reads
-            // from them: a connection that has ended is seen as such.
+            // Lets the runtime poll the sockets and then run the connections'
+            // tasks, so that a connection that has ended is noticed.
             yield_now().await;
             yield_now().await;
         }
@@ -135,7 +134,7 @@ impl Pool {
                 return Ok(lease);
             };
             if lease.end(&other).await {
-                // Others may be at the same.
+                // Another caller may have ended it at the same time.
                 self.given_up().retain(|each| *each != other);
             } else {
                 let words = format!("{} does not answer", self.settings.target.place);
@@ -155,7 +154,8 @@ impl Pool {
     async fn connect(&self, limit: Duration) -> Result<Connection, Lost> {
         let seen = self.attempts.load(Ordering::Relaxed);
         let mut gate = self.gate.lock().await;
-        // Who has waited for an attempt that failed has nothing to add.
+        // If an attempt failed while we waited for the gate, return its error
+        // instead of trying again.
         if let Some(refusal) = &gate.refusal
             && self.attempts.load(Ordering::Relaxed) != seen
         {
@@ -171,7 +171,7 @@ impl Pool {
             Ok(Err(_)) => {
                 let place = &self.settings.target.place;
                 let words = format!("{place}: no connection within {} ms", limit.as_millis());
-                // It is the operation's own time that has run out.
+                // The operation's own time has run out.
                 let out_of_time = reached && limit < self.settings.connect_timeout;
                 let error = if out_of_time { Error::Timeout } else { Error::Connection };
                 Err((error(words), false))
@@ -189,7 +189,7 @@ impl Pool {
                 let pause = FIRST_PAUSE.saturating_mul(1 << gate.failures.min(10));
                 gate.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
                 gate.failures += 1;
-                // Nobody waits for a server that may not be there at all.
+                // Fail at once, because the server may not exist.
                 let lost = Lost::Refused {
                     error,
                     lasting: lasting || !reached,
@@ -200,7 +200,7 @@ impl Pool {
         }
     }
 
-    /// Gives all connections up, and waits until they are.
+    /// Closes all connections, and waits until they are closed.
     pub async fn close(&self) {
         self.permits.close();
         let idle = std::mem::take(&mut *self.idle());

@@ -1,7 +1,7 @@
-//! The statements, for one table in the format of Fedify's own store.
+//! The statements for one table in the format of Fedify's own store.
 //!
-//! A deadline is `created + ttl`, read by the server's clock. No statement
-//! needs more than the primary key's index.
+//! An entry expires at `created + ttl`, by the server's clock. All statements
+//! use the primary key's index only.
 
 use crate::kv::{Error, Result};
 use tokio_postgres::types::Type;
@@ -12,7 +12,7 @@ pub struct Sql {
     pub types: &'static [Type],
 }
 
-/// What one key is asked, or many in one statement.
+/// Statements about one key, and about many keys at once.
 pub struct Statements {
     pub get: Sql,
     pub get_many: Sql,
@@ -29,23 +29,23 @@ pub struct Statements {
     table: String,
 }
 
-/// Names have at most so many bytes; PostgreSQL would cut them.
+/// The longest name in bytes. PostgreSQL would cut longer ones.
 const LONGEST_NAME: usize = 63;
 
-/// Whether an entry is there for callers.
+/// Whether an entry is live.
 const LIVE: &str = "(t.ttl IS NULL OR t.created + t.ttl > CURRENT_TIMESTAMP)";
 
-/// When an entry is written. Callers count in milliseconds, and so does its
-/// deadline.
+/// The time of a write. Ttls are in milliseconds, and so is the time they are
+/// added to.
 const NOW: &str = "date_trunc('milliseconds', CURRENT_TIMESTAMP)";
 
-/// What a write makes of an entry that is there.
+/// How a write changes an existing entry.
 const REPLACE: &str = "SET value = EXCLUDED.value, created = EXCLUDED.created, ttl = EXCLUDED.ttl";
 
 impl Statements {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for what cannot be a table's name.
+    /// [`Error::InvalidOption`] for an invalid table name.
     pub fn new(table_name: &str, unlogged: bool) -> Result<Self> {
         let table = quote(table_name)?;
         let sql = |text: String, types| Sql { text, types };
@@ -55,8 +55,8 @@ impl Statements {
                 format!("SELECT value::text FROM {table} t WHERE key = $1 AND {LIVE}"),
                 &[Type::TEXT_ARRAY],
             ),
-            // A subquery for each key is a descent into the index for each, in
-            // their order, whatever the planner believes about the table.
+            // With a subquery for each key, the server descends into the index
+            // for each, in their order, whatever the planner's statistics say.
             get_many: sql(
                 format!(
                     "SELECT (SELECT t.value::text FROM {table} t WHERE t.key = u.k::text[] AND {LIVE}) \
@@ -119,7 +119,8 @@ impl Statements {
         })
     }
 
-    /// The next entries. Says each one's key and, if it lives, its value.
+    /// Returns the key of each of the next entries and, if it is live, its
+    /// value.
     pub fn read(&self, stretch: Stretch, entries: u32) -> Sql {
         Sql {
             text: format!(
@@ -131,8 +132,8 @@ impl Statements {
         }
     }
 
-    /// Deletes the next entries. Says how many it found, how many of them
-    /// lived, and which was the last.
+    /// Deletes the next entries. Returns how many it found, how many of them
+    /// were live, and the last key.
     pub fn clear(&self, stretch: Stretch, entries: u32) -> Sql {
         Sql {
             text: format!(
@@ -148,9 +149,9 @@ impl Statements {
         }
     }
 
-    /// Looks at the next entries and deletes the expired ones, but not those
-    /// that somebody holds. Says how many it looked at, how many went, and which
-    /// was the last it looked at.
+    /// Looks at the next entries and deletes the expired ones, except those
+    /// that are locked. Returns how many it looked at, how many it deleted, and
+    /// the last key it looked at.
     pub fn sweep(&self, stretch: Stretch, entries: u32) -> Sql {
         let table = &self.table;
         Sql {
@@ -168,9 +169,9 @@ impl Statements {
         }
     }
 
-    /// So many entries from where a stretch begins, in key order. Where it ends
-    /// is looked at by whoever uses them: a planner that is told both bounds
-    /// believes in so few entries that it reads and sorts them all.
+    /// Selects up to `entries` entries from the beginning of a range, in key
+    /// order. The caller checks the end of the range: with both bounds, the
+    /// planner expects so few entries that it reads and sorts them all.
     fn next(&self, columns: &str, stretch: Stretch, entries: u32) -> String {
         let table = &self.table;
         let from = match stretch {
@@ -182,7 +183,7 @@ impl Statements {
     }
 }
 
-/// A stretch of the key order. Its bounds are parameters.
+/// A range in key order. Its bounds are parameters.
 #[derive(Clone, Copy)]
 pub enum Stretch {
     All,
@@ -218,8 +219,8 @@ impl Stretch {
     }
 }
 
-/// A table's name, or a schema's and a table's with a dot between them, as the
-/// official package's driver reads it: each is taken as it is written.
+/// Quotes a table name, or a schema and a table name with a dot in between. Both
+/// are taken literally, as the official package's driver does.
 fn quote(table_name: &str) -> Result<String> {
     let parts: Vec<&str> = table_name.split('.').collect();
     let possible = |part: &&str| !part.is_empty() && part.len() <= LONGEST_NAME && !part.contains('\0');

@@ -10,35 +10,35 @@ use tokio_postgres::config::{Host, SslMode};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encryption {
     None,
-    /// If the server can, with whomever it is.
+    /// If the server supports it, without verifying the server.
     IfPossible,
     Unverified,
     Verified,
 }
 
-/// What a URL says.
+/// The content of a URL.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub config: Config,
     pub encryption: Encryption,
     /// Whether the URL forbids encryption.
     plain: bool,
-    /// For messages: never a password.
+    /// For messages, without the password.
     pub place: String,
 }
 
 impl Target {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for what names no server. It never shows the
-    /// URL, which may hold a password.
+    /// [`Error::InvalidOption`] if the URL names no server. The message never
+    /// shows the URL, which may hold a password.
     pub fn parse(url: &str) -> Result<Self> {
         let Some(("postgres" | "postgresql", rest)) = url.split_once("://") else {
             return Err(invalid("it must start with postgres:// or postgresql://"));
         };
         let (rest, mode) = take_ssl_mode(rest)?;
         let encryption = mode.unwrap_or(Encryption::None);
-        // Its words name a parameter at most, never a value.
+        // The message may name a parameter, but never a value.
         let mut config: Config = format!("postgres://{rest}").parse().map_err(invalid)?;
         config.ssl_mode(match encryption {
             Encryption::None => SslMode::Disable,
@@ -51,7 +51,7 @@ impl Target {
         if config.get_application_name().is_none() {
             config.application_name("fedify-kv");
         }
-        // A server that vanishes is to be noticed while nothing is asked.
+        // To notice while idle that a server has vanished.
         config.keepalives_idle(Duration::from_secs(60));
         Ok(Self {
             place: place(&config),
@@ -61,11 +61,11 @@ impl Target {
         })
     }
 
-    /// Makes encryption a must, as options for it do.
+    /// Requires encryption, because there are options for it.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] where the URL says otherwise.
+    /// [`Error::InvalidOption`] if the URL forbids encryption.
     pub fn encrypt(&mut self) -> Result<()> {
         match self.encryption {
             Encryption::None if self.plain => Err(Error::InvalidOption("tls contradicts sslmode=disable".into())),
@@ -79,7 +79,7 @@ impl Target {
     }
 }
 
-/// Takes `sslmode` out of a URL: its driver knows fewer than libpq.
+/// Takes `sslmode` out of a URL: the driver knows fewer modes than libpq.
 fn take_ssl_mode(url: &str) -> Result<(String, Option<Encryption>)> {
     let mut encryption = None;
     let Some((before, query)) = url.split_once('?') else {

@@ -1,12 +1,12 @@
-//! Keys and values as PostgreSQL takes and gives them.
+//! Keys and values in PostgreSQL's formats.
 
 use crate::kv::{Error, JsonText, Key, KeyBuilder, Prefix, Result};
 use bytes::{BufMut, BytesMut};
 use std::error::Error as StdError;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-/// `text[]` in its binary format, as it is stored: whatever other writers put
-/// there comes back to the server as it was.
+/// `text[]` in its binary format, exactly as it is stored: keys that other
+/// programs wrote go back to the server unchanged.
 #[derive(Debug)]
 pub struct TextArray(Vec<u8>);
 
@@ -15,8 +15,8 @@ impl TextArray {
         Self::with(key, false)
     }
 
-    /// What sorts after all keys that extend this one, and before all others:
-    /// in the order of arrays, NULL comes after every string.
+    /// The array that sorts after all keys that extend this one, and before all
+    /// others: in the order of arrays, NULL comes after every string.
     pub fn end_of(key: &Key) -> Self {
         Self::with(key, true)
     }
@@ -49,7 +49,7 @@ impl TextArray {
         self.0
     }
 
-    /// The key that this is, if it is one.
+    /// The key, if it is a valid one.
     pub fn key_json(&self) -> Option<String> {
         let mut rest = self.0.as_slice();
         let mut number = || -> Option<i32> {
@@ -57,8 +57,8 @@ impl TextArray {
             rest = after;
             Some(i32::from_be_bytes(*number))
         };
-        // One dimension; NULLs show below; the type is known; where it begins
-        // to count doesn't matter.
+        // There is one dimension. NULLs are found below, the element type is
+        // known, and the lower bound doesn't matter.
         let (dimensions, _, _, count, _) = (number()?, number()?, number()?, number()?, number()?);
         if dimensions != 1 {
             return None;
@@ -98,8 +98,9 @@ impl FromSql<'_> for TextArray {
     }
 }
 
-/// A key as the text of an array. Many of different lengths fit into one
-/// parameter that way; an array of arrays would have to be rectangular.
+/// A key in the text format of an array. This way, many keys of different
+/// lengths fit into one parameter; an array of arrays would have to be
+/// rectangular.
 pub fn array_text(key: &Key) -> String {
     let mut text = String::with_capacity(key.as_json().len() + 8);
     text.push('{');
@@ -122,10 +123,10 @@ pub fn array_text(key: &Key) -> String {
 
 /// # Errors
 ///
-/// [`Error::InvalidKey`] for NUL, which text in PostgreSQL cannot hold.
+/// [`Error::InvalidKey`] for NUL, which PostgreSQL's text can't hold.
 pub fn check_key(key: &Key) -> Result<()> {
     let mut null = false;
-    // JSON has it as an escape.
+    // In JSON it is an escape.
     if key.as_json().contains("\\u0000") {
         key.each_part(|part| null |= part.contains('\0'));
     }

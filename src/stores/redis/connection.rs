@@ -1,5 +1,5 @@
-//! One connection that all requests to a server share: they go out in the order
-//! in which they are sent, and are answered in it.
+//! One connection to a server, shared by all requests. They are sent in the
+//! order of the calls and answered in the same order.
 
 use super::Settings;
 use super::failure::Lost;
@@ -18,10 +18,12 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A connection that has kept silent for so many requests is given up.
+/// A connection is given up after this many requests in a row without an
+/// answer.
 const MOST_SILENT: u32 = 2;
 
-/// So much room to read into at least. Replies are cut out of it, not copied.
+/// The least free space in the input buffer, and the space that is added to it.
+/// Replies are cut out of the buffer without copying.
 const ROOM: usize = 16 * 1024;
 const MORE_ROOM: usize = 64 * 1024;
 
@@ -48,11 +50,11 @@ struct Sent {
     answer: oneshot::Sender<Answer>,
 }
 
-/// Nothing where the server took too long.
+/// `None` if the server took too long.
 type Answer = Option<Replies>;
 
 impl Connection {
-    /// On a stream that is logged in.
+    /// Takes a stream that is logged in.
     pub fn new(stream: Box<dyn Stream>, settings: &Arc<Settings>, place: &Arc<str>) -> Self {
         let (requests, receiver) = unbounded_channel();
         let state = Arc::new(State::default());
@@ -61,7 +63,7 @@ impl Connection {
         tokio::spawn(async move {
             let error = (&mut driver).await;
             let _ = ended.end.set(error);
-            // Before those who wait are told.
+            // Before the waiting requests learn of it.
             ended.dead.store(true, Ordering::Release);
             drop(driver);
         });
@@ -74,11 +76,12 @@ impl Connection {
     }
 
     pub fn is_alive(&self) -> bool {
-        // The driver is gone without a word if its runtime has ended.
+        // If the runtime has ended, the driver was dropped before it could set
+        // `dead`.
         !self.state.dead.load(Ordering::Acquire) && !self.requests.is_closed()
     }
 
-    /// Makes everybody take a new one.
+    /// From now on, requests need a new connection.
     pub fn give_up(&self) {
         self.state.dead.store(true, Ordering::Release);
     }
@@ -88,7 +91,7 @@ impl Connection {
     pub fn send(&self, request: Request) -> impl Future<Output = Result<Replies, Lost>> + use<> {
         let connection = self.clone();
         let (answer, replies) = oneshot::channel();
-        // Where nobody takes it, nobody answers.
+        // If the driver is gone, the receiver below fails.
         let _ = self.requests.send(Sent { request, answer });
         async move {
             match replies.await {
@@ -122,8 +125,8 @@ impl Connection {
     }
 }
 
-/// Writes and reads for as long as there is a connection to send on. Ends with
-/// what was wrong.
+/// Writes requests and reads replies until the last `Connection` is dropped.
+/// Its output is the error that ended it.
 struct Driver {
     stream: Box<dyn Stream>,
     requests: UnboundedReceiver<Sent>,
@@ -134,17 +137,17 @@ struct Driver {
     scan: Scan,
     waiting: VecDeque<Waiting>,
     patience: Duration,
-    /// One for all, and left as it is when what it was set for is answered:
-    /// setting it is a system call.
+    /// One timer per connection, because setting it is a system call. Answers
+    /// don't reset it; when it fires early, it is set again.
     alarm: Pin<Box<Sleep>>,
     alarmed: bool,
 }
 
-/// A request whose replies are on their way.
+/// A request whose replies have not come yet.
 struct Waiting {
     commands: usize,
     due: Instant,
-    /// Nobody waits any more for what came too late.
+    /// `None` once the request has timed out.
     answer: Option<oneshot::Sender<Answer>>,
 }
 
@@ -165,11 +168,14 @@ impl Driver {
         }
     }
 
-    /// Takes requests that were sent.
+    /// Takes the requests that were sent.
     fn poll_requests(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
         while let Poll::Ready(sent) = self.requests.poll_recv(context) {
             let Some(Sent { request, answer }) = sent else {
-                return Err(Error::new(ErrorKind::NotConnected, "nobody needs it any more"));
+                return Err(Error::new(
+                    ErrorKind::NotConnected,
+                    "the connection is no longer needed",
+                ));
             };
             let due = Instant::now() + self.patience;
             self.waiting.push_back(Waiting {
@@ -192,7 +198,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Ready when all is on its way.
+    /// Ready when all output is written.
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while self.written < self.output.len() {
             let rest = &self.output[self.written..];
@@ -206,13 +212,13 @@ impl Driver {
             ready!(Pin::new(&mut self.stream).poll_flush(context))?;
             self.flushed = true;
         }
-        // One large value should not hold its memory for good.
+        // Gives the memory of a large value back.
         self.output = Vec::new();
         self.written = 0;
         Poll::Ready(Ok(()))
     }
 
-    /// Never ready but with an error.
+    /// Only ever ready with an error.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         loop {
             if self.input.capacity() - self.input.len() < ROOM {
@@ -229,7 +235,7 @@ impl Driver {
         }
     }
 
-    /// Answers the requests whose replies have come.
+    /// Answers the requests whose replies are complete.
     fn answer(&mut self) -> Result<(), Malformed> {
         while self.scan.reply(&self.input)? {
             let Some(first) = self.waiting.front_mut() else {
@@ -242,14 +248,14 @@ impl Driver {
             let replies = self.input.split_to(self.scan.found()).freeze();
             self.scan.restart();
             if let Some(answer) = self.waiting.pop_front().and_then(|first| first.answer) {
-                // Who gave up waiting doesn't care.
+                // The receiver may be gone; its answer is then not needed.
                 let _ = answer.send(Some(Replies::new(replies)));
             }
         }
         Ok(())
     }
 
-    /// Tells those who have waited long enough.
+    /// Answers the requests that have timed out.
     fn poll_alarm(&mut self, context: &mut Context<'_>) {
         while self.alarmed && self.alarm.as_mut().poll(context).is_ready() {
             let now = Instant::now();
@@ -274,7 +280,8 @@ impl Future for Driver {
         if let Err(error) = self.poll_requests(context) {
             return Poll::Ready(error);
         }
-        // Reading goes on while writing waits: the server may do the same.
+        // Read even if the output is blocked: the server may be blocked on its
+        // own output.
         if let Poll::Ready(Err(error)) = self.poll_write(context) {
             return Poll::Ready(error);
         }

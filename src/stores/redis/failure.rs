@@ -1,4 +1,4 @@
-//! What can go wrong with a server, and what that means to a caller.
+//! Errors of a server and of its connections, and what to do about them.
 
 use crate::kv::{Error, Key};
 use redis::{ErrorKind, RedisError, ServerError, Value};
@@ -6,7 +6,7 @@ use redis::{ErrorKind, RedisError, ServerError, Value};
 /// Why a request brought no replies.
 #[derive(Clone, Debug)]
 pub enum Lost {
-    /// The connection went away; whether the request was carried out is unknown.
+    /// The connection ended; whether the request was carried out is unknown.
     Connection(String),
     /// No answer in time; it may still be carried out.
     Timeout(String),
@@ -25,7 +25,7 @@ impl Lost {
 #[derive(Clone, Debug)]
 pub struct Refusal {
     pub error: Error,
-    /// Whether trying again can't help: a wrong password, say.
+    /// Whether a retry can't help: a wrong password, say.
     pub lasting: bool,
 }
 
@@ -44,9 +44,10 @@ impl Refusal {
         }
     }
 
-    /// What the server says to a connection that is being set up.
+    /// An error that the server returned while a connection was being set up.
     pub fn of_setup(place: &str, error: &RedisError) -> Self {
-        // An error while loading its data passes; a refused password doesn't.
+        // A server that is loading its data will accept later; a wrong password
+        // stays wrong.
         let lasting = matches!(
             error.kind(),
             ErrorKind::AuthenticationFailed
@@ -64,17 +65,17 @@ impl Refusal {
 
 /// What to do about an error reply.
 pub enum Verdict {
-    /// It stands.
+    /// The operation has failed.
     Final(Error),
-    /// Send it again, with the script's text.
+    /// Send it again, with the text of the script.
     NoScript,
     /// Send it again after a while.
     Later,
-    /// The entry's slot is another server's now.
+    /// The entry's slot has moved to another server.
     Moved,
-    /// Ask that server, this once.
+    /// Send this one request to that server.
     Ask(String),
-    /// The server doesn't take writes any more: somebody else does.
+    /// The server no longer takes writes: another one is the master now.
     Demoted(Error),
 }
 

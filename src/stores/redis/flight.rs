@@ -1,6 +1,6 @@
-//! A request under way: which operations it is for, and which of the replies is
-//! whose. Neighbours in the order of calls that do the same share a command,
-//! which costs the server less than one each.
+//! A request under way: its operations, and which reply belongs to which.
+//! Consecutive operations of one kind share a command, because that costs the
+//! server less than one command each.
 
 use super::Hub;
 use super::op::{Joint, Op};
@@ -8,20 +8,21 @@ use super::resp::{Replies, Request};
 use redis::{ServerError, Value};
 use std::vec::IntoIter;
 
-/// Operations that share a command at most: others have their turn in between.
+/// The most operations that share a command, so that other clients get their
+/// turn.
 const MOST: usize = 64;
 
-/// So many gets at least share one. Those that find nothing are asked about a
-/// second time, which takes longer than a few commands more.
+/// The fewest gets that share a command. Gets that find nothing are sent a
+/// second time, which takes longer than a few more commands.
 const FEWEST_GETS: usize = 16;
 
-/// Operations, and how many have each command.
+/// Operations, and how they are divided among commands.
 pub struct Flight {
     pub ops: Vec<Op>,
     shares: Vec<Share>,
 }
 
-/// What a server has taught about sharing commands.
+/// What we know about shared commands on a server.
 #[derive(Default)]
 pub struct Sharing {
     refused: bool,
@@ -29,19 +30,19 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Whether it is worth while.
+    /// Whether a shared command is possible and worth it.
     pub fn allows(&self, joint: Joint) -> bool {
         let in_vain = joint == Joint::Get && self.mostly_missed;
         !(self.refused || in_vain)
     }
 
-    /// A shared command was refused: maybe this user, or this kind of server,
-    /// does not have it at all.
+    /// A shared command was refused: this user or this kind of server may not
+    /// have it.
     pub fn refused(&mut self, error: &ServerError) {
         self.refused |= matches!(error.code(), "NOPERM" | "ERR");
     }
 
-    /// So many gets, of which so many found nothing.
+    /// Takes note of how many gets there were, and how many found nothing.
     pub fn answered(&mut self, gets: usize, missed: usize) {
         if gets > 0 {
             self.mostly_missed = 2 * missed > gets;
@@ -52,7 +53,7 @@ impl Sharing {
 #[derive(Clone, Copy)]
 enum Share {
     One,
-    /// Two commands: it is asked for leave first.
+    /// Two commands: the first one is ASKING.
     Asking,
     Joint(Joint, usize),
 }

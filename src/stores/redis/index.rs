@@ -1,5 +1,5 @@
-//! The index: a sorted set of all members, in their own order, which the
-//! script that writes an entry keeps in the same step.
+//! The index: a sorted set of all members in key order. The script that writes
+//! an entry updates it in the same step.
 
 use super::Hub;
 use super::failure::{Verdict, unexpected, verdict};
@@ -10,12 +10,12 @@ use redis::{Cmd, Pipeline, Value, pipe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::time::{Instant, sleep};
 
-/// Where a walk over the index is.
+/// The position of a walk over the index.
 pub struct Cursor {
-    /// Bounds as ZRANGEBYLEX takes them.
+    /// Bounds in the syntax of ZRANGEBYLEX.
     from: Vec<u8>,
     to: Vec<u8>,
-    /// The prefix's own member, which stands apart from those below it.
+    /// The prefix's own member, which is not in the range of the keys below it.
     own: Option<Vec<u8>>,
     over: bool,
 }
@@ -34,7 +34,7 @@ impl Cursor {
         let own = hub.wire.member(&name).to_vec();
         Self {
             from: [b"[", &own[..], b"::"].concat(),
-            // What follows a colon.
+            // `;` is the character after `:`.
             to: [b"(", &own[..], b":;"].concat(),
             own: Some(own),
             over: false,
@@ -47,7 +47,7 @@ impl Cursor {
 }
 
 impl Hub {
-    /// The next names in the index, at most so many; the cursor says whether
+    /// At most `most` of the next names in the index. The cursor says whether
     /// more may follow.
     pub async fn next_names(&self, prefix: &Prefix, cursor: &mut Cursor, most: usize) -> Result<Vec<Vec<u8>>> {
         let mut names = Vec::new();
@@ -80,12 +80,13 @@ impl Hub {
         Ok(names)
     }
 
-    /// Takes members away whose entries have expired or were deleted by others.
+    /// Removes members whose entries have expired or were deleted by other
+    /// programs.
     pub async fn prune(&self, names: &[Vec<u8>]) -> Result<u64> {
         self.run(&AGREE, names).await
     }
 
-    /// Deletes the entries under a prefix that the index knows.
+    /// Deletes the entries under a prefix that are in the index.
     pub async fn clear_indexed(&self, prefix: &Prefix) -> Result<u64> {
         let mut cursor = Cursor::new(self, prefix);
         let mut count = 0;
@@ -96,15 +97,15 @@ impl Hub {
         Ok(count)
     }
 
-    /// Makes the index agree with what is stored, while others write. How many
-    /// entries there are; `progress` counts them on the way.
+    /// Makes the index agree with the stored entries, while other clients may
+    /// write. Returns the number of entries; `progress` counts them meanwhile.
     pub async fn reindex(&self, progress: &AtomicU64) -> Result<u64> {
         progress.store(0, Ordering::Relaxed);
         for names in self.scan(&Prefix::ALL, Kind::Entries).await?.chunks(SLICE) {
             let count = self.run(&AGREE, names).await?;
             progress.fetch_add(count, Ordering::Relaxed);
         }
-        // What others deleted before is still in the index.
+        // Entries that other programs deleted earlier are still in the index.
         let mut cursor = Cursor::new(self, &Prefix::ALL);
         while !cursor.is_over() {
             let names = self.next_names(&Prefix::ALL, &mut cursor, SLICE).await?;
@@ -113,7 +114,7 @@ impl Hub {
         Ok(progress.load(Ordering::Relaxed))
     }
 
-    /// Sends a request to the server that has the index, wherever that is now.
+    /// Sends a request to the server that has the index now.
     async fn ask_index(&self, request: &Pipeline, repeatable: bool) -> Result<Vec<Value>> {
         let patience = Instant::now() + self.settings.command_timeout;
         loop {
@@ -126,7 +127,7 @@ impl Hub {
                 ),
                 _ => false,
             };
-            // What is refused like this has not been carried out.
+            // A request that was refused like this has not been carried out.
             if !replies.iter().any(elsewhere) || Instant::now() >= patience {
                 return Ok(replies);
             }

@@ -1,5 +1,5 @@
-//! What the worker has to do with one server: operations that wait to be sent,
-//! and requests under way.
+//! The worker's state for one server: the queued operations, and the requests
+//! under way.
 
 use super::connection::Connection;
 use super::flight::Sharing;
@@ -16,12 +16,13 @@ pub struct Link {
     pub connecting: bool,
     /// Requests without replies.
     pub flights: usize,
-    /// What must be sent again. Nothing is sent while there is any, until all
-    /// requests under way are answered: then all is put in order again.
+    /// Operations to send again. While there are any, nothing is sent until all
+    /// requests under way are answered; then all operations are put in order
+    /// again.
     pub redo: Vec<Op>,
     pub redo_names: HashSet<Vec<u8>>,
     pub stalled: bool,
-    /// Whether that waits for a new map of the cluster too.
+    /// Whether this also waits for a new map of the cluster.
     pub wants_map: bool,
     pub not_before: Option<Instant>,
     pub sharing: Sharing,
@@ -44,7 +45,7 @@ impl Link {
         }
     }
 
-    /// The connection, if there is one that works.
+    /// The connection, if it works.
     pub fn live(&mut self) -> Option<Connection> {
         self.connection = self.connection.take().filter(Connection::is_alive);
         self.connection.clone()
@@ -56,13 +57,13 @@ impl Link {
         self.redo.push(op);
     }
 
-    /// Whether a reply is worth nothing, because an operation before it on the
+    /// Whether a reply is to be ignored, because an earlier operation on the
     /// same entry has to be sent again.
     pub fn is_overtaken(&self, op: &Op) -> bool {
         !self.redo_names.is_empty() && op.may_repeat() && self.redo_names.contains(&op.name)
     }
 
-    /// All that waits, in the order of the calls.
+    /// All queued operations, in the order of the calls.
     pub fn take_all(&mut self) -> Vec<Op> {
         self.stalled = false;
         self.not_before = None;
@@ -73,7 +74,7 @@ impl Link {
         all
     }
 
-    /// When something has to happen without being told.
+    /// When the worker has to look at this link even if no event comes.
     pub fn due(&self) -> Option<Instant> {
         let first = self.queue.front().map(|op| op.patience);
         let redo = self.redo.iter().map(|op| op.patience).min();
@@ -82,7 +83,7 @@ impl Link {
         } else {
             None
         };
-        // What is under way, or the map, ends a stall by itself.
+        // Requests under way, or the map, will end the stall with an event.
         let pause = self
             .not_before
             .filter(|_| self.stalled && self.flights == 0 && !self.wants_map);

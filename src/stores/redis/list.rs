@@ -1,8 +1,8 @@
 //! Lists: names first, then their values, one request ahead of the consumer.
 //!
-//! Names come from the index, or else from a scan, which must be over before
-//! the first page: the server keeps no order. Values are never held beyond what
-//! two requests bring.
+//! Names come from the index, or else from a scan, which must be complete
+//! before the first page, because the server keeps no order. No more values are
+//! held than two requests bring.
 
 use super::index::Cursor;
 use super::many::Kind;
@@ -16,10 +16,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// The first request tells how large values are.
+/// The first request asks for few entries, to learn how large values are.
 const FIRST: usize = 64;
 
-/// A request brings several pages, for as long as values are small.
+/// Later requests ask for several pages at once, as long as values are small.
 const PAGES: usize = 4;
 
 pub struct RedisPages {
@@ -28,7 +28,7 @@ pub struct RedisPages {
     hub: Arc<Hub>,
     prefix: Prefix,
     state: State,
-    /// Read and not in a page yet.
+    /// Read, but not in a page yet.
     ready: VecDeque<Entry>,
 }
 
@@ -40,7 +40,7 @@ enum State {
     Over,
 }
 
-/// A request on its way. Dropping it ends it.
+/// A request that is under way. Dropping it ends it.
 struct Reading(JoinHandle<Result<(Vec<Entry>, Option<Reader>)>>);
 
 impl Drop for Reading {
@@ -94,7 +94,7 @@ impl RedisPages {
         }
     }
 
-    /// Waits until writes called before this list are in.
+    /// Waits for the writes that were called before this list.
     async fn writes_before_this(&self) -> Result<()> {
         let (sender, done) = oneshot::channel();
         let _ = self.worker.send(Message::Ready(sender));
@@ -108,13 +108,13 @@ impl Pages for RedisPages {
     }
 }
 
-/// Reads on from where it is.
+/// Reads the next entries.
 struct Reader {
     hub: Arc<Hub>,
     prefix: Prefix,
     limits: PageLimits,
     names: Names,
-    /// How many entries the next request asks for.
+    /// The number of entries that the next request asks for.
     next: usize,
 }
 
@@ -143,7 +143,7 @@ impl Reader {
         State::Reading(Reading(tokio::spawn(self.read())))
     }
 
-    /// The next entries, and the way to more.
+    /// The next entries, and the reader for more.
     async fn read(mut self) -> Result<(Vec<Entry>, Option<Self>)> {
         let names = match &mut self.names {
             Names::Scanned(names) => names.take(self.next).collect(),
@@ -175,7 +175,7 @@ impl Reader {
         self.next = (PAGES * self.limits.bytes / average).clamp(1, most);
         if self.hub.settings.index && !gone.is_empty() {
             let hub = Arc::clone(&self.hub);
-            // Nobody waits for it, and the next list tries again.
+            // Not awaited: if it fails, the next list tries again.
             tokio::spawn(async move { hub.prune(&gone).await });
         }
         Ok((entries, (!over).then_some(self)))

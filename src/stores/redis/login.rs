@@ -1,5 +1,5 @@
-//! Logging in, which the redis crate knows how to do: it is lent the stream, and
-//! gives it back.
+//! Logging in. The redis crate does it: it is lent the stream and gives it
+//! back.
 
 use super::connection::Stream;
 use parking_lot::Mutex;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Sends what a connection has to begin with, and waits for the answers.
+/// Sends the commands that a connection begins with, and waits for the answers.
 pub async fn log_in(stream: Box<dyn Stream>, login: &RedisConnectionInfo) -> RedisResult<Box<dyn Stream>> {
     let lent = Lent(Arc::new(Mutex::new(Some(stream))));
     let back = Arc::clone(&lent.0);
@@ -19,7 +19,7 @@ pub async fn log_in(stream: Box<dyn Stream>, login: &RedisConnectionInfo) -> Red
         .set_response_timeout(None)
         .set_connection_timeout(None);
     let connection = MultiplexedConnection::new_with_config(login, lent, config).await?;
-    // All has been answered: nothing can be left in its buffers.
+    // All commands are answered, so no bytes are left in its buffers.
     let stream = back.lock().take();
     drop(connection);
     stream.ok_or_else(|| std::io::Error::from(ErrorKind::NotConnected).into())
@@ -28,7 +28,7 @@ pub async fn log_in(stream: Box<dyn Stream>, login: &RedisConnectionInfo) -> Red
 struct Lent(Arc<Mutex<Option<Box<dyn Stream>>>>);
 
 impl Lent {
-    /// What the stream says; who comes too late finds it closed.
+    /// Reads from the stream, which counts as closed once it was given back.
     fn with<T>(&self, body: impl FnOnce(Pin<&mut dyn Stream>) -> Poll<Result<T>>) -> Poll<Result<T>> {
         match &mut *self.0.lock() {
             Some(stream) => body(Pin::new(stream.as_mut())),

@@ -1,5 +1,4 @@
-//! What concerns many entries at once, on all servers: finding them, reading
-//! them, deleting them.
+//! Operations on many entries, on all servers: find, read and delete them.
 
 use super::Hub;
 use super::failure::{Lost, Verdict, is_loading, unexpected, verdict};
@@ -12,30 +11,33 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How many buckets a server looks at before others have their turn: well below
-/// a millisecond of its time.
+/// How many buckets a server looks at before other clients get their turn: well
+/// below a millisecond of its time.
 const SCAN: usize = 2000;
 
-/// A scan starts again when its server or the cluster has changed meanwhile.
+/// A scan starts again if its server or the cluster has changed meanwhile, at
+/// most this often.
 const RESTARTS: u32 = 5;
 
-/// Between two tries at a server that is loading or a cluster that is changing.
+/// The pause before a server that is loading, or a cluster that is changing, is
+/// asked again.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
-/// Entries deleted by one command, so that others have their turn.
+/// The number of entries deleted by one command, so that other clients get
+/// their turn.
 pub const SLICE: usize = 256;
 
 /// Which names a scan finds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Those of entries.
+    /// The names of entries.
     Entries,
-    /// All, whatever is stored there.
+    /// All names, of values of any type.
     Anything,
 }
 
 impl Hub {
-    /// The names under a prefix, in order, each once.
+    /// The names under a prefix, sorted and without duplicates.
     pub async fn scan(&self, prefix: &Prefix, kind: Kind) -> Result<Vec<Vec<u8>>> {
         let mut names = Vec::new();
         for _ in 0..RESTARTS {
@@ -44,7 +46,7 @@ impl Hub {
             let scans = masters.iter().map(|master| self.scan_server(master, prefix, kind));
             names.extend(try_join_all(scans).await?.into_iter().flatten());
             self.topology.refresh().await?;
-            // Slots that went to another server may have been seen on neither.
+            // A slot that moved meanwhile may have been missed on both servers.
             if self.topology.version() == version {
                 break;
             }
@@ -72,7 +74,8 @@ impl Hub {
                 request.add_command(scan);
                 let mut reply = match connection.send((&request).into()).await {
                     Ok(replies) => replies,
-                    // A cursor means nothing to a server that was started anew.
+                    // A restarted server doesn't know the cursors that it gave
+                    // out before.
                     Err(Lost::Connection(_)) if restarts < RESTARTS => {
                         restarts += 1;
                         continue 'connection;
@@ -111,7 +114,7 @@ impl Hub {
         self.wire.key(name).filter(|key| prefix.contains_json(key.as_json()))
     }
 
-    /// The values of these names; `None` where there is no string.
+    /// The values of these names; `None` if there is no string.
     pub async fn values(&self, names: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
         let replies = if self.topology.is_cluster() {
             let get = |name: &[u8]| {
@@ -140,10 +143,10 @@ impl Hub {
             .collect()
     }
 
-    /// Deletes these names; how many there were.
+    /// Deletes these names, and returns how many existed.
     pub async fn unlink(&self, names: &[Vec<u8>]) -> Result<u64> {
         let mut count = 0;
-        // Nothing is asked twice: the count would be lost.
+        // No command is repeated: a repeated one would count too little.
         for names in names.chunks(SLICE) {
             let replies = if self.topology.is_cluster() {
                 let unlink = |name: &[u8]| {
@@ -155,7 +158,7 @@ impl Hub {
             } else {
                 let mut request = pipe();
                 request.cmd("UNLINK").arg(names);
-                self.only().await?.tell(&request).await?
+                self.only().await?.ask_once(&request).await?
             };
             for reply in replies {
                 match reply {
@@ -167,16 +170,16 @@ impl Hub {
         Ok(count)
     }
 
-    /// The server, where there is but one; in a cluster, the one that has the
-    /// names with the key prefix's tag.
+    /// The only server; in a cluster, the server that has the names with the
+    /// key prefix's tag.
     pub async fn only(&self) -> Result<Arc<Server>> {
         self.topology.masters().await?;
         self.topology
             .owner_of(&self.wire.index())
-            .ok_or_else(|| Error::Connection("nobody has this slot of the cluster".into()))
+            .ok_or_else(|| Error::Connection("no server has this slot of the cluster".into()))
     }
 
-    /// One command for each name, each to the server that has it.
+    /// Sends one command for each name to the server that has it.
     async fn ask_each(
         &self,
         names: &[Vec<u8>],
@@ -192,7 +195,7 @@ impl Hub {
             for index in left.drain(..) {
                 let name = &names[index];
                 let Some(server) = self.topology.owner_of(name) else {
-                    return Err(Error::Connection("nobody has this slot of the cluster".into()));
+                    return Err(Error::Connection("no server has this slot of the cluster".into()));
                 };
                 let (_, indexes, request) = groups
                     .entry(server.place.clone())

@@ -1,9 +1,10 @@
 //! Redis and Valkey, one server or a cluster, in the format of Fedify's own
 //! Redis store.
 //!
-//! One thread does it all ([`worker`]): it takes what waits, sends it as one
-//! request, and has several requests under way. What concerns many entries
-//! ([`many`], [`list`], [`index`]) runs on the same thread as tasks.
+//! One thread does all the work ([`worker`]): it takes all queued operations,
+//! sends them as one request, and has several requests under way. Operations on
+//! many entries ([`many`], [`list`], [`index`]) run on the same thread as
+//! tasks.
 
 mod connection;
 mod failure;
@@ -48,7 +49,7 @@ pub struct RedisOptions {
     pub index: bool,
     pub connect_timeout: Duration,
     pub command_timeout: Duration,
-    /// How many operations may wait.
+    /// The most operations that may be queued.
     pub queue_limit: usize,
     pub tls: Option<TlsOptions>,
 }
@@ -66,7 +67,7 @@ impl Default for RedisOptions {
     }
 }
 
-/// What does not change while a store is there.
+/// The settings, which never change.
 struct Settings {
     target: Target,
     index: bool,
@@ -86,7 +87,7 @@ impl Settings {
     }
 }
 
-/// What the worker and the tasks beside it share.
+/// The state that the worker and the tasks share.
 struct Hub {
     settings: Arc<Settings>,
     wire: Wire,
@@ -103,7 +104,7 @@ struct Shared {
     reindexed: Arc<AtomicU64>,
 }
 
-/// What the worker is sent.
+/// Messages to the worker.
 enum Message {
     Job(Job, Admission),
     Reindex(Answer, Arc<AtomicU64>),
@@ -117,7 +118,7 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for URLs and options that cannot be.
+    /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn at(urls: &[String], options: RedisOptions) -> Result<Self> {
         let target = Target::parse(urls)?;
         if let Some(tls) = &options.tls {
@@ -155,7 +156,8 @@ impl RedisStore {
         })))
     }
 
-    /// Makes the index agree with what is stored; a count is delivered.
+    /// Makes the index agree with the stored entries, and delivers their
+    /// number.
     pub fn reindex(&self, answer: Answer) {
         if !self.0.hub.settings.index {
             let error = Error::InvalidOption("the store was not opened with index: true".into());
@@ -167,7 +169,7 @@ impl RedisStore {
         }
     }
 
-    /// How many entries the last `reindex` has dealt with so far.
+    /// How many entries the last `reindex` has handled so far.
     pub fn reindexed(&self) -> u64 {
         self.0.reindexed.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! An operation on one entry: what is sent for it, and what the reply means.
+//! An operation on one entry: the command for it, and the meaning of the reply.
 
 use super::Hub;
 use super::failure::unexpected;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 pub struct Op {
     /// Its place in the order of calls.
     pub number: u64,
-    /// The lists that wait for it have this number or more.
+    /// Lists of this generation or a later one wait for it.
     pub generation: u64,
     pub answer: Answer,
     pub key: Key,
@@ -24,29 +24,30 @@ pub struct Op {
     pub admission: Admission,
     /// Until when it waits for a server.
     pub patience: Instant,
-    /// Whether the server has to be told the script's text.
+    /// Whether to send the text of the script.
     pub whole: bool,
-    /// Whether it needs a command of its own.
+    /// Whether it may not share a command.
     pub alone: bool,
-    /// The server to ask this once, instead of the slot's owner.
+    /// The server for the next request, instead of the slot's owner.
     pub ask: Option<Arc<Server>>,
 }
 
 pub enum Action {
     Get,
-    /// A get that found nothing, together with others: that would also be the
-    /// answer if there were something of another type.
+    /// A get that found nothing in a shared command, which also finds nothing
+    /// where there is a value of another type.
     Missed,
     Put(Write),
     Cas {
         expected: Option<JsonText>,
-        /// What is stored and means the expected value, once that is known.
+        /// The stored text that equals the expected value as JSON, once it is
+        /// known.
         stored: Option<Vec<u8>>,
         write: Write,
     },
 }
 
-/// What one command can do for several entries.
+/// A command that several entries can share.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Joint {
     Get,
@@ -55,26 +56,27 @@ pub enum Joint {
     Delete,
 }
 
-/// What a reply leaves to do.
+/// What to do after a reply.
 pub enum Next {
     Finish(Outcome),
-    /// Send it again: it now knows what is stored.
+    /// Send it again: the stored text is known now.
     Again,
 }
 
 impl Op {
-    /// Whether later operations on the entry have to wait for the outcome: it
-    /// may take a second request.
+    /// Whether later operations on the entry have to wait for the outcome,
+    /// because it may take a second request.
     pub fn holds(&self) -> bool {
         matches!(&self.action, Action::Cas { expected: Some(_), .. })
     }
 
-    /// Whether it may be sent again when nobody knows if it was carried out.
+    /// Whether it may be sent again if it is unknown whether it was carried
+    /// out.
     pub fn may_repeat(&self) -> bool {
         !matches!(&self.action, Action::Cas { .. })
     }
 
-    /// Which command it can share.
+    /// The command that it can share.
     pub fn joint(&self, hub: &Hub) -> Option<Joint> {
         if self.alone || self.ask.is_some() {
             return None;
@@ -88,7 +90,7 @@ impl Op {
         }
     }
 
-    /// Writes one command for operations that can share it.
+    /// Writes one command for several operations.
     pub fn write_joint(joint: Joint, ops: &[Self], request: &mut Request) {
         match joint {
             Joint::Get => request.command("MGET", ops.len()),
@@ -158,10 +160,10 @@ impl Op {
         call
     }
 
-    /// What a reply that is no error means.
+    /// The meaning of a reply that is not an error.
     pub fn read(&mut self, reply: Value, index: bool) -> Next {
         let outcome = match (&mut self.action, reply) {
-            // What was missed may have been written since, as a string.
+            // A missing entry may have been written since, as a string.
             (Action::Get, Value::Nil) | (Action::Missed, Value::Int(0) | Value::Nil | Value::BulkString(_)) => {
                 Ok(Reply::Value(self.key.clone(), None))
             }
@@ -174,7 +176,8 @@ impl Op {
                 return Next::Again;
             }
             (Action::Put(_), Value::Okay | Value::Int(_)) => Ok(Reply::Done),
-            // EXISTS says 1 for what is there, the script for what it wrote.
+            // EXISTS answers 1 if there is an entry, the script if it has
+            // written one.
             (
                 Action::Cas {
                     expected: None,
@@ -210,8 +213,9 @@ impl Op {
     }
 }
 
-/// For Redis, an entry is there during the last millisecond of its life; for us
-/// it is gone then. It adds this to the present, which must not overflow.
+/// For Redis, an entry still exists during the last millisecond of its life;
+/// for us it is gone then. Redis adds the ttl to the current time, which must
+/// not overflow.
 fn millis(ttl: Ttl) -> i64 {
     (ttl.deadline(0) - 1).max(1)
 }

@@ -1,9 +1,9 @@
-//! Operations on one entry wait for an undecided `cas` before them.
+//! Operations on one entry wait for an earlier `cas` whose outcome isn't known.
 
 use super::op::Op;
 use std::collections::{HashMap, VecDeque};
 
-/// Operations that wait until the one before them on their entry is decided.
+/// Operations that wait for the one before them on their entry.
 #[derive(Default)]
 pub struct Held(HashMap<Vec<u8>, VecDeque<Op>>);
 
@@ -22,7 +22,7 @@ impl Held {
         Some(op)
     }
 
-    /// What can go now that an operation is decided.
+    /// The operations that can go now that this one is decided.
     pub fn release(&mut self, decided: &Op) -> Vec<Op> {
         let mut released = Vec::new();
         if !decided.holds() {

@@ -1,17 +1,17 @@
-//! What crosses the wire: commands written one after another into one buffer,
-//! and replies read where they lie in what came back.
+//! The protocol: commands are written one after another into one buffer, and
+//! replies are read in place.
 //!
-//! The redis crate could do both, at three allocations and three copies for a
-//! command and several times this cost for a reply. It still makes all commands
-//! but the most frequent, logs in, and reads errors.
+//! The redis crate can do both, but needs three allocations and three copies
+//! for a command, and takes several times as long for a reply. It still makes
+//! all but the most frequent commands, logs in, and parses errors.
 
 use bytes::Bytes;
 use redis::{Cmd, Pipeline, Value, parse_redis_value};
 
-/// No reply that we ask for is as deep.
+/// No reply to our commands is as deep.
 const DEEPEST: usize = 8;
 
-/// Commands that go out together.
+/// Commands that are sent together.
 #[derive(Default)]
 pub struct Request {
     bytes: Vec<u8>,
@@ -26,7 +26,7 @@ impl Request {
         }
     }
 
-    /// Begins a command; so many arguments have to follow.
+    /// Begins a command. This many arguments have to follow.
     pub fn command(&mut self, name: &str, arguments: usize) -> &mut Self {
         self.commands += 1;
         self.number(b'*', arguments + 1);
@@ -52,7 +52,7 @@ impl Request {
         command.write_packed_command(&mut self.bytes);
     }
 
-    /// How many replies it will have.
+    /// The number of its replies.
     pub fn commands(&self) -> usize {
         self.commands
     }
@@ -71,20 +71,20 @@ impl From<&Pipeline> for Request {
     }
 }
 
-/// The server says what is no reply.
+/// The input is not a reply.
 #[derive(Debug)]
 pub struct Malformed;
 
-/// Finds the ends of replies in bytes that come in pieces.
+/// Finds the ends of replies in input that comes in pieces.
 #[derive(Default)]
 pub struct Scan {
     at: usize,
-    /// Of each array that is open, how many values are still to come.
+    /// For each unfinished array, how many values are still to come.
     open: Vec<usize>,
 }
 
 impl Scan {
-    /// Goes on to the end of a reply; whether that has come. The bytes are
+    /// Continues to the end of a reply; whether it has come. The bytes are
     /// those of the last call, and more.
     pub fn reply(&mut self, bytes: &[u8]) -> Result<bool, Malformed> {
         loop {
@@ -121,7 +121,7 @@ impl Scan {
                 self.open.push(length);
                 continue;
             }
-            // A value that is the last of its array ends that too.
+            // The last value of an array ends the array too.
             loop {
                 match self.open.last_mut() {
                     None => return Ok(true),
@@ -135,18 +135,18 @@ impl Scan {
         }
     }
 
-    /// How many bytes the replies have that were found.
+    /// The length in bytes of the replies found so far.
     pub fn found(&self) -> usize {
         self.at
     }
 
-    /// Starts anew behind what was found.
+    /// Starts again behind the replies found so far.
     pub fn restart(&mut self) {
         self.at = 0;
     }
 }
 
-/// Whole replies, as [`Scan`] has found them.
+/// Complete replies, as [`Scan`] has found them.
 #[derive(Debug)]
 pub struct Replies {
     bytes: Bytes,
@@ -190,7 +190,7 @@ fn value(bytes: &[u8], at: &mut usize) -> Option<Value> {
                 .collect::<Option<_>>()
                 .map(Value::Array)
         }
-        // Errors may quote anything.
+        // Errors may quote any bytes.
         _ => parse_redis_value(String::from_utf8_lossy(&bytes[start..next]).as_bytes()).ok(),
     }
 }
@@ -199,7 +199,7 @@ fn value(bytes: &[u8], at: &mut usize) -> Option<Value> {
 fn head(bytes: &[u8], at: usize) -> Option<(u8, &[u8], usize)> {
     let (kind, rest) = bytes.get(at..)?.split_first()?;
     let length = rest.iter().position(|byte| *byte == b'\r')?;
-    // What follows is its line feed.
+    // The next byte is the line feed.
     (rest.len() > length + 1).then(|| (*kind, &rest[..length], at + length + 3))
 }
 
@@ -218,7 +218,7 @@ mod tests {
     const TEXT: &[u8] = b"+OK\r\n:-7\r\n$-1\r\n$3\r\na\r\n\r\n-ERR no\r\n+PONG\r\n*0\r\n*-1\r\n\
         *3\r\n$1\r\nx\r\n*2\r\n:1\r\n*0\r\n*1\r\n$0\r\n\r\n-WRONGTYPE x y\r\n";
 
-    /// What the redis crate reads in the same bytes is right.
+    /// The redis crate's parser is the reference.
     #[test]
     fn replies_are_read_as_the_crate_reads_them() {
         let mut rest = TEXT;

@@ -1,9 +1,9 @@
-//! The scripts that do in one step what must not come apart.
+//! The scripts: several commands that take effect in one step.
 
 use redis::{Cmd, cmd};
 use std::sync::LazyLock;
 
-/// A script, and the name that the server knows it by.
+/// A script, and its hash, by which the server knows it.
 pub struct Script {
     text: &'static str,
     hash: String,
@@ -15,7 +15,7 @@ impl Script {
         Self { text, hash }
     }
 
-    /// A call by name, or with the text for a server that has lost it.
+    /// A call by hash, or with the text for a server that doesn't have it.
     pub fn call(&self, whole: bool, keys: usize) -> Cmd {
         let mut call = if whole { cmd("EVAL") } else { cmd("EVALSHA") };
         call.arg(if whole { self.text } else { &self.hash }).arg(keys);
@@ -23,13 +23,14 @@ impl Script {
     }
 }
 
-/// Writes an entry if its condition holds, and its member of the index where
-/// there is one. 1 when written; 0 when the entry is there against expectation
-/// or missing; otherwise the bytes stored, which are not those expected.
+/// Writes an entry if its condition holds, and its member of the index if there
+/// is one. Returns 1 if it has written; 0 if there is an entry and none was
+/// expected, or the other way round; otherwise the stored bytes, which are not
+/// the expected ones.
 ///
-/// Keys: the entry, maybe the index. Arguments: the member; "any", "none" or
-/// "this"; the bytes expected of "this"; and to store anything, the value and
-/// maybe its ttl in milliseconds.
+/// Keys: the entry, and the index if there is one. Arguments: the member;
+/// "any", "none" or "this"; the bytes that "this" expects; then, to store an
+/// entry, the value and an optional ttl in milliseconds.
 pub static WRITE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"
@@ -59,7 +60,8 @@ return 1
     )
 });
 
-/// Deletes entries and their members of the index; how many there were.
+/// Deletes entries and their members of the index, and returns how many entries
+/// existed.
 ///
 /// Keys: the index, then the entries. Arguments: their members.
 pub static CLEAR: LazyLock<Script> = LazyLock::new(|| {
@@ -75,8 +77,8 @@ return count
     )
 });
 
-/// Makes the index agree with which of these entries exist, whatever was
-/// thought before; how many do. Keys and arguments are those of [`CLEAR`].
+/// Makes the index agree with which of these entries exist, and returns how
+/// many do. Keys and arguments are those of [`CLEAR`].
 pub static AGREE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"

@@ -1,4 +1,4 @@
-//! One server, and how to have a connection to it.
+//! One server and the connection to it.
 
 use super::Settings;
 use super::connection::{Connection, Stream};
@@ -19,17 +19,17 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
-/// Between two attempts to connect, about; doubled from one to the next.
+/// About the pause between two attempts to connect, doubled after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub struct Server {
     pub place: Place,
     settings: Arc<Settings>,
-    /// Held while connecting: all who need the connection wait for one attempt.
+    /// Held while connecting, so that all requests wait for one attempt.
     slot: Mutex<Slot>,
     reached: AtomicBool,
-    /// Why there is no connection, while there is none.
+    /// Why there is no connection, if there is none.
     refusal: parking_lot::Mutex<Option<Error>>,
 }
 
@@ -41,7 +41,7 @@ struct Slot {
     not_before: Option<Instant>,
 }
 
-/// What a server calls a connection, until it is started anew.
+/// How a server names a connection, until the server is restarted.
 #[derive(Clone, PartialEq, Eq)]
 struct Client {
     run: Vec<u8>,
@@ -59,8 +59,8 @@ impl Server {
         }
     }
 
-    /// Whether there ever was a connection. Until then nobody waits for a
-    /// server that may not be there at all.
+    /// Whether there ever was a connection. Until then operations fail at once,
+    /// because the server may not exist.
     pub fn was_reached(&self) -> bool {
         self.reached.load(Ordering::Relaxed)
     }
@@ -69,15 +69,15 @@ impl Server {
         self.refusal.lock()
     }
 
-    /// What an operation is told that has waited too long for a connection.
-    pub fn why_not(&self) -> Error {
+    /// The error of an operation that has waited too long for a connection.
+    pub fn last_error(&self) -> Error {
         self.refusal()
             .clone()
             .unwrap_or_else(|| Error::Timeout(format!("{} takes too long", self.place)))
     }
 
-    /// The connection, or else one attempt at a new one, not too soon after
-    /// the last.
+    /// The connection, or one attempt at a new one, not too soon after the last
+    /// attempt.
     pub async fn connect(&self) -> Result<Connection, Refusal> {
         let mut slot = self.slot.lock().await;
         if let Some(connection) = &slot.connection
@@ -156,26 +156,27 @@ impl Server {
             .connect(name, stream)
             .await
             .map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-                // Certificates don't get better by trying again.
+                // A retry doesn't make a certificate valid.
                 Some(error @ rustls::Error::InvalidCertificate(_)) => Refusal::lasting(place, error),
                 _ => Refusal::passing(place, error),
             })?;
         Ok(Box::new(stream))
     }
 
-    /// A connection, trying until patience ends.
+    /// A connection, trying until `patience` is over.
     pub async fn reach(&self, patience: Instant) -> Result<Connection> {
         loop {
             match timeout_at(patience, self.connect()).await {
                 Ok(Ok(connection)) => return Ok(connection),
                 Ok(Err(refusal)) if refusal.lasting || !self.was_reached() => return Err(refusal.error),
                 Ok(Err(_)) => {}
-                Err(_) => return Err(self.why_not()),
+                Err(_) => return Err(self.last_error()),
             }
         }
     }
 
-    /// Sends what may be sent twice, until it is answered or patience ends.
+    /// Sends a request that may be carried out twice, until it is answered or
+    /// the time is over.
     pub async fn ask(&self, request: &Pipeline) -> Result<Vec<Value>> {
         let patience = Instant::now() + self.settings.command_timeout;
         loop {
@@ -193,23 +194,23 @@ impl Server {
         }
     }
 
-    /// Sends a request, again if need be and it may be repeated.
+    /// Sends a request, repeatedly if that is allowed.
     pub async fn request(&self, request: &Pipeline, repeatable: bool) -> Result<Vec<Value>> {
         if repeatable {
             self.ask(request).await
         } else {
-            self.tell(request).await
+            self.ask_once(request).await
         }
     }
 
-    /// Sends what may not be sent twice.
-    pub async fn tell(&self, request: &Pipeline) -> Result<Vec<Value>> {
+    /// Sends a request that may not be carried out twice.
+    pub async fn ask_once(&self, request: &Pipeline) -> Result<Vec<Value>> {
         let patience = Instant::now() + self.settings.command_timeout;
         loop {
             let connection = self.reach(patience).await?;
             let replies = connection.send(request.into()).await.map_err(|lost| lost.error())?;
             let replies: Vec<Value> = replies.collect();
-            // Where all of it was refused, none has been carried out.
+            // If all commands were refused, none was carried out.
             if !replies.iter().all(is_loading) || Instant::now() >= patience {
                 return Ok(replies);
             }
@@ -218,9 +219,9 @@ impl Server {
     }
 }
 
-/// Asks what the server calls this connection, and has it close the last one:
-/// requests that it may not have read yet must not be carried out after those
-/// that follow here.
+/// Asks for the server's name of this connection, and has the server close the
+/// last one: requests that it may not have read yet must not be carried out
+/// after newer ones.
 async fn introduce(connection: &Connection, last: Option<&Client>, place: &str) -> Result<Option<Client>, Refusal> {
     let mut request = pipe();
     request.cmd("CLIENT").arg("ID").cmd("INFO").arg("server");
@@ -237,7 +238,7 @@ async fn introduce(connection: &Connection, last: Option<&Client>, place: &str) 
                 error.details().unwrap_or("it wants a password"),
             ));
         }
-        // Not every user may ask.
+        // Not every user may do that.
         _ => None,
     };
     if let Some(last) = last
@@ -257,7 +258,7 @@ fn run_of(info: &[u8]) -> Option<Vec<u8>> {
     line.map(<[u8]>::to_vec)
 }
 
-/// With jitter: many processes lose one server at the same moment.
+/// With jitter, because many processes lose a server at the same moment.
 fn pause(failures: u32) -> Duration {
     let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
     let random = RandomState::new().hash_one(failures) % 1000;

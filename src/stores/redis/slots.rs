@@ -6,14 +6,14 @@ pub fn slot(name: &[u8]) -> u16 {
     crc16(tag(name).unwrap_or(name)) % SLOTS
 }
 
-/// The part that alone decides the slot: what stands in the first braces.
+/// The part that decides the slot: the text in the first braces.
 pub fn tag(name: &[u8]) -> Option<&[u8]> {
     let open = name.iter().position(|byte| *byte == b'{')? + 1;
     let length = name[open..].iter().position(|byte| *byte == b'}')?;
     (length > 0).then(|| &name[open..open + length])
 }
 
-/// CRC-16/XMODEM, as the cluster specification has it.
+/// CRC-16/XMODEM, as the cluster specification says.
 fn crc16(bytes: &[u8]) -> u16 {
     const TABLE: [u16; 256] = table();
     bytes

@@ -1,4 +1,4 @@
-//! The servers, and which of them has which slot. A single server has all.
+//! The servers of a cluster and their slots. A single server has all slots.
 
 use super::Settings;
 use super::failure::unexpected;
@@ -14,24 +14,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// A map that is newer than this is not asked for again.
+/// A map that is newer than this is not fetched again.
 const FRESH: Duration = Duration::from_millis(50);
 
 pub struct Topology {
     settings: Arc<Settings>,
     map: Mutex<Map>,
-    /// Held while asking: all who need a new map wait for one answer.
+    /// Held while asking, so that all callers wait for one answer.
     asking: tokio::sync::Mutex<Option<Instant>>,
 }
 
 struct Map {
     servers: HashMap<Place, Arc<Server>>,
-    /// By slot; empty until the first answer.
+    /// By slot. Empty until the first answer.
     owners: Vec<Option<Arc<Server>>>,
     version: u64,
 }
 
-/// Slots, first and last, and who has them.
+/// The first and last slot of a range, and its server.
 type Ranges = Vec<(u16, u16, Place)>;
 
 impl Topology {
@@ -71,7 +71,7 @@ impl Topology {
         self.map().version
     }
 
-    /// `None` while nobody is known to have the slot.
+    /// `None` if no server is known to have the slot.
     pub fn owner(&self, slot: u16) -> Option<Arc<Server>> {
         self.map().owners.get(usize::from(slot)).cloned().flatten()
     }
@@ -151,7 +151,7 @@ impl Topology {
 async fn ranges(server: Arc<Server>) -> Result<Ranges> {
     let mut request = pipe();
     request.cmd("CLUSTER").arg("SLOTS");
-    let replies = server.tell(&request).await?;
+    let replies = server.ask_once(&request).await?;
     let wrong = || Error::Backend("the answer to CLUSTER SLOTS is not what it should be".into());
     let [Value::Array(entries)] = &replies[..] else {
         return Err(replies.first().map_or_else(wrong, unexpected));
@@ -169,7 +169,8 @@ async fn ranges(server: Arc<Server>) -> Result<Ranges> {
         };
         let host = match host {
             Value::BulkString(host) if !host.is_empty() => String::from_utf8_lossy(host).into_owned(),
-            // It has no name for itself: the one we know it by.
+            // The server doesn't know its own name; we use the one that we
+            // connected to.
             _ => match &server.place {
                 Place::Tcp(host, _) => host.clone(),
                 Place::Unix(_) => return Err(wrong()),

@@ -22,7 +22,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What one or several URLs say.
+/// The content of one or several URLs.
 #[derive(Clone, Debug)]
 pub struct Target {
     pub places: Vec<Place>,
@@ -36,8 +36,8 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for what names no server. It never shows the
-    /// URL, which may hold a password.
+    /// [`Error::InvalidOption`] if a URL names no server. The message never
+    /// shows the URL, which may hold a password.
     pub fn parse(urls: &[String]) -> Result<Self> {
         let targets = urls
             .iter()
@@ -86,7 +86,7 @@ impl Target {
         }
         let info: ConnectionInfo = format!("{plain}:{rest}")
             .parse()
-            // Its words are about the place, never the password.
+            // The message is about the address, never the password.
             .map_err(|error: redis::RedisError| invalid(error))?;
         let place = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Place::Tcp(host.clone(), *port),

@@ -4,7 +4,8 @@
 use crate::kv::{Key, KeyBuilder, Prefix};
 use std::mem::take;
 
-/// No key is written like this: a lone colon is neither escaped nor a separator.
+/// No key is encoded like this: a lone colon is neither an escape nor a
+/// separator.
 const INDEX: &[u8] = b":index";
 
 pub struct Wire {
@@ -39,7 +40,7 @@ impl Wire {
         name
     }
 
-    /// A name without the prefix, as it stands in the index.
+    /// A name without the prefix, as it is in the index.
     pub fn member<'n>(&self, name: &'n [u8]) -> &'n [u8] {
         &name[self.prefix.len()..]
     }
@@ -48,7 +49,7 @@ impl Wire {
         [&self.prefix, member].concat()
     }
 
-    /// The key that a name stands for; `None` for names of something else.
+    /// The key that a name stands for; `None` if it is not one of ours.
     pub fn key(&self, name: &[u8]) -> Option<Key> {
         key_of(name.strip_prefix(self.prefix.as_slice())?)
     }
@@ -58,7 +59,8 @@ impl Wire {
         [&self.prefix, INDEX].concat()
     }
 
-    /// A glob pattern that matches all names under a prefix, and maybe others.
+    /// A glob pattern that matches all names under a prefix, and perhaps
+    /// others.
     pub fn pattern(&self, prefix: &Prefix) -> Vec<u8> {
         let literal = prefix.key().map_or_else(|| self.prefix.clone(), |key| self.name(key));
         let mut pattern = Vec::with_capacity(literal.len() + 8);
@@ -72,14 +74,15 @@ impl Wire {
         pattern
     }
 
-    /// The part of a key prefix in braces decides its place in a cluster.
+    /// The part of a key prefix in braces decides its slot in a cluster.
     pub fn is_in_one_slot(&self) -> bool {
         super::slots::tag(&self.prefix).is_some()
     }
 }
 
-/// Decodes a member. In a run of colons after `_`, an odd one is escaped and
-/// comes first; all others are separators, two each.
+/// Decodes a member. In a run of colons after `_`, an odd number of colons
+/// means that the first one is escaped. All others are separators, two colons
+/// each.
 pub fn key_of(member: &[u8]) -> Option<Key> {
     let text = std::str::from_utf8(member).ok()?;
     let mut key = KeyBuilder::default();
@@ -89,7 +92,8 @@ pub fn key_of(member: &[u8]) -> Option<Key> {
         part.push_str(&rest[..at]);
         let run = rest[at..].bytes().take_while(|byte| *byte == b':').count();
         if run % 2 == 1 {
-            // The escape must stand right here, not before an earlier run.
+            // The escape must be right before this run, not before an earlier
+            // one.
             if at == 0 || !part.ends_with('_') {
                 return None;
             }

@@ -1,10 +1,10 @@
-//! The worker: takes all that waits, sends it as one request to each server
-//! concerned, and hands the outcomes of a request over together.
+//! The worker: takes all queued operations, sends them as one request to each
+//! server concerned, and delivers the outcomes of a request together.
 //!
 //! Operations on one entry take effect in the order of their calls. On one
-//! connection the protocol sees to that; what has to be sent again waits until
-//! nothing is under way on its server, and is then put in order with what came
-//! later.
+//! connection the protocol guarantees that. Operations that have to be sent
+//! again wait until nothing is under way on their server, and are then put in
+//! order with newer ones.
 
 use super::connection::Connection;
 use super::failure::{Lost, Refusal, Verdict, verdict};
@@ -30,50 +30,53 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-/// Operations in one request at most, and about how many bytes.
+/// The most operations in one request, and about the most bytes.
 const GROUP: usize = 512;
 const GROUP_BYTES: usize = 512 * 1024;
 
-/// Requests under way to one server at most. More would only make smaller
-/// groups.
+/// The most requests under way to one server. More would only make requests
+/// smaller.
 const FLIGHTS: usize = 8;
 
-/// Before a server that is loading, or a cluster that changes, is asked again.
+/// The pause before a server that is loading, or a cluster that is changing, is
+/// asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// No server is known to have the slot.
-const NOBODY: usize = usize::MAX;
+/// Stands for a slot without a known server.
+const NO_LINK: usize = usize::MAX;
 
 pub struct Worker {
     hub: Arc<Hub>,
     messages: UnboundedReceiver<Message>,
     links: Vec<Link>,
-    /// The link of each slot, and the one that the cluster's latest map says.
-    /// A slot changes hands when nothing is under way at its old server.
+    /// The link that serves each slot, and the link that should, by the
+    /// cluster's latest map. A slot changes its link when nothing is under way
+    /// at the old one.
     owners: Vec<usize>,
     wanted: Vec<usize>,
     unrouted: VecDeque<Op>,
     mapping: bool,
     held: Held,
     backlog: VecDeque<Work>,
-    /// How many in the backlog concern more than one entry.
+    /// How many operations in the backlog concern more than one entry.
     broad: usize,
     running: Option<Running>,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     generations: Generations,
-    /// Operations on their way.
+    /// Operations that are queued or under way.
     outstanding: usize,
     number: u64,
     done: Vec<(Answer, Outcome)>,
     closed: Option<Answer>,
-    /// Whether one command may serve several entries: they must be in one slot.
+    /// Whether operations may share commands: their entries must be in one
+    /// slot.
     joins: bool,
-    /// Whether something came that must not be sent into a connection that has
-    /// ended while nobody looked.
+    /// Whether an operation came that must not be sent on a connection that has
+    /// ended unnoticed.
     look_first: bool,
 }
 
-/// What waits for something that concerns many entries.
+/// An operation that waits for another one that concerns many entries.
 enum Work {
     One(Op),
     Broad(Broad),
@@ -83,7 +86,8 @@ struct Broad {
     answer: Answer,
     task: BroadTask,
     generation: u64,
-    admission: Option<Admission>,
+    /// Counts until the task has ended.
+    _admission: Option<Admission>,
 }
 
 enum BroadTask {
@@ -96,7 +100,7 @@ enum BroadTask {
 
 struct Running {
     broad: Broad,
-    /// Whose operations wait for it.
+    /// Operations under this prefix wait for it.
     concerns: Option<Prefix>,
 }
 
@@ -121,8 +125,8 @@ impl Worker {
             hub,
             messages,
             links: Vec::new(),
-            owners: vec![NOBODY; usize::from(SLOTS)],
-            wanted: vec![NOBODY; usize::from(SLOTS)],
+            owners: vec![NO_LINK; usize::from(SLOTS)],
+            wanted: vec![NO_LINK; usize::from(SLOTS)],
             unrouted: VecDeque::new(),
             mapping: false,
             held: Held::default(),
@@ -139,8 +143,9 @@ impl Worker {
         }
     }
 
-    /// Until the store is closed or gone, and what was queued before is done.
-    /// Returns what to tell once all is released.
+    /// Runs until the store is closed or dropped and all earlier operations are
+    /// done. Returns the answer to `close`, which is due once all resources are
+    /// released.
     pub async fn run(mut self) -> Option<Answer> {
         let mut batch = Vec::new();
         let mut gone = false;
@@ -164,8 +169,9 @@ impl Worker {
                         self.take(message, patience);
                     }
                     if quiet && std::mem::take(&mut self.look_first) {
-                        // The runtime looks at the sockets now, and then runs
-                        // who reads from them.
+                        // Lets the runtime poll the sockets and then run the
+                        // connections' tasks, so that a connection that has
+                        // ended is noticed.
                         yield_now().await;
                         yield_now().await;
                     }
@@ -238,7 +244,7 @@ impl Worker {
             answer,
             task,
             generation,
-            admission,
+            _admission: admission,
         }));
     }
 
@@ -274,7 +280,7 @@ impl Worker {
         let mut link = 0;
         while link < self.links.len() {
             if self.settle(link, now) {
-                // It may have given work to any other.
+                // It may have queued operations at any link.
                 link = 0;
                 continue;
             }
@@ -330,7 +336,8 @@ impl Worker {
             }
             BroadTask::Reindex(progress) => {
                 let progress = Arc::clone(progress);
-                // Writers go on: each step agrees with what is there.
+                // Other writers go on: each step reads what is stored at that
+                // moment.
                 (
                     None,
                     Box::pin(async move { hub.reindex(&progress).await.map(Reply::Count) }),
@@ -341,13 +348,14 @@ impl Worker {
         self.events.push(Box::pin(async move { Event::Broad(task.await) }));
     }
 
-    /// Sends what waits at a link, if it can be sent.
+    /// Sends the queued operations of a link, if possible.
     fn send(&mut self, index: usize) {
         let link = &mut self.links[index];
         while !link.stalled && link.flights < FLIGHTS && !link.queue.is_empty() {
             let Some(connection) = link.live() else {
                 if link.flights > 0 {
-                    // What they were may have to be sent first.
+                    // In-flight operations may need resending before anything
+                    // newer.
                     link.stalled = true;
                 } else if !link.connecting {
                     link.connecting = true;
@@ -488,7 +496,7 @@ impl Worker {
         let Value::ServerError(error) = reply else {
             match op.read(reply, self.hub.settings.index) {
                 Next::Finish(outcome) => self.finish(&mut op, outcome),
-                // Its entry is held: nothing can overtake it.
+                // Its entry is held, so nothing can overtake it.
                 Next::Again => self.route(op),
             }
             return;
@@ -525,7 +533,7 @@ impl Worker {
                 self.ask_for_map();
             }
             Verdict::Demoted(error) => {
-                // Behind the same name there may be another server now.
+                // The same name may lead to another server now.
                 let link = &mut self.links[index];
                 if let Some(connection) = &link.connection {
                     connection.give_up();
@@ -543,7 +551,7 @@ impl Worker {
     fn on_refusal(&mut self, index: usize, refusal: &Refusal) {
         let link = &mut self.links[index];
         let cluster = self.hub.topology.is_cluster();
-        // Nobody waits for a server that may not be there at all.
+        // Operations fail at once, because the server may not exist.
         if refusal.lasting || (!cluster && !link.server.was_reached()) {
             for mut op in link.take_all() {
                 self.finish(&mut op, Err(refusal.error.clone()));
@@ -555,7 +563,7 @@ impl Worker {
         }
     }
 
-    /// Puts what waits at a link in order again, once nothing is under way.
+    /// Puts the operations of a link in order again, once nothing is under way.
     fn settle(&mut self, index: usize, now: Instant) -> bool {
         let link = &mut self.links[index];
         let waits = link.flights > 0 || link.wants_map || link.not_before.is_some_and(|instant| now < instant);
@@ -564,7 +572,7 @@ impl Worker {
         }
         let ops = link.take_all();
         for slot in 0..usize::from(SLOTS) {
-            if self.owners[slot] == index && self.wanted[slot] != NOBODY {
+            if self.owners[slot] == index && self.wanted[slot] != NO_LINK {
                 self.owners[slot] = self.wanted[slot];
             }
         }
@@ -596,14 +604,14 @@ impl Worker {
         for slot in 0..SLOTS {
             let link = match self.hub.topology.owner(slot) {
                 Some(server) => self.link_of(&server),
-                None => NOBODY,
+                None => NO_LINK,
             };
             let slot = usize::from(slot);
             self.wanted[slot] = link;
             let owner = self.owners[slot];
-            if owner == NOBODY {
+            if owner == NO_LINK {
                 self.owners[slot] = link;
-            } else if link != NOBODY && owner != link {
+            } else if link != NO_LINK && owner != link {
                 self.links[owner].stalled = true;
             }
         }
@@ -630,14 +638,14 @@ impl Worker {
         self.links.len() - 1
     }
 
-    /// Gives up what has waited too long for a server.
+    /// Gives up operations that have waited too long for a server.
     fn expire(&mut self, now: Instant) {
         let mut expired = Vec::new();
         for link in &mut self.links {
             if link.due().is_none_or(|due| due > now) {
                 continue;
             }
-            let error = link.server.why_not();
+            let error = link.server.last_error();
             let late = |op: &Op| op.patience <= now;
             expired.extend(link.redo.extract_if(.., |op| late(op)).map(|op| (op, error.clone())));
             while link.queue.front().is_some_and(late) {
@@ -645,7 +653,7 @@ impl Worker {
             }
         }
         while self.unrouted.front().is_some_and(|op| op.patience <= now) {
-            let error = Error::Timeout("nobody has this slot of the cluster".into());
+            let error = Error::Timeout("no server has this slot of the cluster".into());
             expired.extend(self.unrouted.pop_front().map(|op| (op, error)));
         }
         for (mut op, error) in expired {

@@ -1,8 +1,8 @@
-//! What all stores connect with: name look-ups that fail instead of panicking,
-//! and attempts whose panics stay attempts.
+//! How all stores connect: name look-ups that fail instead of panicking, and
+//! attempts whose panics fail that attempt alone.
 //!
 //! The runtime looks names up on threads of its own, and panics when it can't
-//! start one. So does a driver that leaves a look-up to it.
+//! start one. So does a driver that leaves its look-ups to the runtime.
 
 use crate::kv::{Error, Result};
 use crate::stores::worker::spawn;
@@ -28,7 +28,7 @@ pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let host = host.to_owned();
     spawn("look-up", move || {
         let addresses = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-        // If the attempt is over by now, nobody needs the answer.
+        // The receiver may be gone; its answer is then not needed.
         drop(sender.send(addresses));
     })?;
     addresses
@@ -40,7 +40,7 @@ pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 ///
 /// # Errors
 ///
-/// If there is none.
+/// If no address accepts one.
 pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     TcpStream::connect(&look_up(host, port).await?[..]).await
 }
@@ -51,7 +51,7 @@ pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
 ///
 /// [`Error::Connection`] after a panic.
 pub async fn contain<T>(attempt: impl Future<Output = T>) -> Result<T> {
-    // What a panic leaves behind is dropped with the attempt.
+    // All state that the attempt can see is dropped with it.
     AssertUnwindSafe(attempt)
         .catch_unwind()
         .await

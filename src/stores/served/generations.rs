@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::oneshot;
 
-/// Counts what is not done yet, by when it came.
+/// Counts the unfinished writes, by the generation in which they were called.
+/// Each waiting list begins a new generation.
 #[derive(Default)]
 pub struct Generations {
     current: u64,
@@ -34,7 +35,7 @@ impl Generations {
         }
     }
 
-    /// Answers once all that has begun is done.
+    /// Answers once all writes that have begun are done.
     pub fn answer_after(&mut self, answer: oneshot::Sender<()>) {
         if self.undone.is_empty() {
             let _ = answer.send(());

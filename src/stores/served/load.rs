@@ -49,7 +49,8 @@ impl Load {
     }
 }
 
-/// A job's share of the load. It goes with the job, however that ends.
+/// A job's share of the load. It is given up when it is dropped, however the
+/// job ends.
 pub struct Admission {
     load: Arc<Load>,
     weight: usize,

@@ -1,4 +1,4 @@
-//! What the stores on servers have in common: a bound on what waits, lists
+//! What the stores on servers share: connecting, a bound on the queue, lists
 //! that see the writes before them, and TLS.
 
 mod connect;

@@ -1,4 +1,5 @@
-//! Encrypted connections: which certificates to trust, and which to show.
+//! Encrypted connections: which certificates to trust, and which one to
+//! present.
 
 use crate::kv::{Error, Result};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -8,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 
-/// PEM texts, by the names that Node.js has for them.
+/// PEM texts. The fields have the names of Node.js' TLS options.
 #[derive(Clone)]
 pub struct TlsOptions {
     /// Trusted instead of the system's certificates.
@@ -32,14 +33,14 @@ impl Default for TlsOptions {
 impl TlsOptions {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for what is not PEM.
+    /// [`Error::InvalidOption`] if a text is not PEM.
     pub fn check(&self) -> Result<()> {
         self.roots()?;
         self.identity()?;
         Ok(())
     }
 
-    /// What connections are set up with. Reads the system's certificates if
+    /// The configuration of connections. Reads the system's certificates if
     /// those are to be trusted.
     pub fn config(&self) -> Result<ClientConfig> {
         let provider = Arc::new(ring::default_provider());
@@ -103,13 +104,13 @@ fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>> 
 
 fn system_roots() -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    // A system's store often has some that can't be parsed.
+    // A system's store often has certificates that can't be parsed.
     roots.add_parsable_certificates(load_system_certificates()?);
     Ok(roots)
 }
 
-/// Files that can't be read are skipped, but not for want of a descriptor: the
-/// result is kept for as long as the store is there.
+/// Unreadable files are skipped, unless there were no descriptors left: the
+/// result is kept for the life of the store.
 fn load_system_certificates() -> Result<Vec<CertificateDer<'static>>> {
     let loaded = rustls_native_certs::load_native_certs();
     match loaded.errors.iter().find(|error| is_shortage(&error.kind)) {
@@ -125,13 +126,13 @@ fn is_shortage(kind: &rustls_native_certs::ErrorKind) -> bool {
     if let rustls_native_certs::ErrorKind::Io { inner, .. } = kind {
         return matches!(inner.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM));
     }
-    // Elsewhere certificates are no files.
+    // Other systems don't keep certificates in files.
     let _ = kind;
     false
 }
 
-/// The certificates that the system trusts, for a driver that sets up its
-/// connections itself and refuses what it can't read.
+/// The certificates that the system trusts, for a driver that sets up TLS
+/// itself and refuses certificates that it can't parse.
 ///
 /// # Errors
 ///

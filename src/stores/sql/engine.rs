@@ -1,5 +1,5 @@
-//! One SQL server, as the common worker sees it: what it is asked, and what it
-//! may answer. How it is reached, and in which words, is its own matter.
+//! The interface between the common worker and one kind of SQL server.
+//! Connections and SQL are the engine's own business.
 
 use crate::kv::{Error, JsonText, Key, Outcome, Prefix, Result, Write};
 use futures::future::BoxFuture;
@@ -16,20 +16,21 @@ pub struct Operation {
 pub enum Action {
     Get,
     Put(Write),
-    /// Puts if the entry means the expected value, where `None` stands for no
-    /// live entry.
+    /// Puts if the stored value equals the expected one as JSON. `None` stands
+    /// for no live entry.
     Cas(Option<JsonText>, Write),
 }
 
-/// Why something has no outcome yet.
+/// Why an operation has no outcome yet.
 #[derive(Clone, Debug)]
 pub enum Lost {
-    /// Nothing was sent, for want of a connection. `lasting` says that trying
-    /// again can't help: a wrong password, or a server that was never reached.
+    /// Nothing was sent, because there was no connection. `lasting` says that a
+    /// retry can't help: a wrong password, or a server that was never reached.
     Refused { error: Error, lasting: bool },
-    /// It was certainly not done, for a reason that passes: a deadlock, say.
+    /// It was certainly not carried out, for a temporary reason such as a
+    /// deadlock.
     Undone(Error),
-    /// The connection ended: it may have been done.
+    /// The connection ended; it may have been carried out.
     Unknown(Error),
 }
 
@@ -41,7 +42,7 @@ impl Lost {
     }
 }
 
-/// A stored key in the engine's own encoding: where a walk goes on after it.
+/// A stored key in the engine's own encoding. A walk continues after it.
 pub type Cursor = Vec<u8>;
 
 /// Some consecutive entries.
@@ -52,15 +53,15 @@ pub struct Rows {
     pub next: Option<Cursor>,
 }
 
-/// A live entry: its key as JSON and its value, or `None` for what isn't what
-/// the format says.
+/// A live entry: its key as JSON, and its value. `None` for data that isn't in
+/// the store's format.
 #[derive(Debug)]
 pub struct Row {
     pub key: Option<String>,
     pub value: Option<String>,
 }
 
-/// What became of a slice of a `clear`.
+/// The result of one slice of a `clear`.
 #[derive(Debug, Default)]
 pub struct Cleared {
     /// How many live entries were deleted.
@@ -69,44 +70,45 @@ pub struct Cleared {
     pub next: Option<Cursor>,
 }
 
-/// What became of a slice of a sweep.
+/// The result of one slice of a sweep.
 #[derive(Debug, Default)]
 pub struct Swept {
     pub removed: u64,
-    /// Where to go on; `None` when all was looked at. An engine that finds
-    /// expired entries by an index always says `None`.
+    /// Where to continue; `None` at the end. An engine that finds expired
+    /// entries by an index always says `None`.
     pub next: Option<Cursor>,
 }
 
 /// One SQL server behind the common worker.
 ///
-/// All calls come from the worker's thread, several at a time. An engine keeps
-/// its connections to itself; a call waits for one, up to the query timeout. A
-/// statement that is not answered within that time is cancelled on the server
-/// and ends as [`Error::Timeout`].
+/// All calls come from the worker's thread, several at a time. A call waits for
+/// one of the engine's connections up to the query timeout. A statement that is
+/// not answered within that time is cancelled on the server and ends as
+/// [`Error::Timeout`].
 ///
-/// A missing table (another process may have dropped it) is created and the
-/// statement repeated, unless the store was opened with `initialized: true`.
+/// If the table is missing (another process may have dropped it), it is created
+/// and the statement repeated, unless the store was opened with `initialized:
+/// true`.
 pub trait Engine: Send + Sync + 'static {
     /// Shows in the name of the worker's thread.
     const NAME: &'static str;
 
-    /// How many groups may be under way at once.
+    /// How many groups may run at once.
     fn connections(&self) -> usize;
 
-    /// For how long an operation waits for a connection, and then for its
-    /// answer.
+    /// How long an operation waits for a connection, and then for its answer.
     fn query_timeout(&self) -> Duration;
 
-    /// Runs a group. No two of its operations concern one key, so that it may
-    /// run in any order, and in as few statements as the engine likes. A group
-    /// holds either gets only, or no gets.
+    /// Runs a group. No two of its operations have the same key, so they may
+    /// run in any order and in as few statements as the engine likes. A group
+    /// is either all gets or has none.
     ///
-    /// The result has one outcome for each operation, in their order.
+    /// The result has one outcome per operation, in their order.
     fn run<'a>(&'a self, group: &'a [Operation]) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>>;
 
-    /// The next entries under a prefix, in key order. Looks at so many entries,
-    /// live or expired: what it costs doesn't depend on what waits to be swept.
+    /// The next entries under a prefix, in key order. Looks at `entries` rows,
+    /// live or expired, so that the cost doesn't depend on how many expired
+    /// rows are left.
     fn read<'a>(
         &'a self,
         prefix: &'a Prefix,
@@ -128,10 +130,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Drops the table, if there is one.
     fn drop_table(&self) -> BoxFuture<'_, Result<(), Lost>>;
 
-    /// Deletes expired entries, looking at so many at most, and never waiting
-    /// for a lock.
+    /// Deletes expired entries. Looks at `slice` entries at most, and never
+    /// waits for a lock.
     fn sweep<'a>(&'a self, after: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>>;
 
-    /// Gives all connections up.
+    /// Closes all connections.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

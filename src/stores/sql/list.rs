@@ -12,10 +12,10 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// The first request tells how large values are.
+/// The first request asks for few entries, to learn how large values are.
 const FIRST: u32 = 64;
 
-/// A request brings several pages, for as long as values are small.
+/// Later requests ask for several pages at once, as long as values are small.
 const PAGES: u32 = 8;
 
 pub struct SqlPages<E> {
@@ -24,14 +24,14 @@ pub struct SqlPages<E> {
     /// Taken by the first request.
     reader: Option<Reader<E>>,
     reading: Option<Reading<E>>,
-    /// Read and not in a page yet.
+    /// Read, but not in a page yet.
     ready: VecDeque<Row>,
 }
 
-/// A request on its way. Dropping it ends it.
+/// A request that is under way. Dropping it ends it.
 struct Reading<E>(JoinHandle<Result<Read<E>>>);
 
-/// Rows, and the way to more.
+/// Rows, and the reader for more.
 type Read<E> = (Vec<Row>, Option<Reader<E>>);
 
 impl<E> Drop for Reading<E> {
@@ -86,7 +86,7 @@ impl<E: Engine> SqlPages<E> {
         }
     }
 
-    /// Waits until writes called before this list are in.
+    /// Waits for the writes that were called before this list.
     async fn writes_before_this(&self) -> Result<()> {
         let (sender, done) = oneshot::channel();
         let _ = self.worker.send(Message::Ready(sender));
@@ -100,13 +100,13 @@ impl<E: Engine> Pages for SqlPages<E> {
     }
 }
 
-/// Reads on from where it is.
+/// Reads the next rows.
 struct Reader<E> {
     engine: Arc<E>,
     prefix: Prefix,
     limits: PageLimits,
     after: Option<Cursor>,
-    /// How many entries the next request looks at.
+    /// The number of entries that the next request looks at.
     next: u32,
 }
 
@@ -115,7 +115,7 @@ impl<E: Engine> Reader<E> {
         Reading(tokio::spawn(self.read()))
     }
 
-    /// The next entries, and the way to more.
+    /// The next entries, and the reader for more.
     async fn read(mut self) -> Result<Read<E>> {
         let engine = &self.engine;
         let read = || engine.read(&self.prefix, self.after.as_ref(), self.next);

@@ -1,7 +1,7 @@
-//! What the stores on SQL servers have in common. One thread does it all
-//! ([`worker`]): it takes what waits, makes groups of it, and has several groups
-//! under way, each on a connection of the engine's. Which server that is, only
-//! the [`engine`] knows.
+//! What the stores on SQL servers share. One thread does all the work
+//! ([`worker`]): it takes all queued operations, forms groups of them, and runs
+//! several groups at once, each on a connection of its own. Only the [`engine`]
+//! knows the kind of server.
 
 mod engine;
 mod list;
@@ -26,7 +26,7 @@ pub struct SqlStore<E> {
     worker: WorkerThread<Message>,
 }
 
-/// What the worker is sent.
+/// Messages to the worker.
 enum Message {
     Job(Job, Admission),
     /// Answered once all earlier writes are done.

@@ -1,5 +1,5 @@
-//! Operations on one key take effect one after another, in the order of their
-//! calls. Gets of one key that wait together share one read.
+//! Operations on one key take effect in the order of their calls. Consecutive
+//! gets of one key share one read.
 
 use super::engine::{Action, Operation};
 use crate::kv::{Answer, Key};
@@ -7,7 +7,7 @@ use crate::stores::served::Admission;
 use std::collections::{HashMap, VecDeque};
 use tokio::time::Instant;
 
-/// An operation with those who wait for it.
+/// An operation and the callers that wait for it.
 pub struct Op {
     pub operation: Operation,
     pub wait: Wait,
@@ -15,18 +15,18 @@ pub struct Op {
 
 pub struct Wait {
     pub caller: Caller,
-    /// More callers of the same get.
+    /// Other callers of the same get.
     pub more: Vec<Caller>,
-    /// When it could have been sent first.
+    /// Since when it could be sent.
     pub since: Instant,
-    /// Until when it is tried again.
+    /// Until when it is retried.
     pub patience: Instant,
 }
 
 pub struct Caller {
     pub answer: Answer,
     pub admission: Admission,
-    /// The lists that wait for it, if it writes, have this number or more.
+    /// For writes: lists of this generation or a later one wait for it.
     pub generation: Option<u64>,
 }
 
@@ -36,8 +36,8 @@ impl Op {
     }
 }
 
-/// The keys that have an operation waiting to be sent or under way, and what
-/// waits behind it.
+/// The keys that have an operation queued or under way, and the operations that
+/// wait behind it.
 #[derive(Default)]
 pub struct Order(HashMap<Key, VecDeque<Op>>);
 
@@ -55,7 +55,8 @@ impl Order {
         None
     }
 
-    /// What can go now that the operation on a key is done.
+    /// The operation that can go now that the one before it on this key is
+    /// done.
     pub fn release(&mut self, key: &Key) -> Option<Op> {
         let next = self.0.get_mut(key)?.pop_front();
         if next.is_none() {

@@ -1,4 +1,4 @@
-//! What has no outcome is tried again, for as long as a caller waits.
+//! Retries operations that have no outcome, for as long as their caller waits.
 
 use super::engine::Lost;
 use crate::kv::{Error, Result};
@@ -6,15 +6,15 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Whether something may be done twice.
+/// Whether an operation may be carried out twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     Freely,
-    /// Not when nobody knows whether it was done.
+    /// Only if it was certainly not carried out.
     IfUndone,
 }
 
-/// The error to give up with, or `None` to try again.
+/// The error to give up with, or `None` to retry.
 pub fn verdict(lost: Lost, repeat: Repeat, patience: Instant) -> Option<Error> {
     match lost {
         Lost::Refused { error, lasting: true } => Some(error),
@@ -24,11 +24,11 @@ pub fn verdict(lost: Lost, repeat: Repeat, patience: Instant) -> Option<Error> {
     }
 }
 
-/// Calls until there is an outcome or patience ends.
+/// Calls until there is an outcome or `patience` is over.
 ///
 /// # Errors
 ///
-/// What the last call met.
+/// The last call's error.
 pub async fn persist<T, F: Future<Output = Result<T, Lost>>>(
     patience: Duration,
     repeat: Repeat,

@@ -1,28 +1,30 @@
-//! When to sweep: soon after something can have expired, a slice at a time,
-//! with pauses that grow when there is nothing to find.
+//! When to sweep: soon after an entry can have expired, one slice at a time,
+//! with pauses that grow when nothing is found.
 
 use super::engine::{Cursor, Swept};
 use crate::kv::Ttl;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Entries that one slice looks at.
+/// The number of entries that one slice looks at.
 pub const SLICE: u32 = 500;
 
-/// Other processes may have left something: look once, some time after the
-/// start.
+/// Other processes may have left expired entries: the first look comes some
+/// time after the start.
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 
-/// Between slices that found something, and that found nothing.
+/// Pauses after slices that found something, and after slices that found
+/// nothing.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 const WALK_PAUSE: Duration = Duration::from_millis(200);
 
-/// Between walks over all entries: at least as long as the walk took, and
-/// doubled when it has found nothing.
+/// Pauses between walks over all entries: at least as long as the walk took,
+/// and doubled when it has found nothing.
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(600);
 
-/// What has just expired is left alone for a moment, so that a walk finds more.
+/// Entries that have just expired are left for a moment, so that a walk finds
+/// more at once.
 const DELAY: Duration = Duration::from_millis(500);
 
 pub struct Sweeper {
@@ -32,7 +34,7 @@ pub struct Sweeper {
     began: Option<Instant>,
     found: bool,
     rest: Duration,
-    /// When a walk ended, before which none begins.
+    /// No walk begins before this time.
     rested: Instant,
 }
 
@@ -51,7 +53,7 @@ impl Default for Sweeper {
 }
 
 impl Sweeper {
-    /// Something was written that expires.
+    /// An entry with a ttl was written.
     pub fn expect(&mut self, ttl: Ttl) {
         let millis = u64::try_from(ttl.deadline(0)).unwrap_or(u64::MAX);
         let rest = LONGEST_REST.min(Duration::from_millis(millis) + DELAY);
@@ -80,7 +82,7 @@ impl Sweeper {
         self.due().is_some_and(|due| due <= now)
     }
 
-    /// Where the next slice begins: at the first entry, or after one.
+    /// Where the next slice begins: at the first entry, or after a cursor.
     pub fn start(&mut self, now: Instant) -> Option<Cursor> {
         self.running = true;
         self.due = None;
@@ -88,7 +90,7 @@ impl Sweeper {
         self.cursor.take()
     }
 
-    /// What a slice has found; `None` for one that failed.
+    /// The result of a slice; `None` if it failed.
     pub fn on(&mut self, swept: Option<Swept>) {
         self.running = false;
         let now = Instant::now();

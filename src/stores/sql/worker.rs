@@ -1,5 +1,5 @@
-//! The worker: takes all that waits, makes groups of it, has several groups
-//! under way, and hands the outcomes of a group over together.
+//! The worker: takes all queued operations, forms groups of them, runs several
+//! groups at once, and delivers the outcomes of a group together.
 
 use super::Message;
 use super::engine::{Action, Engine, Lost, Operation, Swept};
@@ -17,17 +17,18 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until};
 
-/// Operations in one group at most, and about how many bytes.
+/// The most operations in one group, and about the most bytes.
 const GROUP: usize = 512;
 const GROUP_BYTES: usize = 512 * 1024;
 
 /// While groups are under way, another one begins when this many operations
-/// wait for each of them, or when one has waited for so long: large groups are
-/// cheap, but nobody should wait for somebody else's round trip.
+/// wait per group, or when one has waited this long. Large groups are cheap,
+/// but no operation should wait for another group's round trip.
 const WORTH: usize = 16;
 const LINGER: Duration = Duration::from_millis(1);
 
-/// Entries that a `clear` deletes at a time, so that others get their turn.
+/// The number of entries that a `clear` deletes at a time, so that other
+/// operations get their turn.
 const CLEAR_SLICE: u32 = 1000;
 
 pub struct Worker<E> {
@@ -37,20 +38,20 @@ pub struct Worker<E> {
     gets: Line,
     writes: Line,
     backlog: VecDeque<Work>,
-    /// How many in the backlog concern more than one entry.
+    /// How many operations in the backlog concern more than one entry.
     broad: usize,
     running: Option<Running>,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     generations: Generations,
-    /// Operations that wait or are under way, without those in the backlog.
+    /// Operations that are queued or under way, without those in the backlog.
     outstanding: usize,
     sweeper: Sweeper,
     done: Vec<(Answer, Outcome)>,
     closed: Option<Answer>,
 }
 
-/// What waits to be sent, and how many groups are under way. Gets have a line
-/// of their own: they don't wait until writes are on disk.
+/// A queue of operations, and how many of its groups are under way. Gets have
+/// their own queue, because they need not wait until writes are on disk.
 #[derive(Default)]
 struct Line {
     queue: VecDeque<Op>,
@@ -77,7 +78,7 @@ impl Line {
     }
 }
 
-/// What waits for something that concerns many entries.
+/// An operation that waits for another one that concerns many entries.
 enum Work {
     One(Operation, Caller),
     Broad(Broad),
@@ -97,7 +98,7 @@ enum BroadTask {
 
 struct Running {
     caller: Caller,
-    /// Whose operations wait for it.
+    /// Operations under this prefix wait for it.
     concerns: Option<Prefix>,
     closes: bool,
 }
@@ -133,8 +134,9 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// Until the store is closed or gone, and what was queued before is done.
-    /// Returns what to tell once all is released.
+    /// Runs until the store is closed or dropped and all earlier operations are
+    /// done. Returns the answer to `close`, which is due once all resources are
+    /// released.
     pub async fn run(mut self) -> Option<Answer> {
         let mut batch = Vec::new();
         let mut gone = false;
@@ -303,11 +305,11 @@ impl<E: Engine> Worker<E> {
         self.events.push(Box::pin(async move { Event::Broad(task.await) }));
     }
 
-    /// Sends what waits, if it is worth it.
+    /// Sends queued operations, if it is worth it.
     fn send(&mut self, now: Instant) {
         let most = self.engine.connections();
         for gets in [true, false] {
-            // Writes that wait for a lock leave gets a connection.
+            // Writes may wait for a lock; one connection is left to gets.
             let most = if gets { most } else { (most - 1).max(1) };
             while self.gets.flights + self.writes.flights < most && self.line(gets).is_worth_a_flight(now) {
                 let line = self.line(gets);
@@ -348,7 +350,7 @@ impl<E: Engine> Worker<E> {
                     if closes {
                         self.closed = Some(caller.answer);
                     } else {
-                        self.tell(caller, outcome);
+                        self.finish_caller(caller, outcome);
                     }
                 }
             }
@@ -407,12 +409,12 @@ impl<E: Engine> Worker<E> {
         }
         self.outstanding -= 1 + op.wait.more.len();
         for caller in op.wait.more {
-            self.tell(caller, outcome.clone());
+            self.finish_caller(caller, outcome.clone());
         }
-        self.tell(op.wait.caller, outcome);
+        self.finish_caller(op.wait.caller, outcome);
     }
 
-    fn tell(&mut self, caller: Caller, outcome: Outcome) {
+    fn finish_caller(&mut self, caller: Caller, outcome: Outcome) {
         if let Some(generation) = caller.generation {
             self.generations.end(generation);
         }
@@ -424,7 +426,7 @@ impl<E: Engine> Worker<E> {
     }
 }
 
-/// The error to give an operation up with, or `None` to try again.
+/// The error to give an operation up with, or `None` to retry it.
 fn give_up(lost: Lost, op: &Op) -> Option<Error> {
     if !matches!(op.operation.action, Action::Cas(..)) {
         return verdict(lost, Repeat::Freely, op.wait.patience);
@@ -442,7 +444,7 @@ async fn clear<E: Engine>(engine: &E, prefix: &Prefix) -> Result<u64> {
     let mut after = None;
     loop {
         let slice = || engine.clear(prefix, after.as_ref(), CLEAR_SLICE);
-        // Done twice, it would count too little.
+        // If a slice were repeated, the count would be too small.
         let cleared = persist(engine.query_timeout(), Repeat::IfUndone, slice).await?;
         count += cleared.live;
         match cleared.next {

@@ -171,7 +171,12 @@ impl Disk {
 
     /// What has happened so far.
     pub fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap().clone()
+        self.events_from(0)
+    }
+
+    /// What has happened since number `from`.
+    pub fn events_from(&self, from: usize) -> Vec<Event> {
+        self.events.lock().unwrap()[from..].to_vec()
     }
 
     /// The number of the next event.
@@ -291,7 +296,7 @@ impl Drop for Active {
 }
 
 /// Which of the calls that match fail.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum When {
     Always,
     /// Once: the n-th, from 1 on.
@@ -323,7 +328,7 @@ impl Counter {
         match self.when {
             When::Always => true,
             When::Nth(nth) => self.count == nth,
-            When::Every(each) => self.count % each == 0,
+            When::Every(each) => self.count.is_multiple_of(each),
             When::Chance(chance, _) => self.random.gen_bool(chance),
         }
     }

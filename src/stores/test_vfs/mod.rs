@@ -8,5 +8,5 @@ mod disk;
 mod replay;
 mod vfs;
 
-pub use disk::{Action, Call, Change, Disk, Event, Gate, Kind, Method, When};
+pub use disk::{Action, Active, Call, Change, Disk, Event, Kind, Method, When};
 pub use replay::Replay;

@@ -456,6 +456,10 @@ unsafe extern "C" fn shm_map(
 unsafe extern "C" fn shm_lock(file: *mut sqlite3_file, offset: c_int, count: c_int, flags: c_int) -> c_int {
     // SAFETY: as in `read`.
     unsafe {
+        if flags & ffi::SQLITE_SHM_UNLOCK != 0 {
+            // This never fails, and SQLite does not look at the result.
+            return native::shm_lock(file, offset, count, flags);
+        }
         ruled(file, Method::ShmLock, (0, 0), |_, _| {
             native::shm_lock(file, offset, count, flags)
         })
