@@ -23,6 +23,12 @@ const FIRST_EXPIRY: &str = "SELECT expiration_ms FROM kv WHERE expiration_ms >= 
 const SWEEP: &str = "DELETE FROM kv WHERE k IN (\
     SELECT k FROM kv WHERE expiration_ms >= 0 AND expiration_ms <= ?1 ORDER BY expiration_ms LIMIT ?2)";
 
+enum Swept {
+    More,
+    /// When the next entry expires, if any does.
+    Until(Option<Millis>),
+}
+
 impl Writer {
     pub fn sweep_soon(&mut self) {
         self.sweep_at = Some(Instant::now() + SHORTEST_SWEEP_DELAY);
@@ -48,7 +54,8 @@ impl Writer {
         };
         let shared = Arc::clone(&self.shared);
         match guard(|| sweep(&open.connection, &shared)) {
-            Ok(next) => self.sweep_by(next.unwrap_or(Millis::MAX)),
+            Ok(Swept::More) => self.sweep_at = Some(Instant::now()),
+            Ok(Swept::Until(next)) => self.sweep_by(next.unwrap_or(Millis::MAX)),
             Err(_) => self.sweep_soon(),
         }
         self.keep_log_short();
@@ -86,24 +93,25 @@ impl Writer {
     }
 }
 
-/// Returns when the next entry expires, if any does.
-fn sweep(connection: &Connection, shared: &Shared) -> Result<Option<Millis>> {
-    let first_expiry = || {
-        connection
-            .query_row(FIRST_EXPIRY, [], |row| row.get::<_, Millis>(0))
-            .optional()
-    };
-    let first = first_expiry().map_err(|error| database::error(&error))?;
+fn sweep(connection: &Connection, shared: &Shared) -> Result<Swept> {
+    let first_expiry = || connection.query_row(FIRST_EXPIRY, [], |row| row.get(0)).optional();
+    let first: Option<Millis> = first_expiry().map_err(|error| database::error(&error))?;
     let now = now();
     if first.is_none_or(|first| first > now) {
-        return Ok(first);
+        return Ok(Swept::Until(first));
     }
+    let mut removed = 0;
     let remove = |connection: &Connection| {
         // Deno, too, counts it as a write.
         next_version(connection)?;
-        connection.prepare_cached(SWEEP)?.execute(params![now, SLICE])?;
+        removed = connection.prepare_cached(SWEEP)?.execute(params![now, SLICE])?;
         Ok(Vec::new())
     };
     transaction(connection, shared, true, remove).map_err(Failure::into_error)?;
-    first_expiry().map_err(|error| database::error(&error))
+    if removed == SLICE as usize {
+        return Ok(Swept::More);
+    }
+    first_expiry()
+        .map(Swept::Until)
+        .map_err(|error| database::error(&error))
 }
