@@ -24,7 +24,7 @@ export interface DurationLike {
 
 /**
  * Any `Temporal.Duration`: the runtime's own, a polyfill's, or another object
- * that can tell its total.
+ * with a `total` method.
  */
 export interface Duration {
   total(options: any): number;
@@ -44,7 +44,7 @@ export interface SetOptions {
 /** The options of `list`. */
 export interface ListOptions {
   /**
-   * Only entries whose keys are this, or extend it by whole parts.
+   * Only entries whose keys equal this or extend it by whole parts.
    *
    * @default All entries.
    */
@@ -56,7 +56,7 @@ export interface ListOptions {
    * @default 64
    */
   pageSize?: number;
-  /** Ends the list; the `next()` under way rejects with the signal's reason. */
+  /** Ends the list: the pending or next `next()` rejects with the signal's reason. */
   signal?: AbortSignal;
 }
 
@@ -69,17 +69,17 @@ export interface SqliteKvStoreOptions {
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If so the store never creates it, and
-   * operations fail where there is none.
+   * Whether the table exists already. If so, the store never creates it, and
+   * operations reject if it is missing.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * What a resolved write has survived: with `"full"` a power loss; with
-   * `"normal"` the death of the process, while a power loss may take the last
-   * writes, though never the database. `"normal"` saves a sync to disk for each
-   * group of writes.
+   * What an awaited write survives. With `"full"` it survives a power loss. With
+   * `"normal"` it survives a crash of the process, but a power loss may undo the
+   * last writes; it never damages the database. `"normal"` saves a sync to disk
+   * for each group of writes.
    *
    * @default "full"
    */
@@ -96,9 +96,9 @@ export interface SqliteKvStoreOptions {
 /** The options of {@link RedisKvStore}. */
 export interface RedisKvStoreOptions {
   /**
-   * What all keys in Redis start with. `drop()` deletes every key that does,
-   * whatever it holds. Characters that are special in Redis patterns are
-   * ordinary here.
+   * The prefix of all keys in Redis. `drop()` deletes every key that starts with
+   * it, those of other programs included. Characters that are special in Redis
+   * patterns are ordinary here.
    *
    * @default "fedify::"
    */
@@ -108,10 +108,10 @@ export interface RedisKvStoreOptions {
    * in the same step. With it, `list` and `clear` read only what matches,
    * instead of scanning the whole database; a write costs about twice as much.
    *
-   * All that write to the data must keep the index: entries from others (from
-   * `@fedify/redis`, say) are found by `get` and `cas` but not by `list` and
-   * `clear`, until `reindex()` is called. Entries that others delete vanish
-   * from lists at once.
+   * Every writer must maintain the index: entries from writers that do not
+   * (`@fedify/redis`, for example) are found by `get` and `cas`, but not by
+   * `list` and `clear` until `reindex()` is called. Entries that others delete
+   * disappear from lists at once.
    *
    * In a cluster it needs a `keyPrefix` with a hash tag, like `"{fedify}::"`,
    * which puts all entries on one server.
@@ -130,14 +130,15 @@ export interface RedisKvStoreOptions {
   /**
    * How many milliseconds an operation waits for a connection, and then for its
    * answer, before it rejects with `ERR_KV_TIMEOUT` (or `ERR_KV_CONNECTION`
-   * where it is known why there is none). What was written then is unknown.
+   * if it is known why there is none). It is then unknown whether a write was
+   * carried out.
    *
    * @default 5000
    */
   commandTimeout?: number;
   /**
-   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
-   * those that would make what waits larger than 256 MiB.
+   * How many operations may wait. Further ones reject with `ERR_KV_BACKEND`. So
+   * do operations when those that wait take more than 256 MiB.
    *
    * @default 100000
    */
@@ -155,7 +156,7 @@ export interface RedisKvStoreOptions {
     /** The private key of `cert`, in PEM. */
     key?: string | Uint8Array;
     /**
-     * Whether to refuse servers that can't prove who they are.
+     * Whether to verify the server, and refuse it if that fails.
      *
      * @default true
      */
@@ -166,30 +167,29 @@ export interface RedisKvStoreOptions {
 /** The options of {@link PostgresKvStore}. */
 export interface PostgresKvStoreOptions {
   /**
-   * The table's name, or its schema's and its own with a dot between them. It
-   * is taken as you write it: capitals stay capitals.
+   * The table's name, or `schema.name`. Upper and lower case are kept as you
+   * write them.
    *
    * @default "fedify_kv_v2"
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If so the store never creates it, needs
-   * no right to, and operations fail where there is none.
+   * Whether the table exists already. If so, the store never creates it (and
+   * needs no right to), and operations reject if it is missing.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * Whether a table that the store creates is unlogged, as the official
-   * package's is: writes are cheaper, and the server empties the table when it
-   * starts after a crash. With `false` a resolved write survives that.
+   * Whether a table that the store creates is unlogged, like that of the official
+   * package: writes are cheaper, but the server empties the table after a crash
+   * of its own. With `false` an awaited write survives that.
    *
    * @default true
    */
   unlogged?: boolean;
   /**
-   * How many connections the store may have at once. It makes them when it
-   * needs them.
+   * The largest number of connections. They are opened when they are needed.
    *
    * @default 10
    */
@@ -205,23 +205,23 @@ export interface PostgresKvStoreOptions {
   /**
    * How many milliseconds an operation waits for a connection, and then for its
    * answer. Then its statement is ended on the server, and it rejects with
-   * `ERR_KV_TIMEOUT` (or `ERR_KV_CONNECTION` where it is known why there is no
+   * `ERR_KV_TIMEOUT` (or `ERR_KV_CONNECTION` if it is known why there is no
    * connection).
    *
    * @default 5000
    */
   queryTimeout?: number;
   /**
-   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
-   * those that would make what waits larger than 256 MiB.
+   * How many operations may wait. Further ones reject with `ERR_KV_BACKEND`. So
+   * do operations when those that wait take more than 256 MiB.
    *
    * @default 100000
    */
   queueLimit?: number;
   /**
-   * Encrypts connections. So does `sslmode` in the URL: `require`, `verify-ca`
-   * and `verify-full` want a certificate that is trusted and bears the host's
-   * name, `no-verify` takes any, `prefer` takes what it gets.
+   * Encrypts connections. `sslmode` in the URL does so too: `require`,
+   * `verify-ca` and `verify-full` need a trusted certificate for the host's name,
+   * `no-verify` accepts any certificate, and `prefer` encrypts if the server can.
    */
   tls?: {
     /**
@@ -235,7 +235,7 @@ export interface PostgresKvStoreOptions {
     /** The private key of `cert`, in PEM. */
     key?: string | Uint8Array;
     /**
-     * Whether to refuse servers that can't prove who they are.
+     * Whether to verify the server, and refuse it if that fails.
      *
      * @default true
      */
@@ -243,8 +243,8 @@ export interface PostgresKvStoreOptions {
   };
   /**
    * Whether to prepare statements. Behind a pooler that gives each transaction
-   * another connection (PgBouncer in transaction mode) say `false`. Statements
-   * on one connection then wait for each other, which some poolers need.
+   * another connection (PgBouncer in transaction mode) use `false`. Statements on
+   * one connection then wait for each other, which some poolers need.
    *
    * @default true
    */
@@ -260,17 +260,17 @@ export interface MysqlKvStoreOptions {
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If so the store never creates it, and
-   * operations fail where there is none: for users without the right to create
+   * Whether the table exists already. If so, the store never creates it, and
+   * operations reject if it is missing. For users without the right to create
    * tables.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * How many connections are open at most. (One more is made for a moment when
-   * a statement has to be stopped.) What waits shares statements, so that more
-   * connections help little.
+   * The largest number of connections. (One more is opened briefly to stop a
+   * statement.) Operations that wait share statements, so more connections help
+   * little.
    *
    * @default 4
    */
@@ -292,8 +292,8 @@ export interface MysqlKvStoreOptions {
    */
   queryTimeout?: number;
   /**
-   * How many operations may wait. More reject with `ERR_KV_BACKEND`, and so do
-   * those that would make what waits larger than 256 MiB.
+   * How many operations may wait. Further ones reject with `ERR_KV_BACKEND`. So
+   * do operations when those that wait take more than 256 MiB.
    *
    * @default 100000
    */
@@ -311,7 +311,7 @@ export interface MysqlKvStoreOptions {
     /** The private key of `cert`, in PEM. */
     key?: string | Uint8Array;
     /**
-     * Whether to refuse servers that can't prove who they are.
+     * Whether to verify the server, and refuse it if that fails.
      *
      * @default true
      */
@@ -322,7 +322,7 @@ export interface MysqlKvStoreOptions {
 /** The options of {@link DenoKvStore}. */
 export interface DenoKvStoreOptions {
   /**
-   * What a server knows us by.
+   * The access token for a server.
    *
    * @default The environment variable `DENO_KV_ACCESS_TOKEN`.
    */
@@ -336,7 +336,8 @@ export interface DenoKvStoreOptions {
   busyTimeout?: number;
   /**
    * How many milliseconds an operation waits for a server's answer, before it
-   * rejects with `ERR_KV_TIMEOUT`. What was written then is unknown.
+   * rejects with `ERR_KV_TIMEOUT`. It is then unknown whether a write was carried
+   * out.
    *
    * @default 5000
    */
@@ -371,16 +372,16 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
  * have open at the same time in other processes, or a server that speaks KV
  * Connect, such as `denokv`. Works in Node.js and Bun too.
  *
- * A key is a tuple of strings to Deno, a value what V8 serializes. Values that
- * Deno programs wrote come back as `JSON.stringify` makes them (a `Date` as
- * its ISO string); what JSON has no form for (BigInts, Maps, `Deno.KvU64`,
- * binary data) rejects with `ERR_KV_CORRUPT` and is skipped in lists, and so
- * are keys with parts that are no strings.
+ * For Deno programs a key is an array of strings, and a value is an ordinary
+ * value. Values that they wrote come back as JSON has them (a `Date` as its ISO
+ * string). `get` of a value without a JSON form (a BigInt, a Map, a
+ * `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
+ * values, and keys with parts that are not strings.
  *
- * Values have up to 65,536 bytes when serialized, keys about 2,040, as in Deno
- * itself. All writes that wait are committed together; a resolved write to a
- * file has reached the disk. In a file, expired entries are invisible here at
- * once, to Deno programs when they are removed, about a minute later.
+ * Values may have 65,536 bytes when serialized, and keys about 2,040, as in Deno
+ * itself. All writes that wait are committed together; an awaited write to a
+ * file survives a power loss. This store does not see expired entries of a
+ * file; Deno programs see them until they are removed, about a minute later.
  *
  * @example
  * ```ts
@@ -396,7 +397,7 @@ export declare class DenoKvStore {
    * @param place The file's path, which is created if there is none, or
    *              `":memory:"`, or the `http:` or `https:` URL of a server.
    *              Nothing is opened before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(place: string, options?: DenoKvStoreOptions)
@@ -411,11 +412,11 @@ export declare class DenoKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -431,8 +432,8 @@ export declare class DenoKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -452,12 +453,12 @@ export declare class DenoKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -473,10 +474,11 @@ export declare class DenoKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -489,17 +491,19 @@ export declare class DenoKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -509,9 +513,9 @@ export declare class DenoKvStore {
 /**
  * An async iterator over the entries of a store, from `list()`.
  *
- * It reads a page of entries at a time and stays at most a few pages ahead of
- * you. Nothing runs before the first `next()`. Leaving a `for await` loop
- * early stops the work in the store.
+ * It reads a page of entries at a time, and at most a few pages ahead. Nothing
+ * runs before the first `next()`. Leaving a `for await` loop early stops the
+ * work in the store.
  *
  * @example
  * ```ts
@@ -521,10 +525,13 @@ export declare class DenoKvStore {
  * ```
  */
 export declare class KvListIterator {
-  /** The next entry. Calls may overlap; they are answered in their order. */
+  /**
+   * The next entry. You may call it again before the last call has resolved;
+   * calls resolve in their order.
+   */
   next(): Promise<IteratorResult<KvStoreListEntry, undefined>>
   /**
-   * Ends the iterator and stops its work, without waiting for it.
+   * Ends the iterator. Work in the store stops at once.
    *
    * @param value The value of the result; a promise is awaited.
    */
@@ -532,9 +539,8 @@ export declare class KvListIterator {
   /** Ends the iterator and rejects with the given error. */
   throw(error?: unknown): Promise<IteratorResult<KvStoreListEntry, undefined>>
   /**
-   * How many entries were stepped over so far because what is stored is not
-   * what the format says. `get` of their keys rejects with
-   * `ERR_KV_CORRUPT`.
+   * How many unreadable entries were skipped so far. `get` of their keys
+   * rejects with `ERR_KV_CORRUPT`.
    */
   get skipped(): number
   [globalThis.Symbol.asyncIterator](): this
@@ -542,12 +548,12 @@ export declare class KvListIterator {
 }
 
 /**
- * Keeps entries in this process's memory, in order, until they expire or the
- * process ends. For tests, demos and caches that may be lost.
+ * Keeps entries in this process's memory. For tests, demos and caches that may
+ * be lost.
  *
- * Unlike Fedify's own `MemoryKvStore` it removes what has expired, never
- * returns the object that was passed in, and finds a prefix without looking
- * at every entry. It answers at once, on the calling thread.
+ * Unlike Fedify's own `MemoryKvStore`, it removes expired entries, returns
+ * copies instead of the objects that were passed in, and finds a prefix without
+ * looking at every entry. It runs on the calling thread.
  *
  * @example
  * ```ts
@@ -570,11 +576,11 @@ export declare class MemoryKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -590,8 +596,8 @@ export declare class MemoryKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -611,12 +617,12 @@ export declare class MemoryKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -632,10 +638,11 @@ export declare class MemoryKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -648,17 +655,19 @@ export declare class MemoryKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -670,16 +679,15 @@ export declare class MemoryKvStore {
  * processes may use them at the same time, `@fedify/mysql` among them: the
  * format is the same.
  *
- * Operations that wait share statements: any number of reads or writes is one
- * round trip for each few hundred. A connection that is lost is made again:
- * what may safely be repeated is, and a `cas` whose outcome nobody knows
- * rejects.
+ * Operations that wait share statements: some hundred reads or writes take one
+ * round trip. After a connection is lost, operations are repeated where that is
+ * safe; a `cas` whose outcome is unknown rejects.
  *
  * A key may have 768 characters as JSON text; a longer one rejects with
  * `ERR_KV_KEY_TOO_LONG`. A value may be as large as the server's
  * `max_allowed_packet` (`ERR_KV_VALUE_TOO_LARGE`), and must be JSON that the
- * server takes (`ERR_KV_INVALID_VALUE`): neither takes lone surrogates in
- * strings, MySQL nests to 100 levels and MariaDB 10 to 31.
+ * server accepts (`ERR_KV_INVALID_VALUE`): neither accepts lone surrogates in
+ * strings; MySQL allows 100 levels and MariaDB 10 allows 31.
  *
  * @example
  * ```ts
@@ -694,11 +702,11 @@ export declare class MysqlKvStore {
   /**
    * @param url The database's URL, such as
    *            `mysql://user:password@host:3306/database` (or `mariadb:`).
-   *            `?ssl-mode=VERIFY_IDENTITY` encrypts and asks the server to
-   *            prove who it is, `?ssl-mode=REQUIRED` only encrypts;
+   *            `?ssl-mode=VERIFY_IDENTITY` encrypts and verifies the server,
+   *            `?ssl-mode=REQUIRED` encrypts but does not verify it;
    *            `?socket=/run/mysqld/mysqld.sock` connects to a Unix socket.
    *            Nothing is connected before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(url: string, options?: MysqlKvStoreOptions)
@@ -713,11 +721,11 @@ export declare class MysqlKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -733,8 +741,8 @@ export declare class MysqlKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -754,12 +762,12 @@ export declare class MysqlKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -775,10 +783,11 @@ export declare class MysqlKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -791,17 +800,19 @@ export declare class MysqlKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -812,15 +823,15 @@ export declare class MysqlKvStore {
  * Keeps entries in a PostgreSQL table, which other processes may use at the
  * same time, `@fedify/postgres` among them: the format is the same.
  *
- * Operations that wait go out together, gets in one statement and writes in
- * another, over a few connections. One that is lost is made again: what may
- * safely be repeated is, and a `cas` whose outcome nobody knows rejects. Lists
+ * Operations that wait are sent together, gets in one statement and writes in
+ * another, over a few connections. After a connection is lost, operations are
+ * repeated where that is safe; a `cas` whose outcome is unknown rejects. Lists
  * read a range of the primary key, a page at a time.
  *
- * Values are kept as `jsonb`, which holds neither NUL characters nor lone
- * surrogates: those reject with `ERR_KV_INVALID_VALUE`. Parts of keys hold no
- * NUL either (`ERR_KV_INVALID_KEY`), and a key has at most about 2,700 bytes
- * after compression (`ERR_KV_KEY_TOO_LONG`).
+ * Values are stored as `jsonb`, which allows neither NUL characters nor lone
+ * surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys may
+ * not contain NUL either (`ERR_KV_INVALID_KEY`), and a key may have about 2,700
+ * bytes after compression (`ERR_KV_KEY_TOO_LONG`).
  *
  * @example
  * ```ts
@@ -838,7 +849,7 @@ export declare class PostgresKvStore {
    *            `?sslmode=require` for an encrypted connection, or
    *            `postgres://user@%2Frun%2Fpostgresql/database` for a Unix
    *            socket. Nothing is connected before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(url: string, options?: PostgresKvStoreOptions)
@@ -853,11 +864,11 @@ export declare class PostgresKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -873,8 +884,8 @@ export declare class PostgresKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -894,12 +905,12 @@ export declare class PostgresKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -915,10 +926,11 @@ export declare class PostgresKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -931,17 +943,19 @@ export declare class PostgresKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -953,14 +967,15 @@ export declare class PostgresKvStore {
  * cluster, where other processes may use them at the same time,
  * `@fedify/redis` among them: the format is the same.
  *
- * Operations that wait go out together, over one connection to each server.
- * A connection that is lost is made again: what may safely be repeated is, and
- * a `cas` whose outcome nobody knows rejects. Values may be as large as Redis
- * takes them (512 MB).
+ * Operations that wait are sent together, over one connection to each server.
+ * After a connection is lost, operations are repeated where that is safe; a
+ * `cas` whose outcome is unknown rejects. Values may have up to 512 MB, the
+ * limit of Redis.
  *
- * Redis keeps its keys in no order, so by default `list` and `clear` scan the
+ * Redis does not keep keys in order, so by default `list` and `clear` scan the
  * whole database, which takes a second for some million keys, and `list` holds
- * the keys that match (never their values). With `index: true` they don't; see
+ * all matching keys in memory (never their values). With `index: true` their
+ * cost depends only on the number of matches; see
  * {@link RedisKvStoreOptions.index}.
  *
  * @example
@@ -977,24 +992,21 @@ export declare class RedisKvStore {
    * @param url The server's URL, such as `redis://user:password@host:6379/0`,
    *            `rediss://host` (encrypted) or `unix:///run/redis.sock?db=0`.
    *            Several URLs, or one like `redis+cluster://host`, name nodes
-   *            of a cluster, the rest of which is found. Nothing is
+   *            of a cluster; the other nodes are found. Nothing is
    *            connected before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(url: string | readonly string[], options?: RedisKvStoreOptions)
   /**
-   * Makes the index agree with what is stored, for data from before
-   * `index: true` and from writers without it. Others may write meanwhile.
+   * Rebuilds the index: for entries from before `index: true`, and from writers
+   * that do not maintain the index. Others may write meanwhile.
    *
    * @returns How many entries there are.
    * @throws `ERR_KV_INVALID_OPTION` if the store has no index.
    */
   reindex(): Promise<number>
-  /**
-   * How many entries the present call of `reindex`, or the last one, has
-   * dealt with.
-   */
+  /** How many entries the running or the last call of `reindex` has processed. */
   get reindexed(): number
   /**
    * Gets the value of a key.
@@ -1007,11 +1019,11 @@ export declare class RedisKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -1027,8 +1039,8 @@ export declare class RedisKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -1048,12 +1060,12 @@ export declare class RedisKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -1069,10 +1081,11 @@ export declare class RedisKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -1085,17 +1098,19 @@ export declare class RedisKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -1106,9 +1121,9 @@ export declare class RedisKvStore {
  * Keeps entries in a SQLite file, which other processes may use at the same
  * time, `@fedify/sqlite` among them: the format is the same.
  *
- * All writes that wait are committed together, on a thread of the store's own.
- * By default a resolved write has reached the disk. Single keys are read on
- * the calling thread, lists on another one.
+ * All writes that wait are committed together, on a thread of the store. By
+ * default an awaited write survives a power loss. Single keys are read on the
+ * calling thread, lists on another one.
  *
  * The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
  * while it is open), so it must be on a local disk. Values may be as large as
@@ -1127,7 +1142,7 @@ export declare class SqliteKvStore {
   /**
    * @param path The file's path, which is created if there is none, or
    *             `":memory:"`. Nothing is opened before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(path: string, options?: SqliteKvStoreOptions)
@@ -1142,11 +1157,11 @@ export declare class SqliteKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -1162,8 +1177,8 @@ export declare class SqliteKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -1183,12 +1198,12 @@ export declare class SqliteKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -1204,10 +1219,11 @@ export declare class SqliteKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -1220,17 +1236,19 @@ export declare class SqliteKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
