@@ -147,7 +147,6 @@ impl Js {
 
     /// Makes the classes' methods reject where they would throw: when they are
     /// called on what is not an instance.
-    #[cfg_attr(test, expect(dead_code, reason = "a test binary exports no classes"))]
     pub fn prepare_classes(self, exports: Value) {
         self.value(|it| &it.prepare, &[exports]);
     }

@@ -239,6 +239,7 @@ impl Js {
     }
 
     /// A string's content.
+    #[expect(clippy::expect_used, reason = "the bytes are ASCII or converted to UTF-8")]
     pub fn to_text(self, value: Value) -> std::result::Result<String, NotText> {
         let mut length = 0;
         // SAFETY: without a buffer, the call only reports the string's length.
@@ -259,6 +260,7 @@ impl Js {
 
     /// Shows a string's content to `body`. Short ASCII needs no memory but the
     /// stack.
+    #[expect(clippy::expect_used, reason = "the bytes are ASCII")]
     pub fn with_text<T>(self, value: Value, body: impl FnOnce(&str) -> T) -> std::result::Result<T, NotText> {
         const SHORT: usize = 128;
         let mut units = [0; SHORT];

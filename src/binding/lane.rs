@@ -18,10 +18,10 @@ use std::ptr;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
 
-/// How much may be read for first pages of lists on the JavaScript thread
-/// before the event loop has a turn: only then does Node finalize the iterators
+/// How many bytes of pages lists may read on the JavaScript thread before one of
+/// them gives the event loop a turn: only then does Node finalize the iterators
 /// that it has collected.
-const FIRST_PAGES: usize = 8 << 20;
+const INLINE_PAGES: usize = 8 << 20;
 
 #[derive(Default)]
 pub struct Lane {
@@ -30,8 +30,9 @@ pub struct Lane {
     lists: RefCell<Slab<Known>>,
     /// Listeners of collected iterators, to be removed when JavaScript may run.
     unheard: RefCell<Vec<Registration>>,
-    /// Bytes of first pages since the event loop had its turn.
-    first_pages: Cell<usize>,
+    /// Bytes of pages that were read on the JavaScript thread since a list gave
+    /// the event loop a turn.
+    inline_pages: Cell<usize>,
     /// Whether the environment is ending, so that nothing will be removed.
     ended: Cell<bool>,
     /// How many promises wait for a thread. While any does, the process lives.
@@ -149,18 +150,18 @@ impl Lane {
         }
     }
 
-    /// A list got its first page without waiting.
+    /// A list got a page without waiting.
     pub fn add_inline_page(&self, bytes: usize) {
-        self.first_pages.set(self.first_pages.get() + bytes);
+        self.inline_pages.set(self.inline_pages.get() + bytes);
     }
 
     /// Whether lists have read so much that the event loop needs a turn.
     pub fn needs_turn(&self) -> bool {
-        self.first_pages.get() >= FIRST_PAGES
+        self.inline_pages.get() >= INLINE_PAGES
     }
 
     pub fn had_turn(&self) {
-        self.first_pages.set(0);
+        self.inline_pages.set(0);
     }
 
     /// One more promise waits.

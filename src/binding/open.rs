@@ -57,9 +57,8 @@ pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::
 
 /// Runs when an environment loads the addon.
 #[napi(module_exports)]
-pub fn prepare(exports: Object<'_>, env: Env) -> napi::Result<()> {
+pub fn prepare(exports: Object<'_>, env: Env) {
     js(env).prepare_classes(exports.raw());
-    Ok(())
 }
 
 fn open(js: Js, url: &str, options: Value) -> Result<Stores> {

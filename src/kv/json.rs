@@ -43,6 +43,7 @@ impl JsonText {
 /// Works on text that is known to be valid, without recursion: values come as
 /// deep as other writers make them. Strings may hold lone surrogates, which is
 /// why this is not a comparison of `serde_json::Value`.
+#[expect(clippy::expect_used, reason = "the text is valid JSON")]
 fn canonical(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -137,6 +138,7 @@ fn sort_members(out: &mut Vec<u8>, object: &Container) {
     out.extend_from_slice(&sorted);
 }
 
+#[expect(clippy::expect_used, reason = "`canonical` wrote the name and its length")]
 fn member_name(member: &[u8]) -> &[u8] {
     let (length, rest) = member[1..].split_first_chunk().expect("a name starts with its length");
     let length = usize::try_from(u64::from_be_bytes(*length)).expect("it was a length in memory");
@@ -153,6 +155,7 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
 }
 
 /// A string literal's content; lone surrogates as their three bytes.
+#[expect(clippy::expect_used, reason = "the text is valid JSON")]
 fn string_content(literal: &str) -> Vec<u8> {
     struct Content;
     impl Visitor<'_> for Content {

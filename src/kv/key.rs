@@ -47,6 +47,7 @@ impl Default for KeyBuilder {
 }
 
 impl KeyBuilder {
+    #[expect(clippy::expect_used, reason = "a string is always JSON")]
     pub fn push(&mut self, part: &str) {
         if self.0.len() > 1 {
             self.0.push(',');

@@ -245,30 +245,38 @@ impl Writer {
         });
     }
 
-    /// Reads what may be read, and gives up what has waited too long.
+    /// Gives up what has waited too long for the lock, and reads what may be read
+    /// meanwhile.
     fn do_without_lock(&mut self) {
-        let reads = self.queue.take_reads(clearing_prefix(self.clearing.as_ref()));
-        if !reads.is_empty() && self.open.as_ref().is_some_and(|open| open.tables) {
-            match self.transact(&reads) {
-                Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
-                Err(Failure::Locked(_)) => self.queue.put_back(reads.into_iter()),
-                Err(failure) => fail(reads, &failure.into_error()),
-            }
-        } else {
-            self.queue.put_back(reads.into_iter());
-        }
         let Some(Blocked { since, error, .. }) = &self.blocked else {
             return;
         };
-        let (since, patience) = (*since, self.shared.busy_timeout);
-        let late = self.queue.take_late(since, patience, self.open.is_some());
-        let clear = self.clearing.take_if(|clearing| clearing.is_late(since, patience));
-        fail(late, error);
-        if let Some(clearing) = clear {
+        let (since, error, patience) = (*since, error.clone(), self.shared.busy_timeout);
+        let is_open = self.open.as_ref().is_some_and(|open| open.tables);
+        fail(self.queue.take_late(since, patience, is_open), &error);
+        if let Some(clearing) = self.clearing.take_if(|clearing| clearing.is_late(since, patience)) {
             clearing.fail(error.clone());
+        }
+        if is_open {
+            self.read_without_lock();
+            // These wait behind work that has more time.
+            fail(self.queue.take_late(since, patience, false), &error);
         }
         if self.queue.is_empty() && self.clearing.is_none() {
             self.blocked = None;
+        }
+    }
+
+    /// Runs the gets that no earlier work concerns.
+    fn read_without_lock(&mut self) {
+        let reads = self.queue.take_reads(clearing_prefix(self.clearing.as_ref()));
+        if reads.is_empty() {
+            return;
+        }
+        match self.transact(&reads) {
+            Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
+            Err(Failure::Locked(_)) => self.queue.put_back(reads.into_iter()),
+            Err(failure) => fail(reads, &failure.into_error()),
         }
     }
 
