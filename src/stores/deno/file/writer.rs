@@ -220,7 +220,7 @@ impl Writer {
             self.close();
             Ok(())
         } else {
-            self.ready()
+            self.ready().and_then(|()| self.shared.file.check())
         };
         if let Err(error @ Error::Timeout(_)) = result {
             self.queue.put_back([queued].into_iter());
