@@ -289,12 +289,12 @@ fn a_value_read_twice_is_cached_until_it_is_written_or_another_store_commits() {
 #[test]
 fn a_get_after_writes_of_ours_sees_what_another_store_has_written() {
     let file = File::new();
-    sees_what_another_has_written_meanwhile(&file.open(), &file.open());
+    sees_what_another_has_written_meanwhile(&file.open(), &file.open(), 3000);
     let file = File::new();
-    sees_what_another_has_written_meanwhile(&file.open_deno(), &file.open_deno());
+    sees_what_another_has_written_meanwhile(&file.open_deno(), &file.open_deno(), 300);
 }
 
-fn sees_what_another_has_written_meanwhile(ours: &(impl Store + Sync), theirs: &(impl Store + Sync)) {
+fn sees_what_another_has_written_meanwhile(ours: &(impl Store + Sync), theirs: &(impl Store + Sync), writes: u32) {
     run(theirs, put(&["counter"], "0")).unwrap();
     let resolved = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
@@ -307,7 +307,7 @@ fn sees_what_another_has_written_meanwhile(ours: &(impl Store + Sync), theirs: &
             }
         });
         let _ends_with_this = Finally(|| over.store(true, Ordering::Relaxed));
-        for i in 0..3000 {
+        for i in 0..writes {
             // Values stay valid through our commits, and through transactions
             // that write nothing, unless the other store commits in between.
             let command = match i % 3 {

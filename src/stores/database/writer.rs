@@ -54,7 +54,7 @@ impl<F: Format> Writer<F> {
 
     /// Until the store is closed or dropped, and what was queued before is done.
     pub async fn run(mut self) {
-        while !self.closed {
+        loop {
             let is_idle = self.incoming.queue.is_empty() && self.clearing.is_none();
             if (is_idle || self.blocked.is_some()) && !self.wait(is_idle).await {
                 break;
@@ -72,6 +72,10 @@ impl<F: Format> Writer<F> {
             }
             if self.blocked.is_some() {
                 self.do_without_lock();
+            }
+            // A store that is closed may not open its file again.
+            if self.closed {
+                break;
             }
             self.sweep_if_due();
             self.release_if_due();
