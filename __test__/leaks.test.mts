@@ -1,6 +1,6 @@
 // Memory: operations that have ended leave nothing behind.
 import { existsSync } from "node:fs";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
@@ -149,3 +149,102 @@ for (const [name, [open, times]] of Object.entries(stores)) {
     );
   }
 }
+
+/** What all scripts about forgotten objects find. */
+const embedded: Record<string, string> = {
+  memory: "new MemoryKvStore()",
+  "sqlite, a file": "new SqliteKvStore(data)",
+  "sqlite, :memory:": 'new SqliteKvStore(":memory:")',
+  "deno kv": "new DenoKvStore(data)",
+};
+const setUp = `
+  const { DenoKvStore, MemoryKvStore, SqliteKvStore } = require(addon);
+  const { readFileSync } = await import("node:fs");
+  const megabytes = () => {
+    const status = readFileSync("/proc/self/status", "utf8");
+    return Number(/RssAnon:\\s+(\\d+)/.exec(status)[1]) / 1024;
+  };
+`;
+
+describe.skipIf(!existsSync("/proc/self/status"))("forgotten", () => {
+  test.each(Object.entries(embedded))(
+    "iterators that were begun are collected in time: %s",
+    { timeout: 120_000 },
+    async (_, open) => {
+      // No gc() here, and no turns of the event loop but the store's own: the
+      // engine must know what the iterators hold.
+      const grown = await ask<number>(
+        `
+          ${setUp}
+          const store = ${open};
+          for (let i = 0; i < 200; i += 1) {
+            await store.set(["k", String(i)], "x".repeat(480));
+          }
+          await store.list().next();
+          const before = megabytes();
+          let most = 0;
+          for (let i = 0; i < 10_000; i += 1) {
+            await store.list().next();
+            if (i % 250 === 0) most = Math.max(most, megabytes() - before);
+          }
+          report(most);
+          await store.close();
+        `,
+        await temporaryFile(),
+      );
+      // Each holds about 60 KB, 600 MB in all.
+      expect(grown).toBeLessThan(250);
+    },
+  );
+
+  test.each(Object.entries(embedded))(
+    "iterators leave their signal when they are collected: %s",
+    async (_, open) => {
+      const left = await ask<[number, number]>(
+        `
+          ${setUp}
+          const { getEventListeners, setMaxListeners } = await import("node:events");
+          const store = ${open};
+          for (let i = 0; i < 200; i += 1) {
+            await store.set(["k", String(i)], i);
+          }
+          const { signal } = new AbortController();
+          setMaxListeners(0, signal);
+          const listeners = () => getEventListeners(signal, "abort").length;
+          const kept = store.list({ signal });
+          await kept.next();
+          for (let i = 0; i < 500; i += 1) await store.list({ signal }).next();
+          const begun = listeners();
+          for (let i = 0; i < 1_000 && listeners() > 1; i += 1) {
+            gc();
+            await new Promise(setImmediate);
+          }
+          report([begun, listeners()]);
+          await kept.return();
+          await store.close();
+        `,
+        await temporaryFile(),
+        ["--expose-gc"],
+      );
+      expect(left).toEqual([501, 1]);
+    },
+  );
+
+  test("memory stores are collected in time", async () => {
+    const grown = await ask<number>(`
+      ${setUp}
+      const value = "x".repeat(10_000);
+      const before = megabytes();
+      let most = 0;
+      for (let n = 0; n < 60; n += 1) {
+        const store = new MemoryKvStore();
+        for (let i = 0; i < 2_000; i += 1) await store.set(["k", String(i)], value);
+        await new Promise(setImmediate);
+        most = Math.max(most, megabytes() - before);
+      }
+      report(most);
+    `);
+    // Each holds 20 MB, 1,200 MB in all.
+    expect(grown).toBeLessThan(400);
+  });
+});

@@ -1,4 +1,5 @@
 // When a process may end, what happens at its end, and worker threads.
+import { existsSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import {
   expectGoodEnd,
@@ -404,6 +405,46 @@ for (const name of ["memory", "a file", ":memory:", "Deno KV"]) {
       expectGoodEnd(ran);
       expect(ran.reports).toEqual([1]);
     });
+
+    test.skipIf(!existsSync("/proc/self/fd"))(
+      "a worker that is terminated while lists wait leaves nothing behind",
+      async () => {
+        const ran = await withWorkers(`
+          const { readdirSync } = require("node:fs");
+          const count = (what) => readdirSync("/proc/self/" + what).length;
+          const run = async () => {
+            const one = worker(\`
+              const store = open();
+              await Promise.all(Array.from({ length: 200 },
+                (_, i) => store.set(["k", String(i)], i)));
+              const { signal } = new AbortController();
+              // Nothing answers them: the thread has no turn any more.
+              for (let i = 0; i < 5; i += 1) {
+                const list = store.list({ pageSize: 1 + i, signal });
+                for (let calls = 0; calls < 20; calls += 1) void list.next();
+              }
+              void open().list().next();
+              parentPort.postMessage("waiting");
+              for (;;);
+            \`);
+            await once(one, "message");
+            await one.terminate();
+          };
+          // What the first one starts for all others stays.
+          await run();
+          const counts = () => [count("task"), count("fd")];
+          const before = counts();
+          for (let i = 0; i < 6; i += 1) await run();
+          const less = ([a, b], [c, d]) => a <= c && b <= d;
+          for (let i = 0; i < 1_000 && !less(counts(), before); i += 1) {
+            await new Promise((resolve) => setTimeout(resolve, 10));
+          }
+          report(less(counts(), before) ? "back" : [before, counts()]);
+        `);
+        expectGoodEnd(ran);
+        expect(ran.reports).toEqual(["back"]);
+      },
+    );
 
     test("a worker can exit during operations", async () => {
       const ran = await withWorkers(`

@@ -141,6 +141,7 @@ describe("our store reads entries of Deno", () => {
         sparse[2] = "two";
         await kv.set(["v"], {
           date: new Date(1e12), invalid: new Date(NaN), far: new Date(8e14),
+          last: new Date(8.64e15), first: new Date(-8.64e15), bc: new Date(-1e14),
           none: undefined, holes: [, 1, undefined], sparse,
           named: Object.assign([1, 2], { name: [shared] }),
           shared: [shared, shared], boxed: [Object("s"), Object(1), Object(true)],
@@ -156,6 +157,9 @@ describe("our store reads entries of Deno", () => {
       date: new Date(1e12),
       invalid: null,
       far: new Date(8e14),
+      last: new Date(8.64e15),
+      first: new Date(-8.64e15),
+      bc: new Date(-1e14),
       holes: [null, 1, null],
       sparse: [null, null, "two", null],
       named: [1, 2],

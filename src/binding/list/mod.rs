@@ -359,7 +359,9 @@ impl List {
                 Source::Thread(pages) if !turn_over || pages.is_empty() => return pages.next(),
                 Source::Inline(pages) if !turn_over => {
                     let page = pages.next_page().now_or_never();
-                    return Some(page.map_or_else(|| Message::Failed(Error::Closed), Message::from));
+                    let message = page.map_or_else(|| Message::Failed(Error::Closed), Message::from);
+                    self.lane.add_inline_page(message.bytes());
+                    return Some(message);
                 }
                 _ => {}
             }

@@ -46,10 +46,12 @@ impl<F: Format> Writer<F> {
         let reads = self.open.as_ref().is_some_and(|open| open.complete);
         fail(self.incoming.queue.take_late(since, patience, reads), &error);
         if let Some(clearing) = self.clearing.take_if(|clearing| clearing.is_late(since, patience)) {
-            clearing.fail(error);
+            clearing.fail(error.clone());
         }
         if reads {
             self.read_without_lock(since);
+            // These wait behind a `clear` that has more time.
+            fail(self.incoming.queue.take_late(since, patience, false), &error);
         }
         if self.incoming.queue.is_empty() && self.clearing.is_none() {
             self.blocked = None;
