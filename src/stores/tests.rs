@@ -294,7 +294,7 @@ fn a_get_after_writes_of_ours_sees_what_another_store_has_written() {
     sees_what_another_has_written_meanwhile(&file.open_deno(), &file.open_deno(), 300);
 }
 
-fn sees_what_another_has_written_meanwhile(ours: &(impl Store + Sync), theirs: &(impl Store + Sync), writes: u32) {
+fn sees_what_another_has_written_meanwhile(ours: &impl Store, theirs: &impl Store, writes: u32) {
     run(theirs, put(&["counter"], "0")).unwrap();
     let resolved = AtomicUsize::new(0);
     let over = AtomicBool::new(false);

@@ -49,8 +49,8 @@ impl<F: Format> Writer<F> {
             clearing.fail(error.clone());
         }
         if reads {
-            self.read_without_lock(since);
-            // These wait behind a `clear` that has more time.
+            self.read_without_lock();
+            // These wait behind a `clear` that has more time, or for the lock.
             fail(self.incoming.queue.take_late(since, patience, false), &error);
         }
         if self.incoming.queue.is_empty() && self.clearing.is_none() {
@@ -58,7 +58,7 @@ impl<F: Format> Writer<F> {
         }
     }
 
-    fn read_without_lock(&mut self, since: Instant) {
+    fn read_without_lock(&mut self) {
         let prefix = clearing_prefix(self.clearing.as_ref());
         let mut reads = self.incoming.queue.take_reads(prefix);
         if reads.is_empty() {
@@ -71,13 +71,7 @@ impl<F: Format> Writer<F> {
         match result {
             Ok(outcomes) => deliver(reads.into_iter().zip(outcomes)),
             // Without a log, a lock can keep reads waiting too.
-            Err(Failure::Locked(error)) => {
-                let patience = self.shared.options.busy_timeout;
-                let (late, rest): (Vec<_>, Vec<_>) =
-                    reads.into_iter().partition(|queued| queued.is_late(since, patience));
-                self.incoming.queue.put_back(rest.into_iter());
-                fail(late, &error);
-            }
+            Err(Failure::Locked(_)) => self.incoming.queue.put_back(reads.into_iter()),
             Err(failure) => fail(reads, &failure.into_error()),
         }
     }
