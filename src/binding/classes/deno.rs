@@ -17,7 +17,7 @@ use napi_derive::napi;
 ///
 /// For Deno programs a key is an array of strings, and a value is an ordinary
 /// value. Values that they wrote come back as JSON has them (a `Date` as its ISO
-/// string). `get` of a value without a JSON form (a BigInt, a Map, a
+/// string). `get` of a value without a JSON form (a `BigInt`, a `Map`, a
 /// `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
 /// values, and keys with parts that are not strings.
 ///
