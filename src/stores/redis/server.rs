@@ -112,7 +112,7 @@ impl Server {
                 Ok(connection)
             }
             Err(refusal) => {
-                slot.not_before = Some(Instant::now() + pause(slot.failures));
+                slot.not_before = Some(Instant::now() + pause(slot.failures, self.settings.command_timeout));
                 slot.failures += 1;
                 *self.refusal() = Some(refusal.error.clone());
                 Err(refusal)
@@ -258,9 +258,11 @@ fn run_of(info: &[u8]) -> Option<Vec<u8>> {
     line.map(<[u8]>::to_vec)
 }
 
-/// With jitter, because many processes lose a server at the same moment.
-fn pause(failures: u32) -> Duration {
-    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
+/// With jitter, because many processes lose a server at the same moment. Always
+/// shorter than `patience`, so that an attempt falls into each operation's time.
+fn pause(failures: u32, patience: Duration) -> Duration {
+    let longest = LONGEST_PAUSE.min(patience / 4);
+    let pause = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(longest);
     let random = RandomState::new().hash_one(failures) % 1000;
     pause.mul_f64(0.5 + f64::from(u32::try_from(random).unwrap_or(0)) / 1000.0)
 }
