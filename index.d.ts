@@ -380,16 +380,16 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
  * have open at the same time in other processes, or a server that speaks KV
  * Connect, such as `denokv`. Works in Node.js and Bun too.
  *
- * A key is a tuple of strings to Deno, a value what V8 serializes. Values that
- * Deno programs wrote come back as `JSON.stringify` makes them (a `Date` as
- * its ISO string); what JSON has no form for (BigInts, Maps, `Deno.KvU64`,
- * binary data) rejects with `ERR_KV_CORRUPT` and is skipped in lists, and so
- * are keys with parts that are no strings.
+ * For Deno programs a key is an array of strings, and a value is an ordinary
+ * value. Values that they wrote come back as JSON has them (a `Date` as its ISO
+ * string). `get` of a value without a JSON form (a BigInt, a Map, a
+ * `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
+ * values, and keys with parts that are not strings.
  *
- * Values have up to 65,536 bytes when serialized, keys about 2,040, as in Deno
- * itself. All writes that wait are committed together; a resolved write to a
- * file has reached the disk. In a file, expired entries are invisible here at
- * once, to Deno programs when they are removed, about a minute later.
+ * Values may have 65,536 bytes when serialized, and keys about 2,040, as in Deno
+ * itself. All writes that wait are committed together; an awaited write to a
+ * file survives a power loss. This store does not see expired entries of a
+ * file; Deno programs see them until they are removed, about a minute later.
  *
  * @example
  * ```ts
@@ -405,7 +405,7 @@ export declare class DenoKvStore {
    * @param place The file's path, which is created if there is none, or
    *              `":memory:"`, or the `http:` or `https:` URL of a server.
    *              Nothing is opened before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(place: string, options?: DenoKvStoreOptions)
@@ -420,11 +420,11 @@ export declare class DenoKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -440,8 +440,8 @@ export declare class DenoKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -461,12 +461,12 @@ export declare class DenoKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -482,10 +482,11 @@ export declare class DenoKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -498,17 +499,19 @@ export declare class DenoKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -518,9 +521,9 @@ export declare class DenoKvStore {
 /**
  * An async iterator over the entries of a store, from `list()`.
  *
- * It reads a page of entries at a time and stays at most a few pages ahead of
- * you. Nothing runs before the first `next()`. Leaving a `for await` loop
- * early stops the work in the store.
+ * It reads a page of entries at a time, and at most a few pages ahead. Nothing
+ * runs before the first `next()`. Leaving a `for await` loop early stops the
+ * work in the store.
  *
  * @example
  * ```ts
@@ -530,10 +533,13 @@ export declare class DenoKvStore {
  * ```
  */
 export declare class KvListIterator {
-  /** The next entry. Calls may overlap; they are answered in their order. */
+  /**
+   * The next entry. You may call it again before the last call has resolved;
+   * calls resolve in their order.
+   */
   next(): Promise<IteratorResult<KvStoreListEntry, undefined>>
   /**
-   * Ends the iterator and stops its work, without waiting for it.
+   * Ends the iterator. Work in the store stops at once.
    *
    * @param value The value of the result; a promise is awaited.
    */
@@ -541,9 +547,8 @@ export declare class KvListIterator {
   /** Ends the iterator and rejects with the given error. */
   throw(error?: unknown): Promise<IteratorResult<KvStoreListEntry, undefined>>
   /**
-   * How many entries were stepped over so far because what is stored is not
-   * what the format says. `get` of their keys rejects with
-   * `ERR_KV_CORRUPT`.
+   * How many unreadable entries were skipped so far. `get` of their keys
+   * rejects with `ERR_KV_CORRUPT`.
    */
   get skipped(): number
   [globalThis.Symbol.asyncIterator](): this
@@ -551,12 +556,12 @@ export declare class KvListIterator {
 }
 
 /**
- * Keeps entries in this process's memory, in order, until they expire or the
- * process ends. For tests, demos and caches that may be lost.
+ * Keeps entries in this process's memory. For tests, demos and caches that may
+ * be lost.
  *
- * Unlike Fedify's own `MemoryKvStore` it removes what has expired, never
- * returns the object that was passed in, and finds a prefix without looking
- * at every entry. It answers at once, on the calling thread.
+ * Unlike Fedify's own `MemoryKvStore`, it removes expired entries, returns
+ * copies instead of the objects that were passed in, and finds a prefix without
+ * looking at every entry. It runs on the calling thread.
  *
  * @example
  * ```ts
@@ -579,11 +584,11 @@ export declare class MemoryKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -599,8 +604,8 @@ export declare class MemoryKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -620,12 +625,12 @@ export declare class MemoryKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -641,10 +646,11 @@ export declare class MemoryKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -657,17 +663,19 @@ export declare class MemoryKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -679,16 +687,15 @@ export declare class MemoryKvStore {
  * processes may use them at the same time, `@fedify/mysql` among them: the
  * format is the same.
  *
- * Operations that wait share statements: any number of reads or writes is one
- * round trip for each few hundred. A connection that is lost is made again:
- * what may safely be repeated is, and a `cas` whose outcome nobody knows
- * rejects.
+ * Operations that wait share statements: some hundred reads or writes take one
+ * round trip. After a connection is lost, operations are repeated where that is
+ * safe; a `cas` whose outcome is unknown rejects.
  *
  * A key may have 768 characters as JSON text; a longer one rejects with
  * `ERR_KV_KEY_TOO_LONG`. A value may be as large as the server's
  * `max_allowed_packet` (`ERR_KV_VALUE_TOO_LARGE`), and must be JSON that the
- * server takes (`ERR_KV_INVALID_VALUE`): neither takes lone surrogates in
- * strings, MySQL nests to 100 levels and MariaDB 10 to 31.
+ * server accepts (`ERR_KV_INVALID_VALUE`): neither accepts lone surrogates in
+ * strings; MySQL allows 100 levels and MariaDB 10 allows 31.
  *
  * @example
  * ```ts
@@ -703,11 +710,11 @@ export declare class MysqlKvStore {
   /**
    * @param url The database's URL, such as
    *            `mysql://user:password@host:3306/database` (or `mariadb:`).
-   *            `?ssl-mode=VERIFY_IDENTITY` encrypts and asks the server to
-   *            prove who it is, `?ssl-mode=REQUIRED` only encrypts;
+   *            `?ssl-mode=VERIFY_IDENTITY` encrypts and verifies the server,
+   *            `?ssl-mode=REQUIRED` encrypts but does not verify it;
    *            `?socket=/run/mysqld/mysqld.sock` connects to a Unix socket.
    *            Nothing is connected before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(url: string, options?: MysqlKvStoreOptions)
@@ -722,11 +729,11 @@ export declare class MysqlKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -742,8 +749,8 @@ export declare class MysqlKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -763,12 +770,12 @@ export declare class MysqlKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -784,10 +791,11 @@ export declare class MysqlKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -800,17 +808,19 @@ export declare class MysqlKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -821,15 +831,15 @@ export declare class MysqlKvStore {
  * Keeps entries in a PostgreSQL table, which other processes may use at the
  * same time, `@fedify/postgres` among them: the format is the same.
  *
- * Operations that wait go out together, gets in one statement and writes in
- * another, over a few connections. One that is lost is made again: what may
- * safely be repeated is, and a `cas` whose outcome nobody knows rejects. Lists
+ * Operations that wait are sent together, gets in one statement and writes in
+ * another, over a few connections. After a connection is lost, operations are
+ * repeated where that is safe; a `cas` whose outcome is unknown rejects. Lists
  * read a range of the primary key, a page at a time.
  *
- * Values are kept as `jsonb`, which holds neither NUL characters nor lone
- * surrogates: those reject with `ERR_KV_INVALID_VALUE`. Parts of keys hold no
- * NUL either (`ERR_KV_INVALID_KEY`), and a key has at most about 2,700 bytes
- * after compression (`ERR_KV_KEY_TOO_LONG`).
+ * Values are stored as `jsonb`, which allows neither NUL characters nor lone
+ * surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys may
+ * not contain NUL either (`ERR_KV_INVALID_KEY`), and a key may have about 2,700
+ * bytes after compression (`ERR_KV_KEY_TOO_LONG`).
  *
  * @example
  * ```ts
@@ -847,7 +857,7 @@ export declare class PostgresKvStore {
    *            `?sslmode=require` for an encrypted connection, or
    *            `postgres://user@%2Frun%2Fpostgresql/database` for a Unix
    *            socket. Nothing is connected before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(url: string, options?: PostgresKvStoreOptions)
@@ -862,11 +872,11 @@ export declare class PostgresKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -882,8 +892,8 @@ export declare class PostgresKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -903,12 +913,12 @@ export declare class PostgresKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -924,10 +934,11 @@ export declare class PostgresKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -940,17 +951,19 @@ export declare class PostgresKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -962,14 +975,15 @@ export declare class PostgresKvStore {
  * cluster, where other processes may use them at the same time,
  * `@fedify/redis` among them: the format is the same.
  *
- * Operations that wait go out together, over one connection to each server.
- * A connection that is lost is made again: what may safely be repeated is, and
- * a `cas` whose outcome nobody knows rejects. Values may be as large as Redis
- * takes them (512 MB).
+ * Operations that wait are sent together, over one connection to each server.
+ * After a connection is lost, operations are repeated where that is safe; a
+ * `cas` whose outcome is unknown rejects. Values may have up to 512 MB, the
+ * limit of Redis.
  *
- * Redis keeps its keys in no order, so by default `list` and `clear` scan the
+ * Redis does not keep keys in order, so by default `list` and `clear` scan the
  * whole database, which takes a second for some million keys, and `list` holds
- * the keys that match (never their values). With `index: true` they don't; see
+ * all matching keys in memory (never their values). With `index: true` their
+ * cost depends only on the number of matches; see
  * {@link RedisKvStoreOptions.index}.
  *
  * @example
@@ -986,24 +1000,21 @@ export declare class RedisKvStore {
    * @param url The server's URL, such as `redis://user:password@host:6379/0`,
    *            `rediss://host` (encrypted) or `unix:///run/redis.sock?db=0`.
    *            Several URLs, or one like `redis+cluster://host`, name nodes
-   *            of a cluster, the rest of which is found. Nothing is
+   *            of a cluster; the other nodes are found. Nothing is
    *            connected before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(url: string | readonly string[], options?: RedisKvStoreOptions)
   /**
-   * Makes the index agree with what is stored, for data from before
-   * `index: true` and from writers without it. Others may write meanwhile.
+   * Rebuilds the index: for entries from before `index: true`, and from writers
+   * that do not maintain the index. Others may write meanwhile.
    *
    * @returns How many entries there are.
    * @throws `ERR_KV_INVALID_OPTION` if the store has no index.
    */
   reindex(): Promise<number>
-  /**
-   * How many entries the present call of `reindex`, or the last one, has
-   * dealt with.
-   */
+  /** How many entries the running or the last call of `reindex` has processed. */
   get reindexed(): number
   /**
    * Gets the value of a key.
@@ -1016,11 +1027,11 @@ export declare class RedisKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -1036,8 +1047,8 @@ export declare class RedisKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -1057,12 +1068,12 @@ export declare class RedisKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -1078,10 +1089,11 @@ export declare class RedisKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -1094,17 +1106,19 @@ export declare class RedisKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -1115,9 +1129,9 @@ export declare class RedisKvStore {
  * Keeps entries in a SQLite file, which other processes may use at the same
  * time, `@fedify/sqlite` among them: the format is the same.
  *
- * All writes that wait are committed together, on a thread of the store's own.
- * By default a resolved write has reached the disk. Single keys are read on
- * the calling thread, lists on another one.
+ * All writes that wait are committed together, on a thread of the store. By
+ * default an awaited write survives a power loss. Single keys are read on the
+ * calling thread, lists on another one.
  *
  * The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
  * while it is open), so it must be on a local disk. Values may be as large as
@@ -1136,7 +1150,7 @@ export declare class SqliteKvStore {
   /**
    * @param path The file's path, which is created if there is none, or
    *             `":memory:"`. Nothing is opened before the first operation.
-   * @param options What to do differently.
+   * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(path: string, options?: SqliteKvStoreOptions)
@@ -1173,11 +1187,11 @@ export declare class SqliteKvStore {
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key, and its time to live: without `ttl` the
-   * entry lives until it is deleted, whatever it had before.
+   * Sets the value of a key and its time to live. Without `ttl` the
+   * entry lives until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Whatever `JSON.stringify` keeps, `null` included.
+   * @param value Any value with a JSON form, `null` included.
    *              `undefined` does nothing.
    * @param options The time to live.
    * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -1193,8 +1207,8 @@ export declare class SqliteKvStore {
   delete(key: KvKey): Promise<void>
   /**
    * Compares and swaps: sets the value only if the present one is
-   * what you expect, with no other writer in between, in whatever
-   * process it is.
+   * what you expect. It is atomic with respect to all other writers,
+   * those in other processes included.
    *
    * Values are compared deeply as JSON; the order of an object's
    * keys doesn't count.
@@ -1214,12 +1228,12 @@ export declare class SqliteKvStore {
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
    * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all that extend it by whole parts.
+   * itself, and all keys that extend it by whole parts.
    *
-   * An entry that is there all the while is listed exactly once,
-   * whatever is written or deleted meanwhile. The order is that of
-   * the store's encoded keys, the same each time. Deleting while
-   * listing is safe.
+   * An entry that exists during the whole list is listed exactly once,
+   * even if others are written or deleted meanwhile. The order is
+   * that of the store's encoded keys, and is the same each time. You
+   * may delete entries while you list them.
    *
    * @param prefix A prefix; missing or `[]` for all entries. Or
    *               options.
@@ -1235,10 +1249,11 @@ export declare class SqliteKvStore {
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all under it.
+   * Deletes a prefix and all keys under it.
    *
-   * Entries go in slices, so that other writes don't wait for all
-   * of them; one that is written meanwhile may stay.
+   * Large numbers of entries are deleted in several steps, so that
+   * other writes don't have to wait for all of them. An entry that
+   * is written meanwhile may remain.
    *
    * @param prefix One or more strings. `[]` is refused; `drop()`
    *               deletes everything.
@@ -1251,17 +1266,19 @@ export declare class SqliteKvStore {
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects and creates what the store needs, which otherwise the
-   * first operation does.
+   * Connects, and creates the store's table if it needs one. Without
+   * this call the first operation does it.
    */
   initialize(): Promise<void>
-  /** Leaves nothing of the store. The next operation starts afresh. */
+  /**
+   * Deletes all of the store's data. The next operation starts with an
+   * empty store.
+   */
   drop(): Promise<void>
   /**
-   * Finishes the writes that were called before, and releases all
-   * files and connections. Lists under way reject with
-   * `ERR_KV_CLOSED`, and so does everything called later, except
-   * `close()` itself.
+   * Finishes all earlier writes, and then releases all files and
+   * connections. Open lists and later calls reject with
+   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */

@@ -1,7 +1,7 @@
 // Paths that are no regular file's: a clear message, and no hang.
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { readdir } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { createServer } from "node:net";
 import { dirname, join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -10,7 +10,11 @@ import { expectRejection } from "./support/rejection.mts";
 import { temporaryDirectory } from "./support/sqlite.mts";
 
 const places: Record<string, () => Promise<string>> = {
-  "a directory": async () => temporaryDirectory(),
+  "a directory": async () => {
+    const path = join(await temporaryDirectory(), "directory");
+    await mkdir(path);
+    return path;
+  },
   "/dev/null": async () => "/dev/null",
   "/dev/zero": async () => "/dev/zero",
   "a FIFO": async () => {
@@ -51,7 +55,7 @@ describe.skipIf(process.platform === "win32").each(fileRows)(
         expect(error.message).not.toMatch(/in this process/);
       }
       await store.close();
-      if (path !== dirname(path) && !path.startsWith("/dev/")) {
+      if (!path.startsWith("/dev/")) {
         const beside = await readdir(dirname(path));
         expect(
           beside.filter((name) => /-(wal|shm|journal)$/.test(name)),

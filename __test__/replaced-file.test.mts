@@ -44,7 +44,10 @@ const calls: Record<string, (store: FileStore) => Promise<unknown>> = {
 /** It says that the file is not the one that was opened. */
 async function expectNoFile(store: FileStore, path: string): Promise<void> {
   for (const [name, call] of Object.entries(calls)) {
-    const error = await expectRejection(() => call(store), "ERR_KV_CONNECTION");
+    const rejected = expectRejection(() => call(store), "ERR_KV_CONNECTION");
+    const error = await rejected.catch((cause: unknown) => {
+      throw new Error(`${name}: ${cause}`, { cause });
+    });
     expect(error.message, name).toMatch(/replaced|removed|moved|renamed/);
     expect(error.message, name).toContain(basename(path));
   }

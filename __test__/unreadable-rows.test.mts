@@ -1,7 +1,7 @@
 // Rows that are not JSON are skipped and counted. They may look like anything,
 // and neighbouring ones may look like entries when they are put together.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { RedisKvStore } from "../index.js";
+import { type ListOptions, RedisKvStore, SqliteKvStore } from "../index.js";
 import { RedisServer } from "./services/redis.mts";
 import { collect } from "./support/collect.mts";
 import { expectRejection } from "./support/rejection.mts";
@@ -21,6 +21,7 @@ const pieces: readonly string[] = [
   "1,2",
   "1,[2",
   "3]",
+  "3],4",
   "[",
   "]",
   "[[",
@@ -49,16 +50,16 @@ const pieces: readonly string[] = [
   "]".repeat(50),
 ];
 
-/** Each piece before each other, with a good row between the pairs. */
-const rows: readonly (readonly [key: string, text: string])[] = pieces.flatMap(
-  (first, i) =>
+/** Each piece before each other, and then a good row, by pair and place. */
+const rows: readonly (readonly [pair: string, place: string, text: string])[] =
+  pieces.flatMap((first, i) =>
     pieces.flatMap((second, j) => [
-      [`${i}-${j}-0`, first] as const,
-      [`${i}-${j}-1`, second] as const,
-      [`${i}-${j}-2`, `"good"`] as const,
+      [`${i}-${j}`, "0", first] as const,
+      [`${i}-${j}`, "1", second] as const,
+      [`${i}-${j}`, "2", '"good"'] as const,
     ]),
-);
-const good = rows.filter(([, text]) => text === '"good"');
+  );
+const pairs = new Set(rows.map(([pair]) => pair));
 
 /** JSON that is close to not being any. */
 const strange: Record<string, string> = {
@@ -71,20 +72,20 @@ const strange: Record<string, string> = {
   "a number beyond a double": "1e999",
 };
 
-async function expectOnlyGoodRows(list: {
-  skipped: number;
-  [Symbol.asyncIterator](): AsyncIterableIterator<{
-    key: readonly string[];
-    value: unknown;
-  }>;
-}): Promise<void> {
+/** Lists a prefix that holds so many pairs. */
+async function expectOnlyGoodRows(
+  store: SqliteKvStore | RedisKvStore,
+  options: ListOptions,
+  count: number,
+): Promise<void> {
+  const list = store.list(options);
   const entries = await collect(list);
-  expect(new Set(entries.map(({ key }) => key[1]))).toEqual(
-    new Set(good.map(([key]) => key)),
-  );
-  expect(entries).toHaveLength(good.length);
-  expect(entries.every(({ value }) => value === "good")).toBe(true);
-  expect(list.skipped).toBe(rows.length - good.length);
+  const about = JSON.stringify(options);
+  expect(entries, about).toHaveLength(count);
+  for (const { key, value } of entries) {
+    expect([key.length, key[2], value], about).toEqual([3, "2", "good"]);
+  }
+  expect(list.skipped, about).toBe(2 * count);
 }
 
 describe("sqlite", () => {
@@ -92,7 +93,8 @@ describe("sqlite", () => {
     const path = await temporaryFile();
     const quoted = (text: string) => `'${text.replaceAll("'", "''")}'`;
     const values = rows.map(
-      ([key, text]) => `('["k","${key}"]', ${quoted(text)}, 0, NULL)`,
+      ([pair, place, text]) =>
+        `('["k","${pair}","${place}"]', ${quoted(text)}, 0, NULL)`,
     );
     await sql(path, officialTable);
     // A process takes no more than so much text.
@@ -102,11 +104,14 @@ describe("sqlite", () => {
     }
     const store = openStore(path);
     for (const pageSize of [1, 2, 3, 5, 64, 1_024]) {
-      await expectOnlyGoodRows(store.list({ pageSize }));
+      const options: ListOptions = { prefix: ["k"], pageSize };
+      await expectOnlyGoodRows(store, options, pairs.size);
     }
-    // Once more, from the first page on the calling thread.
-    await expectOnlyGoodRows(store.list(["k"]));
-    await expectRejection(() => store.get(["k", "4-5-0"]), "ERR_KV_CORRUPT");
+    // A page of its own for each pair.
+    for (const pair of pairs) {
+      await expectOnlyGoodRows(store, { prefix: ["k", pair] }, 1);
+    }
+    await expectRejection(() => store.get(["k", "4-6", "0"]), "ERR_KV_CORRUPT");
   });
 
   test("what get reads, a list yields", async () => {
@@ -139,14 +144,20 @@ describe("redis", () => {
   test("never combine into entries", async () => {
     const client = server.client();
     const commands = client.pipeline();
-    for (const [key, text] of rows) {
-      commands.set(`fedify::k::${key}`, text);
+    for (const [pair, place, text] of rows) {
+      commands.set(`fedify::k::${pair}::${place}`, text);
     }
     await commands.exec();
     client.disconnect();
     await using store = new RedisKvStore(server.url);
     for (const pageSize of [2, 64]) {
-      await expectOnlyGoodRows(store.list({ prefix: ["k"], pageSize }));
+      const options: ListOptions = { prefix: ["k"], pageSize };
+      await expectOnlyGoodRows(store, options, pairs.size);
+    }
+    // Each of these scans the whole database.
+    const combining = `${pieces.indexOf("1,[2")}-${pieces.indexOf("3],4")}`;
+    for (const pair of ["0-0", combining, "6-5"]) {
+      await expectOnlyGoodRows(store, { prefix: ["k", pair] }, 1);
     }
   });
 });

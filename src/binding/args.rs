@@ -10,17 +10,17 @@ use jiff::{Span, Timestamp};
 use napi::ValueType;
 use napi::bindgen_prelude::{FromNapiValue, TypeName, ValidateNapiValue, sys};
 
-/// The largest page that a caller may ask for. A page is held in memory as
-/// text and as objects at once.
+/// The largest page that a caller may ask for. While a page is read, its text
+/// and its objects are in memory at the same time.
 const MOST_PAGE_ENTRIES: u32 = 1024;
 
-/// What can be made of a JavaScript value.
+/// A type that can be parsed from a JavaScript value.
 pub trait Parse: Sized {
     fn parse(js: Js, value: Value) -> Result<Self>;
 }
 
-/// An argument, parsed or refused. Refusals become rejections, so reading the
-/// arguments itself never throws.
+/// A parsed argument, or why it is invalid. Reading the arguments never throws:
+/// the method rejects with the error.
 pub struct Arg<T>(pub Result<T>);
 
 impl<T: Parse> FromNapiValue for Arg<T> {
@@ -56,7 +56,7 @@ fn parts(js: Js, value: Value) -> Result<KeyBuilder> {
     }
 }
 
-/// An array, or the copy of a proxied one.
+/// The array itself, or the copy of a proxied one.
 fn array(js: Js, value: Value) -> Result<Option<Value>> {
     js.array_of_strings(value).map_err(|thrown| Error::InvalidKey(thrown.0))
 }
@@ -75,7 +75,7 @@ fn parts_of(js: Js, array: Value) -> Result<KeyBuilder> {
     Ok(parts)
 }
 
-/// A key whose entry and all below it are meant.
+/// A prefix that is not empty.
 pub struct ClearPrefix(pub Prefix);
 
 impl Parse for ClearPrefix {
@@ -136,10 +136,10 @@ impl Parse for SetOptions {
     }
 }
 
-/// A Temporal.Duration's length, whoever made the class: by asking it.
+/// The length of a Temporal.Duration, native or polyfilled, by its own `total`.
 fn temporal_millis(js: Js, ttl: Value, total: Value) -> Result<f64> {
-    // Only months and the like need a date, and parsing one costs the
-    // JavaScript implementations more than all the rest.
+    // Only years, months and weeks need a reference date, and parsing a date is
+    // the slowest part of `total` in the JavaScript implementations.
     let is_zero = |name: &str| js.get(ttl, name).ok().and_then(|field| js.to_number(field)) == Some(0.0);
     let plain = is_zero("years") && is_zero("months") && is_zero("weeks");
     let today = (!plain).then(|| Timestamp::now().strftime("%Y-%m-%d").to_string());
@@ -152,8 +152,8 @@ fn temporal_millis(js: Js, ttl: Value, total: Value) -> Result<f64> {
         .ok_or_else(|| Error::InvalidTtl("its total() gave no number".into()))
 }
 
-/// The length of `{ days: 1, hours: 12 }`: what Temporal.Duration.from takes,
-/// and fractions of all but years and months.
+/// The length of an object like `{ days: 1, hours: 12 }`, as
+/// Temporal.Duration.from takes it. All but years and months may be fractions.
 fn duration_millis(js: Js, ttl: Value) -> Result<f64> {
     let field = |name: &str| -> Result<Option<f64>> {
         let value = js.get(ttl, name).map_err(|thrown| Error::InvalidTtl(thrown.0))?;
@@ -194,7 +194,7 @@ fn duration_millis(js: Js, ttl: Value) -> Result<f64> {
     Ok(months_millis(calendar[0].unwrap_or(0.0), calendar[1].unwrap_or(0.0))? + exact)
 }
 
-/// How long so many years and months from now are.
+/// The length of some years and months, counted from now.
 fn months_millis(years: f64, months: f64) -> Result<f64> {
     if years.fract() != 0.0 || months.fract() != 0.0 {
         return Err(Error::InvalidTtl("years and months have no fractions".into()));
@@ -268,7 +268,7 @@ impl Parse for String {
     }
 }
 
-/// One URL, or several.
+/// One URL or several.
 pub struct Urls(pub Vec<String>);
 
 impl Parse for Urls {

@@ -2,13 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs `body`; `None` if it panicked. The caller then says what becomes of the
-/// operation: every promise settles.
+/// Runs `body`; `None` if it panicked. The caller must then settle the
+/// operation's promise.
 pub fn guard<T>(body: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(body)).ok()
 }
 
-/// Runs `body` for each item. One that panics takes no other along.
+/// Runs `body` for each item. If it panics for one, the others still run.
 pub fn guard_each<T>(items: impl IntoIterator<Item = T>, mut body: impl FnMut(T)) {
     for item in items {
         guard(|| body(item));
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_takes_no_other_item_along() {
+    fn the_other_items_run_after_a_panic() {
         let mut done = Vec::new();
         guard_each(0..5, |item| {
             assert_ne!(item, 2, "this one panics");

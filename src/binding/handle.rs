@@ -15,15 +15,15 @@ pub struct Handle {
     lane: Rc<Lane>,
     mailbox: Arc<Mailbox>,
     closing: RefCell<Closing>,
-    /// What the store's entries hold in this process.
+    /// The memory that the store's entries take in this process.
     memory: External,
 }
 
-/// How far `close()` is.
+/// The progress of `close()`.
 enum Closing {
     NotCalled,
-    /// Its promise is being made. Calls from within that get promises that
-    /// follow it.
+    /// The promise is being made. Making it may run JavaScript, which may call
+    /// `close()` again; these are the promises of such calls.
     Begun(Vec<Deferred>),
     Promised(Ref),
 }
@@ -85,7 +85,7 @@ impl Handle {
         List::new(js, &self.lane, &self.mailbox, source)
     }
 
-    /// Runs a command, or rejects for what stands in its place.
+    /// Runs a command, or rejects with the error that its arguments gave.
     pub fn run(&self, js: Js, command: Result<Command>) -> Value {
         let command = command.and_then(|command| {
             if self.is_closed() {
@@ -163,8 +163,7 @@ impl Handle {
         promise
     }
 
-    /// A promise that settles as the one that is being made further up the
-    /// stack.
+    /// A promise that settles like the one that an outer call is making.
     fn follow_close(&self, js: Js) -> Value {
         let (deferred, promise) = js.promise();
         if let Closing::Begun(followers) = &mut *self.closing.borrow_mut() {

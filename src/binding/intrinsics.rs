@@ -1,10 +1,10 @@
-//! JavaScript that the binding calls, compiled once for each environment, when
-//! the addon is loaded. Later changes to the originals by others don't change
-//! stored data.
+//! JavaScript functions that the binding calls. They are compiled once for each
+//! environment, when the addon is loaded, so that replacing `JSON.parse` later
+//! does not change what is stored.
 //!
-//! Whatever may throw is called from JavaScript that catches. Node-API shows
-//! the end of a worker thread as an exception too, and that one must be left
-//! alone: code that clears it keeps the thread running for ever.
+//! Calls that may throw are made from JavaScript that catches, not from Rust.
+//! Node-API reports the termination of a worker thread as an exception too, and
+//! clearing that one would keep the thread running for ever.
 
 use super::js::{Js, Ref, Stopped, Value};
 use super::text::Text;
@@ -12,7 +12,7 @@ use napi::sys;
 use std::ffi::c_void;
 use std::ptr;
 
-/// An array of the functions in [`Intrinsics`], in their order.
+/// Evaluates to an array of the functions in [`Intrinsics`], in their order.
 const SCRIPT: &str = include_str!("intrinsics.js");
 
 struct Intrinsics {
@@ -34,13 +34,13 @@ struct Intrinsics {
     is_instance: Ref,
 }
 
-/// What JavaScript code threw, in words.
+/// The message of what JavaScript code threw.
 #[derive(Debug)]
 pub struct Thrown(pub String);
 
 pub type Result<T> = std::result::Result<T, Thrown>;
 
-/// The thread is being terminated: no words will be read.
+/// The thread is being terminated, so the message will not be read.
 impl From<Stopped> for Thrown {
     fn from(_: Stopped) -> Self {
         Self(String::new())
@@ -48,7 +48,8 @@ impl From<Stopped> for Thrown {
 }
 
 impl Js {
-    /// `JSON.stringify(value)`: text, or `undefined` for what it doesn't keep.
+    /// `JSON.stringify(value)`: text, or `undefined` for values that have no
+    /// JSON form.
     pub fn stringify(self, value: Value) -> Result<Value> {
         let result = self.run(|it| &it.stringify, &[value])?;
         if self.is_object(result) {
@@ -57,30 +58,30 @@ impl Js {
         Ok(result)
     }
 
-    /// `JSON.parse(text)`; `None` for what is not JSON.
+    /// `JSON.parse(text)`; `None` if it is not JSON.
     pub fn parse(self, text: &str) -> Option<Value> {
         self.some(|it| &it.parse, &[self.string_of(text).ok()?])
     }
 
-    /// The same of text that is in the engine's form already.
+    /// The same, for text in the engine's form.
     pub fn parse_text(self, text: &Text) -> Option<Value> {
         self.some(|it| &it.parse, &[self.text(text).ok()?])
     }
 
-    /// A page's array; `None` if it is not JSON, or not that of so many entries
-    /// with this mark after each.
+    /// The array of a page; `None` if the text is not JSON or does not have this
+    /// number of entries with the mark after each.
     pub fn parse_page(self, text: &Text, entries: u32, mark: u32) -> Option<Value> {
         let arguments = [self.text(text).ok()?, self.index(entries), self.index(mark)];
         self.some(|it| &it.parse_page, &arguments)
     }
 
-    /// A promise of a value that is there, at half the cost of making one and
-    /// then settling it.
+    /// A promise that is resolved already. It costs half as much as making a
+    /// promise and settling it.
     pub fn resolved(self, value: Value) -> Value {
         self.value(|it| &it.resolve, &[value])
     }
 
-    /// A promise of what a text means; `None` for what is not JSON.
+    /// A promise of the value of a JSON text; `None` if it is not JSON.
     pub fn resolved_parsed(self, text: &Text) -> Option<Value> {
         self.some(|it| &it.resolve_parsed, &[self.text(text).ok()?])
     }
@@ -90,7 +91,7 @@ impl Js {
         self.value(|it| &it.entry, &[page, self.index(index)])
     }
 
-    /// A promise of that.
+    /// A promise of the same.
     pub fn resolved_entry(self, page: Value, index: u32) -> Value {
         self.value(|it| &it.resolve_entry, &[page, self.index(index)])
     }
@@ -100,7 +101,7 @@ impl Js {
         self.value(|it| &it.step, &[value, self.boolean(done)])
     }
 
-    /// A promise of the last iterator result, with a value that is awaited.
+    /// A promise of an iterator's last result. The value is awaited.
     pub fn end_with(self, value: Value) -> Value {
         self.value(|it| &it.end_with, &[value])
     }
@@ -112,9 +113,9 @@ impl Js {
         self.attempted(result)
     }
 
-    /// An array of strings, as `Array.isArray` sees arrays: a proxy of one is
-    /// copied. It may hold other things than strings, and a copy ends with the
-    /// first of them. `None` for all else.
+    /// An array that should hold strings; `None` if `Array.isArray` says that it
+    /// is none. A proxied array is copied, up to the first element that is not
+    /// a string.
     pub fn array_of_strings(self, value: Value) -> Result<Option<Value>> {
         if self.is_array(value) {
             return Ok(Some(value));
@@ -145,14 +146,13 @@ impl Js {
         Ok(())
     }
 
-    /// Makes the classes' methods reject where they would throw: when they are
-    /// called on what is not an instance.
-    #[cfg_attr(test, expect(dead_code, reason = "a test binary exports no classes"))]
+    /// Wraps the methods of the classes, so that they reject instead of throwing
+    /// when they are called on something that is not an instance.
     pub fn prepare_classes(self, exports: Value) {
         self.value(|it| &it.prepare, &[exports]);
     }
 
-    /// Whether a value was made by a class of this addon or one that extends it.
+    /// Whether a value is an instance of a class of this addon, or of a subclass.
     pub fn is_instance(self, value: Value, class: &str) -> bool {
         let answer = self.value(|it| &it.is_instance, &[value, self.string(class)]);
         self.to_bool(answer) == Some(true)
@@ -175,12 +175,12 @@ impl Js {
         Thrown(words().unwrap_or_default())
     }
 
-    /// A function's result, where only the end of the thread prevents one.
+    /// The result of a function that does not throw.
     fn value(self, function: impl Fn(&Intrinsics) -> &Ref, arguments: &[Value]) -> Value {
         self.run(function, arguments).unwrap_or_else(|_| self.undefined())
     }
 
-    /// A function's result; `None` for `undefined`.
+    /// The same; `None` for `undefined`.
     fn some(self, function: impl Fn(&Intrinsics) -> &Ref, arguments: &[Value]) -> Option<Value> {
         let value = self.run(function, arguments).ok()?;
         (!self.is_undefined(value)).then_some(value)

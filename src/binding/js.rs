@@ -1,8 +1,9 @@
-//! The JavaScript side, as far as the binding needs it: one method a Node-API
-//! call, each with its result instead of a status.
+//! The parts of Node-API that the binding needs: one method for each call, which
+//! returns the result instead of a status.
 //!
-//! Raw Node-API rather than napi's value types, because strings, promises and
-//! JSON are where an operation's time goes. All of it is in this file.
+//! It is raw Node-API instead of napi's value types, because most of an
+//! operation's time is spent on strings, promises and JSON. Raw calls are in
+//! this file only, and in `lane.rs` for its threadsafe function.
 
 use super::text::Text;
 use crate::kv::Error;
@@ -11,11 +12,11 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::ptr;
 
-/// A JavaScript value; good until the callback that it was made in returns.
+/// A JavaScript value. Valid until the callback that it was made in returns.
 pub type Value = sys::napi_value;
 
-/// A call failed. Nothing called from here throws errors of its own, so the
-/// thread is being terminated, or the value was of another type than asked for.
+/// A call failed: the thread is being terminated, or the value has another type
+/// than was asked for. The functions called from here do not throw.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped;
 
@@ -25,7 +26,7 @@ pub type Result<T> = std::result::Result<T, Stopped>;
 #[derive(Clone, Copy)]
 pub struct Js(sys::napi_env);
 
-/// A promise's other end. Used once, on the thread that made it.
+/// Settles a promise. Used once, on the thread that made it.
 #[derive(Debug)]
 pub struct Deferred(sys::napi_deferred);
 
@@ -36,7 +37,7 @@ pub struct Ref {
     raw: sys::napi_ref,
 }
 
-/// A UTF-16 string that is not text.
+/// Why a value is not text.
 pub enum NotText {
     NotString,
     LoneSurrogate,
@@ -86,7 +87,7 @@ impl Js {
         node!(napi_create_uint32(self, value) -> ptr::null_mut()).unwrap_or(ptr::null_mut())
     }
 
-    /// Fails for what is longer than the engine's strings can be.
+    /// Fails if the text is longer than a string can be.
     pub fn text(self, text: &Text) -> Result<Value> {
         match text {
             Text::Latin1(bytes) => {
@@ -98,7 +99,7 @@ impl Js {
         }
     }
 
-    /// The same of text that stays with the caller; ASCII is not copied for it.
+    /// The same for a `str`. ASCII is not copied before the engine copies it.
     pub fn string_of(self, text: &str) -> Result<Value> {
         if text.is_ascii() {
             let (start, length) = (text.as_ptr().cast(), text.len().cast_signed());
@@ -167,8 +168,8 @@ impl Js {
         node!(napi_get_element(self, array, index) -> ptr::null_mut())
     }
 
-    /// An element of an array that a caller gave. `undefined` where reading it
-    /// throws, which only a getter or a proxy does.
+    /// An element of an array from a caller; `undefined` if reading it throws,
+    /// as a getter may.
     pub fn element_given(self, array: Value, index: u32) -> Value {
         self.element(array, index).unwrap_or_else(|Stopped| {
             let mut exception = ptr::null_mut();
@@ -178,7 +179,7 @@ impl Js {
         })
     }
 
-    /// A property of an object of ours.
+    /// A property of an object that the binding made.
     pub fn property(self, object: Value, name: &CStr) -> Result<Value> {
         node!(napi_get_named_property(self, object, name.as_ptr()) -> ptr::null_mut())
     }
@@ -192,7 +193,7 @@ impl Js {
         Ok(array)
     }
 
-    /// Runs a script of ours; its value.
+    /// Runs a script; returns its value.
     pub fn evaluate(self, script: &str) -> Result<Value> {
         let script = self.string(script);
         node!(napi_run_script(self, script) -> ptr::null_mut())
@@ -233,16 +234,17 @@ impl Js {
         if length == 0 {
             return Some(Vec::new());
         }
-        // SAFETY: the engine says that so many bytes are there, and nobody
-        // changes them during this callback.
+        // SAFETY: the engine reports this length, and nothing changes the
+        // bytes during this callback.
         Some(unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) }.to_vec())
     }
 
     /// A string's content.
+    #[expect(clippy::expect_used, reason = "the bytes are ASCII or converted to UTF-8")]
     pub fn to_text(self, value: Value) -> std::result::Result<String, NotText> {
         let mut length = 0;
         // SAFETY: without a buffer, the call only reports the string's length.
-        // A value that is no string gives an error status, and then again.
+        // A value that is no string gives an error status, here and below.
         unsafe { sys::napi_get_value_string_utf16(self.0, value, ptr::null_mut(), 0, &raw mut length) };
         let mut units = vec![0; length + 1];
         let length = self.read_text(value, &mut units)?;
@@ -257,14 +259,14 @@ impl Js {
         Ok(String::from_utf8(bytes).expect("that is UTF-8"))
     }
 
-    /// Shows a string's content to `body`. Short ASCII needs no memory but the
-    /// stack.
+    /// Calls `body` with a string's content. Short ASCII is not allocated.
+    #[expect(clippy::expect_used, reason = "the bytes are ASCII")]
     pub fn with_text<T>(self, value: Value, body: impl FnOnce(&str) -> T) -> std::result::Result<T, NotText> {
         const SHORT: usize = 128;
         let mut units = [0; SHORT];
         let length = self.read_text(value, &mut units)?;
         let units = &units[..length];
-        // A string that fills the buffer may go on beyond it.
+        // A string that fills the buffer may be longer than it.
         if length == SHORT - 1 || !is_ascii(units) {
             return self.to_text(value).map(|text| body(&text));
         }
@@ -273,8 +275,8 @@ impl Js {
         Ok(body(str::from_utf8(&bytes[..length]).expect("that is UTF-8")))
     }
 
-    /// Copies a string's content, as far as there is room, by way of UTF-16,
-    /// which the engine need not convert; how many units.
+    /// Copies a string's content into `units`, as much as fits; returns the
+    /// number of units. UTF-16 needs no conversion by the engine.
     fn read_text(self, value: Value, units: &mut [u16]) -> std::result::Result<usize, NotText> {
         let mut length = 0;
         // SAFETY: the buffer has room for as many units as it says. A value
@@ -293,7 +295,8 @@ impl Js {
         node!(napi_call_function(self, this, function, arguments.len(), arguments.as_ptr()) -> ptr::null_mut())
     }
 
-    /// `{ unit: "millisecond", relativeTo }`, what a duration's `total` takes.
+    /// `{ unit: "millisecond", relativeTo }`, the argument of a duration's
+    /// `total`.
     pub fn total_options(self, relative_to: Option<&str>) -> Value {
         let Ok(options) = node!(napi_create_object(self) -> ptr::null_mut()) else {
             return self.undefined();
@@ -309,7 +312,7 @@ impl Js {
         let mut promise = ptr::null_mut();
         let mut deferred = ptr::null_mut();
         // SAFETY: the environment is live, and both results are locals. They
-        // stay null where the thread is being terminated: nobody waits there.
+        // stay null if the thread is being terminated.
         unsafe { sys::napi_create_promise(self.0, &raw mut deferred, &raw mut promise) };
         (Deferred(deferred), promise)
     }
@@ -347,7 +350,7 @@ impl Js {
         node!(napi_get_reference_value(self, reference.raw) -> ptr::null_mut()).unwrap_or_else(|_| self.undefined())
     }
 
-    /// A function that runs `body`, which is dropped with it.
+    /// A JavaScript function that runs `body`. It owns `body`.
     pub fn function<F: Fn(Js) + 'static>(self, body: F) -> Value {
         unsafe extern "C" fn run<F: Fn(Js)>(env: sys::napi_env, info: sys::napi_callback_info) -> Value {
             let mut data = ptr::null_mut();
@@ -395,8 +398,8 @@ impl Js {
         function
     }
 
-    /// Runs `body` in a handle scope of its own, so that what it makes can be
-    /// collected before the whole callback returns.
+    /// Runs `body` in a handle scope of its own, so that its values can be
+    /// collected before the callback returns.
     pub fn scoped(self, body: impl FnOnce()) {
         struct Scope(Js, sys::napi_handle_scope);
         impl Drop for Scope {
@@ -411,15 +414,15 @@ impl Js {
     }
 }
 
-/// Memory outside the engine's heap that lives as long as one of its objects.
-/// The engine collects such objects earlier when it knows of it.
+/// Memory outside the engine's heap that belongs to a JavaScript object. The
+/// engine cannot see it; told of it, it collects garbage in time.
 pub struct External {
     env: sys::napi_env,
     told: Cell<usize>,
 }
 
 impl External {
-    /// Smaller differences are not worth the call.
+    /// Smaller changes are not worth the call.
     const WORTH_TELLING: usize = 16 * 1024;
 
     pub fn new(js: Js) -> Self {
@@ -429,7 +432,7 @@ impl External {
         }
     }
 
-    /// Tells the engine how much memory it is now.
+    /// Tells the engine the present size.
     pub fn tell(&self, _: Js, bytes: usize) {
         let told = self.told.get();
         if bytes.abs_diff(told) >= Self::WORTH_TELLING || (bytes == 0 && told > 0) {
@@ -464,12 +467,11 @@ impl Drop for Ref {
 }
 
 fn is_ascii(units: &[u16]) -> bool {
-    // Without a way out, so that it runs in vectors.
+    // No early exit, so that the compiler can vectorize the loop.
     units.iter().fold(0, |all, unit| all | unit) < 0x80
 }
 
-/// Writes ASCII as bytes: of short strings, the converter's start would cost
-/// more.
+/// Writes ASCII as bytes. For short strings this is faster than the converter.
 fn narrow(units: &[u16], bytes: &mut [u8]) {
     for (byte, unit) in bytes.iter_mut().zip(units) {
         #[expect(clippy::cast_possible_truncation, reason = "it is ASCII")]
@@ -478,16 +480,16 @@ fn narrow(units: &[u16], bytes: &mut [u8]) {
     }
 }
 
-/// Any text as UTF-8.
+/// Converts any text to UTF-8.
 fn convert(units: &[u16]) -> std::result::Result<Vec<u8>, NotText> {
     if encoding_rs::mem::utf16_valid_up_to(units) != units.len() {
         return Err(NotText::LoneSurrogate);
     }
-    // The converter asks for room for three bytes a unit.
+    // The converter needs room for three bytes a unit.
     let mut bytes = vec![0; 3 * units.len()];
     let length = encoding_rs::mem::convert_utf16_to_utf8(units, &mut bytes);
     bytes.truncate(length);
-    // A store may keep it for long.
+    // A store may keep it for a long time.
     bytes.shrink_to_fit();
     Ok(bytes)
 }

@@ -1,8 +1,8 @@
-//! The way back from a store's threads to JavaScript.
+//! How outcomes and pages get from a store's threads to JavaScript.
 //!
-//! Any number of outcomes and pages cross with one call: what arrives while a
-//! call is on its way goes with it. The [`Lane`] lives on the JavaScript thread
-//! and knows the promises; the [`Mailbox`] is what the threads see of it.
+//! One call of a threadsafe function delivers any number of them: those that
+//! arrive before the call runs are delivered with it. The [`Lane`] belongs to
+//! the JavaScript thread and has the promises; the threads use the [`Mailbox`].
 
 use super::guard::{guard, guard_each};
 use super::js::{Deferred, Js, Value};
@@ -35,17 +35,19 @@ pub struct Lane {
     inline_pages: Cell<usize>,
     /// Whether the environment is ending, so that nothing will be removed.
     ended: Cell<bool>,
-    /// How many promises wait for a thread. While any does, the process lives.
+    /// How many promises wait for a thread. The process stays alive while any
+    /// does.
     waiting: Cell<usize>,
     news: Arc<Mutex<Vec<News>>>,
     mailbox: OnceCell<Weak<Mailbox>>,
 }
 
 pub struct Mailbox {
-    /// The lane's: a store may deliver its last outcomes and be gone.
+    /// Shared with the lane, because a store may deliver its last outcomes and
+    /// drop the mailbox before they are read.
     news: Arc<Mutex<Vec<News>>>,
-    /// Ringing it wakes the JavaScript thread, which should not find it locked
-    /// then. Only who takes it away is alone with it.
+    /// Threads call it under the read lock. The write lock is for taking it
+    /// away, when the environment ends.
     bell: RwLock<Option<Bell>>,
 }
 
@@ -55,14 +57,14 @@ enum News {
     Unheard,
 }
 
-/// A list, as the lane knows it.
+/// A list, and whether it must be kept.
 struct Known {
     list: RcWeak<List>,
-    /// Set while calls wait for a page: the list may not be collected then.
+    /// Set while calls wait for a page, so that the list is not collected.
     kept: Option<Rc<List>>,
 }
 
-/// A threadsafe function without a JavaScript function: ringing it makes the
+/// A threadsafe function without a JavaScript function. Calling it makes the
 /// JavaScript thread empty the mailbox.
 struct Bell(sys::napi_threadsafe_function);
 
@@ -91,13 +93,13 @@ impl Lane {
         ticket
     }
 
-    /// The promise of an operation's outcome. Made after the operation was
-    /// submitted: making a promise may run JavaScript, and what that calls
-    /// comes later.
+    /// The promise of an operation's outcome. It is made after the operation was
+    /// submitted: making a promise may run JavaScript, whose own operations must
+    /// come after this one.
     pub fn promise(&self, js: Js, ticket: Ticket) -> Value {
         let (deferred, promise) = js.promise();
-        // Outcomes are taken from the mailbox in turns of their own, so the
-        // ticket is still pending.
+        // Outcomes are handled in later turns of the event loop, so the ticket
+        // is still pending.
         if let Some(pending) = self.pending.borrow_mut().get_mut(ticket) {
             *pending = Some(deferred);
         }
@@ -138,8 +140,8 @@ impl Lane {
         }
     }
 
-    /// Removes a collected iterator's listener in a later turn: finalizers may
-    /// not run JavaScript.
+    /// Removes a collected iterator's listener in a later turn of the event
+    /// loop, because finalizers may not run JavaScript.
     pub fn remove_later(&self, registration: Registration) {
         if self.ended.get() {
             return;
@@ -164,7 +166,7 @@ impl Lane {
         self.inline_pages.set(0);
     }
 
-    /// One more promise waits.
+    /// Counts a promise that waits.
     pub fn wait(&self, js: Js) {
         self.waiting.set(self.waiting.get() + 1);
         if self.waiting.get() == 1 {
@@ -172,7 +174,7 @@ impl Lane {
         }
     }
 
-    /// One promise less waits.
+    /// Counts a promise that no longer waits.
     pub fn unwait(&self, js: Js) {
         self.waiting.set(self.waiting.get() - 1);
         if self.waiting.get() == 0 {
@@ -216,13 +218,13 @@ impl Lane {
             return;
         };
         self.unwait(js);
-        // Without a promise the call has panicked, and was rejected for that.
+        // If there is no promise, the call panicked and was rejected then.
         if let Some(deferred) = pending {
             js.settle(deferred, guarded(js, outcome));
         }
     }
 
-    /// The environment is ending. What calls wait for will not come.
+    /// The environment is ending: pages that calls wait for will not come.
     fn end(&self) {
         self.ended.set(true);
         let kept: Vec<_> = self
@@ -231,18 +233,20 @@ impl Lane {
             .iter_mut()
             .filter_map(|(_, known)| known.kept.take())
             .collect();
-        // Dropping them removes them from the lane.
+        // Dropped after the borrow has ended: lists remove themselves from the
+        // lane.
         drop(kept);
         self.unheard.take();
     }
 }
 
-/// An outcome as what a promise settles with, even if making that panics.
+/// The value or the error that an outcome settles a promise with.
 fn guarded(js: Js, outcome: Outcome) -> Result<Value, Value> {
     guard(|| to_js(js, outcome))
         .unwrap_or_else(|| Err(js.error(&Error::Backend("internal error in the binding".into()))))
 }
 
+/// The same, where a panic is not caught.
 fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
     match outcome {
         Ok(Reply::Value(key, Some(value))) => js
@@ -255,7 +259,7 @@ fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
     }
 }
 
-/// An outcome as a promise that is settled already.
+/// A promise that is settled already.
 pub fn settled(js: Js, outcome: Outcome) -> Value {
     if let Ok(Reply::Value(key, Some(value))) = outcome {
         return js
@@ -275,7 +279,7 @@ fn not_json(key: &Key) -> Error {
 impl Mailbox {
     fn post(&self, some: impl IntoIterator<Item = News>) {
         let mut news = self.news.lock();
-        // Where there is news already, the bell has been rung for it.
+        // If there was news already, the function has been called for it.
         let first = news.is_empty();
         news.extend(some);
         drop(news);
@@ -288,7 +292,7 @@ impl Mailbox {
         self.bell.read()
     }
 
-    /// Says that a list has a page that it waits for.
+    /// Delivers the news that a list can go on.
     pub fn post_page(&self, list: usize) {
         self.post([News::Page(list)]);
     }
@@ -333,13 +337,13 @@ impl Bell {
 
     fn ring(&self) {
         // SAFETY: not released while this exists. Without a queue bound the
-        // call fails only when the environment ends, and then nobody listens.
+        // call fails only when the environment ends.
         unsafe {
             sys::napi_call_threadsafe_function(self.0, ptr::null_mut(), sys::ThreadsafeFunctionCallMode::nonblocking);
         }
     }
 
-    /// Gives up without answering calls on their way.
+    /// Releases the function and drops its pending calls.
     fn close(self) {
         // SAFETY: released once: the usual release is forgotten.
         unsafe { sys::napi_release_threadsafe_function(self.0, sys::ThreadsafeFunctionReleaseMode::abort) };
@@ -360,15 +364,14 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        // SAFETY: released once, by its only owner. A call on its way is still
-        // answered.
+        // SAFETY: released once, by its only owner. A pending call still runs.
         unsafe { sys::napi_release_threadsafe_function(self.0, sys::ThreadsafeFunctionReleaseMode::release) };
     }
 }
 
-/// The bell's call on the JavaScript thread.
+/// The threadsafe function's call on the JavaScript thread.
 unsafe extern "C" fn answer_bell(env: sys::napi_env, _: Value, context: *mut c_void, _: *mut c_void) {
-    // Node-API gives no environment when that is ending.
+    // There is no environment when it is ending.
     if env.is_null() {
         return;
     }
@@ -378,7 +381,7 @@ unsafe extern "C" fn answer_bell(env: sys::napi_env, _: Value, context: *mut c_v
     guard(|| lane.empty_mailbox(js));
 }
 
-/// The environment is ending, and with it the bell: threads stop ringing now.
+/// The environment's cleanup hook. From now on, threads call nothing.
 unsafe extern "C" fn silence(context: *mut c_void) {
     // SAFETY: the context is a lane; `finalize`, which releases it, takes this
     // hook away first.
@@ -391,10 +394,10 @@ unsafe extern "C" fn silence(context: *mut c_void) {
     lane.end();
 }
 
-/// The bell is gone: released by its last owner, or silenced.
+/// The threadsafe function's finalizer.
 unsafe extern "C" fn finalize(env: sys::napi_env, context: *mut c_void, _: *mut c_void) {
     if !env.is_null() {
-        // SAFETY: the same hook and argument as were added. Where the hook has
+        // SAFETY: the same hook and argument as were added. If the hook has
         // run already, there is none to remove.
         unsafe { sys::napi_remove_env_cleanup_hook(env, Some(silence), context) };
     }

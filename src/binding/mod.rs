@@ -1,5 +1,5 @@
-//! The way between JavaScript and the stores. It decides nothing: arguments
-//! become commands, outcomes become settled promises, pages become steps.
+//! Connects JavaScript and the stores: arguments become commands, outcomes settle
+//! promises, pages become iterator results. It makes no decisions of its own.
 
 mod args;
 mod classes;
@@ -9,7 +9,7 @@ mod intrinsics;
 mod js;
 mod lane;
 mod list;
-// Nothing is exported from a test binary.
+// A test binary exports nothing.
 #[cfg(not(test))]
 mod open;
 mod options;

@@ -55,11 +55,10 @@ pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::
         .map_err(|error| thrown(env, &error))
 }
 
-/// Runs when an environment loads the addon.
+/// Runs when an environment loads the addon, after its classes are made.
 #[napi(module_exports)]
-pub fn prepare(exports: Object<'_>, env: Env) -> napi::Result<()> {
+pub fn prepare(exports: Object<'_>, env: Env) {
     js(env).prepare_classes(exports.raw());
-    Ok(())
 }
 
 fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
@@ -87,7 +86,7 @@ fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
             let store = DenoStore::at_url(rest, DenoOptions::parse(js, options)?)?;
             Ok(Either6::F(DenoKvStore(Handle::new(js, store))))
         }
-        // The rest may hold a password.
+        // The rest may contain a password.
         other => Err(Error::InvalidOption(format!(
             "a store's URL starts with memory:, sqlite:, redis:, postgres:, mysql: or denokv:, not with {:?}",
             other.chars().take(20).collect::<String>()

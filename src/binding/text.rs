@@ -1,5 +1,5 @@
-//! Text in the two forms that JavaScript engines keep strings in. Handing them
-//! UTF-8 makes them convert it, which takes four times as long.
+//! Text in the two forms that JavaScript engines store strings in. Passing UTF-8
+//! takes four times as long, because the engine has to convert it.
 
 use encoding_rs::mem;
 
@@ -9,7 +9,7 @@ pub enum Text {
 }
 
 impl Text {
-    /// How much memory it takes.
+    /// Its size in memory.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Latin1(bytes) => bytes.len(),
@@ -17,7 +17,7 @@ impl Text {
         }
     }
 
-    /// The text as Rust keeps it. Without a copy for ASCII.
+    /// The text as a Rust string. ASCII is not copied.
     pub fn into_string(self) -> String {
         match self {
             Self::Latin1(bytes) => {
@@ -42,7 +42,7 @@ impl From<String> for Text {
         if mem::is_str_latin1(&text) {
             return Self::Latin1(mem::encode_latin1_lossy(&text).into_owned());
         }
-        // The converter asks for one unit more than there are bytes.
+        // The converter needs room for one unit more than there are bytes.
         let mut units = vec![0; text.len() + 1];
         let length = mem::convert_str_to_utf16(&text, &mut units);
         units.truncate(length);

@@ -1,30 +1,31 @@
-//! What can be asked of a store, and what it answers.
+//! The operations of a store, and their replies.
 
 use super::{JsonText, Key, Lifetime, Prefix, Ttl};
 
-/// One operation. `set` and `delete` are both a [`Command::Put`], and a `cas`
-/// is a put with a condition: what is written is one idea.
+/// One operation. `set` and `delete` are both a [`Command::Put`]; a `cas` is a
+/// put with a condition.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// [`Reply::Value`]
     Get(Key),
     /// [`Reply::Done`]
     Put(Key, Write),
-    /// [`Reply::Swapped`]: puts if the entry means the expected value, where
-    /// `None` stands for no entry.
+    /// [`Reply::Swapped`]: puts if the entry's value equals the expected one.
+    /// `None` expects that there is no entry.
     Cas(Key, Option<JsonText>, Write),
-    /// [`Reply::Count`]: deletes the prefix and all under it.
+    /// [`Reply::Count`]: deletes the prefix and all keys under it.
     Clear(Prefix),
     /// [`Reply::Done`]: creates what the store needs in the engine.
     Initialize,
-    /// [`Reply::Done`]: leaves nothing of the store in the engine.
+    /// [`Reply::Done`]: deletes all of the store's data in the engine.
     Drop,
-    /// [`Reply::Done`]: comes last; the store has released all it held.
+    /// [`Reply::Done`]: the last command. The store has released its files,
+    /// connections and threads when it replies.
     Close,
 }
 
 impl Command {
-    /// The key of the one entry that this may write.
+    /// The key of the entry that this may write.
     pub fn written(&self) -> Option<&Key> {
         match self {
             Self::Put(key, _) | Self::Cas(key, ..) => Some(key),
@@ -33,7 +34,7 @@ impl Command {
     }
 }
 
-/// What an entry becomes.
+/// What a put does to an entry.
 #[derive(Clone, Debug)]
 pub enum Write {
     Store { value: JsonText, ttl: Option<Ttl> },
@@ -52,7 +53,7 @@ impl Write {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// With its key, so that whoever reads the value can name it.
+    /// With its key, for the error if the value is not JSON.
     Value(Key, Option<JsonText>),
     Done,
     Swapped(bool),

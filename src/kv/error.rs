@@ -1,6 +1,6 @@
-//! Every way an operation can fail, with the code that users match on.
+//! The errors of operations, with the codes that users match on.
 
-/// One sentence a variant; the text inside says what it was about.
+/// The text in a variant says what exactly is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("invalid key: {0}")]
@@ -60,5 +60,5 @@ impl Error {
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What became of a command.
+/// The result of a command.
 pub type Outcome = Result<super::Reply>;

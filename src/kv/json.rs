@@ -1,10 +1,10 @@
-//! Values: JSON text that is carried as it came, and compared by meaning.
+//! Values: JSON text that is stored as it is, and compared by meaning.
 
 use super::{Error, Key, Result};
 use serde::de::{Deserializer as _, IgnoredAny, Visitor};
 
-/// A value as JSON text. `JSON.stringify` made it, or an engine returned it; in
-/// the second case it may turn out not to be JSON.
+/// A value as JSON text. It comes from `JSON.stringify` or from an engine; in
+/// the second case it may not be JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonText(String);
 
@@ -21,8 +21,8 @@ impl JsonText {
         self.0
     }
 
-    /// Whether both mean the same value: neither the order of an object's keys
-    /// nor the spelling of numbers and strings counts.
+    /// Whether both are the same value. The order of an object's keys and the
+    /// spelling of numbers and strings do not count.
     ///
     /// # Errors
     ///
@@ -38,11 +38,12 @@ impl JsonText {
     }
 }
 
-/// Bytes that are equal exactly when the values are.
+/// Bytes that are equal if and only if the values are.
 ///
-/// Works on text that is known to be valid, without recursion: values come as
-/// deep as other writers make them. Strings may hold lone surrogates, which is
-/// why this is not a comparison of `serde_json::Value`.
+/// The text must be valid. There is no recursion, because other writers may
+/// store values of any depth. It does not use `serde_json::Value`, because
+/// strings may contain lone surrogates.
+#[expect(clippy::expect_used, reason = "the text is valid JSON")]
 fn canonical(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -114,7 +115,7 @@ struct Container {
     members: Vec<usize>,
 }
 
-/// Orders an object's members by name; of equal names the last one counts.
+/// Sorts an object's members by name. Of equal names the last one counts.
 fn sort_members(out: &mut Vec<u8>, object: &Container) {
     let ends = object.members.iter().skip(1).copied().chain([out.len()]);
     let mut members: Vec<&[u8]> = object
@@ -137,13 +138,14 @@ fn sort_members(out: &mut Vec<u8>, object: &Container) {
     out.extend_from_slice(&sorted);
 }
 
+#[expect(clippy::expect_used, reason = "`canonical` wrote the name and its length")]
 fn member_name(member: &[u8]) -> &[u8] {
     let (length, rest) = member[1..].split_first_chunk().expect("a name starts with its length");
     let length = usize::try_from(u64::from_be_bytes(*length)).expect("it was a length in memory");
     &rest[..length]
 }
 
-/// One past the closing quote of the string that starts at `start`.
+/// The index after the closing quote of the string that starts at `start`.
 fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while bytes[at] != b'"' {
@@ -152,7 +154,8 @@ fn string_end(bytes: &[u8], start: usize) -> usize {
     at + 1
 }
 
-/// A string literal's content; lone surrogates as their three bytes.
+/// The content of a string literal. A lone surrogate becomes three bytes.
+#[expect(clippy::expect_used, reason = "the text is valid JSON")]
 fn string_content(literal: &str) -> Vec<u8> {
     struct Content;
     impl Visitor<'_> for Content {

@@ -1,13 +1,13 @@
-//! Keys and prefixes, and their text in the stores that keep keys as JSON.
+//! Keys and prefixes, and their text in stores that use JSON for keys.
 
 use super::{Error, Result};
 use serde::de::{DeserializeSeed, Deserializer as _, SeqAccess, Visitor};
 use std::fmt;
 
-/// One or more parts. Two keys are equal when all their parts are.
+/// One or more parts. Two keys are equal if all their parts are.
 ///
-/// Kept as exactly what `JSON.stringify` makes of the parts: that is the key's
-/// text in the stores that keep keys as JSON, and its name in messages.
+/// It holds exactly the text that `JSON.stringify` makes of the parts: the form
+/// of keys in several stores, and in messages.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key(String);
 
@@ -16,12 +16,12 @@ impl Key {
         &self.0
     }
 
-    /// Shows the parts one by one, for stores that don't keep keys as JSON.
+    /// Calls `body` with each part, for stores that don't use JSON for keys.
     pub fn each_part(&self, body: impl FnMut(&str)) {
         if self.0.contains('\\') {
             each_part(&self.0, body);
         } else {
-            // Without escapes, no part has a quote in it.
+            // Without escapes, no part contains a quote.
             self.0[2..self.0.len() - 2].split("\",\"").for_each(body);
         }
     }
@@ -33,13 +33,13 @@ impl fmt::Display for Key {
     }
 }
 
-/// Takes a key's parts one by one.
+/// Builds a key from its parts.
 #[derive(Debug)]
 pub struct KeyBuilder(String);
 
 impl Default for KeyBuilder {
     fn default() -> Self {
-        // Most keys of Fedify's fit.
+        // Enough for most of Fedify's keys.
         let mut json = String::with_capacity(96);
         json.push('[');
         Self(json)
@@ -47,11 +47,12 @@ impl Default for KeyBuilder {
 }
 
 impl KeyBuilder {
+    #[expect(clippy::expect_used, reason = "a string is always JSON")]
     pub fn push(&mut self, part: &str) {
         if self.0.len() > 1 {
             self.0.push(',');
         }
-        // All of them, without a way out, so that it runs in vectors.
+        // No early exit, so that the compiler can vectorize the loop.
         let escapes = part.bytes().filter(|byte| *byte < b' ' || matches!(byte, b'"' | b'\\'));
         if escapes.count() > 0 {
             self.0
@@ -65,12 +66,12 @@ impl KeyBuilder {
 
     /// # Errors
     ///
-    /// [`Error::InvalidKey`] without parts.
+    /// [`Error::InvalidKey`] if there are no parts.
     pub fn key(self) -> Result<Key> {
         self.some().ok_or_else(|| Error::InvalidKey("it has no parts".into()))
     }
 
-    /// All keys for no parts.
+    /// A prefix of no parts holds all keys.
     pub fn prefix(self) -> Prefix {
         Prefix(self.some())
     }
@@ -84,13 +85,13 @@ impl KeyBuilder {
     }
 }
 
-/// Whether a stored text is a key's, checked without building the key.
+/// Whether a stored text is that of a key.
 pub fn is_key_json(text: &str) -> bool {
     each_part(text, |_| {})
 }
 
-/// Shows the parts of a key's text one by one; whether it is one. What is not
-/// may have shown some.
+/// Calls `body` with each part in a key's text, and returns whether the text is
+/// a key's. If it is not, `body` may have been called for some parts.
 fn each_part(text: &str, body: impl FnMut(&str)) -> bool {
     struct Part<'b, B>(&'b mut B);
     impl<'de, B: FnMut(&str)> DeserializeSeed<'de> for Part<'_, B> {
@@ -141,9 +142,9 @@ impl Prefix {
 
     /// The first and last text of any key under this prefix, or `None` for all.
     ///
-    /// Under `["a"]` a key's text goes on after `["a"` with either `,` or `]`,
-    /// and `,` sorts before `]`: one unbroken range holds the children, then
-    /// the key itself, and nothing else.
+    /// Under `["a"]`, a key's text continues after `["a"` with `,` or `]`, and
+    /// `,` sorts before `]`. So one range holds the children and then the key
+    /// itself, and nothing else.
     pub fn json_range(&self) -> Option<(String, String)> {
         let last = self.0.as_ref()?.as_json();
         let first = format!("{},", &last[..last.len() - 1]);

@@ -1,7 +1,7 @@
-//! The domain: what a key, a value, a ttl, a page and a store are.
+//! The domain: keys, values, ttls, pages, and the trait of all stores.
 //!
-//! Nothing in here knows JavaScript or any engine. Stores implement [`Store`],
-//! the binding calls it.
+//! It depends on neither JavaScript nor any engine. Stores implement [`Store`],
+//! and the binding calls it.
 
 mod answer;
 mod command;

@@ -4,7 +4,7 @@ use super::{Result, key::is_key_json};
 use futures::future::BoxFuture;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// Bounds of one page. Whichever is reached first ends it.
+/// The limits of one page. It ends at the first that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimits {
     pub entries: u32,
@@ -12,7 +12,7 @@ pub struct PageLimits {
 }
 
 impl Default for PageLimits {
-    /// Measured: larger pages stream no faster and cost memory.
+    /// Larger pages were measured: they are no faster and take more memory.
     fn default() -> Self {
         Self {
             entries: 64,
@@ -132,10 +132,10 @@ impl Page {
     }
 }
 
-/// A list under way: it remembers where it is. Dropping it ends the list.
+/// A list in progress, with its position. Dropping it ends the list.
 pub trait Pages: Send {
-    /// The first page, if it can be had on the calling thread at the cost of a
-    /// few single reads. Called at most once, before anything else.
+    /// The first page, if reading it on the calling thread costs no more than a
+    /// few reads of single keys. Called at most once, before anything else.
     fn first_page_now(&mut self) -> Option<Page> {
         None
     }

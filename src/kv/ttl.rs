@@ -6,7 +6,7 @@ use std::time::SystemTime;
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;
 
-/// The last instant that a JavaScript `Date` can hold; later ones are this one.
+/// The latest time of a JavaScript `Date`. Later ones are set to it.
 const LAST: Millis = 8_640_000_000_000_000;
 
 pub fn now() -> Millis {
@@ -16,31 +16,31 @@ pub fn now() -> Millis {
     Millis::try_from(since_1970.as_millis()).unwrap_or(LAST)
 }
 
-/// How long an entry lives, in whole milliseconds, at least one.
+/// The lifetime of an entry in whole milliseconds, at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ttl(NonZeroI64);
 
 impl Ttl {
-    /// Rounds up to a whole millisecond. `None` when there is nothing to live.
+    /// Rounds up to a whole millisecond. `None` for zero and less.
     pub fn from_millis(millis: f64) -> Option<Self> {
-        // Saturates, which is what is wanted of an absurd ttl.
+        // The cast saturates, which is right for a ttl that is too long.
         #[expect(clippy::cast_possible_truncation, reason = "the fraction was just rounded up")]
         let millis = millis.ceil() as i64;
         NonZeroI64::new(millis.max(0)).map(Self)
     }
 
-    /// The first millisecond at which the entry is gone.
+    /// The first millisecond in which the entry no longer exists.
     pub fn deadline(self, now: Millis) -> Millis {
         now.saturating_add(self.0.get()).min(LAST)
     }
 }
 
-/// How long a written entry lives.
+/// The lifetime of a written entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     Unlimited,
     For(Ttl),
-    /// Its ttl is zero or less: it is gone as soon as it is written.
+    /// Its ttl is zero or less: it expires at once.
     Over,
 }
 

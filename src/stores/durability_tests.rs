@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// JSON keys and values.
 type Entries = BTreeMap<String, String>;
@@ -384,12 +385,11 @@ fn deno_writes_survive_a_power_loss_once_acknowledged() {
     for _ in 0..4 {
         history.burst(40);
     }
-    let before = disk.now();
-    // A checkpoint is due after so many entries. One that finds another
-    // connection in its way comes later.
-    while !disk.events()[before..].iter().any(synced(Kind::Database)) {
-        history.many(500);
-    }
+    history.many(500);
+    let swept = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Wrote { .. }));
+    history.idle_until(swept);
+    history.sequence(20);
+    history.idle_until(synced(Kind::Database));
     history.sequence(20);
     let last = history.submit(Command::Close, Reply::Done, [], false);
     history.wait(last);
@@ -420,6 +420,29 @@ fn a_write_is_acknowledged_after_its_sync() {
     let synced =
         |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Synced { before, .. }) if *before > written);
     assert!(events[written..mark].iter().any(synced));
+}
+
+#[test]
+fn a_closed_store_does_not_open_its_file_again() {
+    let folder = Folder::new();
+    let disk = Disk::watch(&folder.path("a.db"));
+    let client = Client::new(&disk, sqlite(&disk, Durability::Full));
+    client.run(put(&["a"], "1")).unwrap();
+    let (gate, _active) = disk.pause(|call| call.is(Kind::Database, Method::Sync));
+    let close = client.submit(Command::Close);
+    gate.wait_until_reached();
+    // A checkpoint becomes due meanwhile: 200 ms after the write.
+    std::thread::sleep(Duration::from_millis(300));
+    gate.open();
+    assert_eq!(client.wait_for(close), Ok(Reply::Done));
+    // There is no event that tells that none comes.
+    std::thread::sleep(Duration::from_millis(100));
+    let events = disk.events();
+    let closed = events
+        .iter()
+        .position(|event| matches!(event, Event::Mark(ticket) if *ticket == close));
+    let opened = |event: &Event| matches!(event, Event::File(_, Change::Opened));
+    assert!(!events[closed.unwrap()..].iter().any(opened));
 }
 
 /// A disk that breaks its promises by a rule from now on: whether the check

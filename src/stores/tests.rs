@@ -148,6 +148,10 @@ impl File {
         };
         SqliteStore::at(self.0.to_str().unwrap(), options).unwrap()
     }
+
+    fn open_deno(&self) -> DenoStore {
+        DenoStore::at(self.0.to_str().unwrap(), DenoOptions::default()).unwrap()
+    }
 }
 
 impl Drop for File {
@@ -235,8 +239,7 @@ fn a_get_in_a_burst_sees_what_another_store_has_written() {
     let file = File::new();
     sees_what_another_has_written(&file.open(), &file.open());
     let file = File::new();
-    let open = || DenoStore::at(file.0.to_str().unwrap(), DenoOptions::default()).unwrap();
-    sees_what_another_has_written(&open(), &open());
+    sees_what_another_has_written(&file.open_deno(), &file.open_deno());
 }
 
 fn sees_what_another_has_written(reader: &impl Store, writer: &impl Store) {
@@ -286,31 +289,36 @@ fn a_value_read_twice_is_cached_until_it_is_written_or_another_store_commits() {
 #[test]
 fn a_get_after_writes_of_ours_sees_what_another_store_has_written() {
     let file = File::new();
-    let (ours, theirs) = (file.open(), file.open());
-    run(&theirs, put(&["counter"], "0")).unwrap();
+    sees_what_another_has_written_meanwhile(&file.open(), &file.open(), 3000);
+    let file = File::new();
+    sees_what_another_has_written_meanwhile(&file.open_deno(), &file.open_deno(), 300);
+}
+
+fn sees_what_another_has_written_meanwhile(ours: &impl Store, theirs: &impl Store, writes: u32) {
+    run(theirs, put(&["counter"], "0")).unwrap();
     let resolved = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let next = resolved.load(Ordering::Relaxed) + 1;
-                run(&theirs, put(&["counter"], &next.to_string())).unwrap();
+                run(theirs, put(&["counter"], &next.to_string())).unwrap();
                 resolved.store(next, Ordering::Release);
             }
         });
         let _ends_with_this = Finally(|| over.store(true, Ordering::Relaxed));
-        for i in 0..3000 {
+        for i in 0..writes {
             // Values stay valid through our commits, and through transactions
             // that write nothing, unless the other store commits in between.
             let command = match i % 3 {
                 0 => put(&["k"], &i.to_string()),
-                1 => put(&["k"], "same"),
+                1 => put(&["k"], "\"same\""),
                 _ => Command::Cas(key(&["k"]), None, Write::Delete),
             };
-            run(&ours, command).unwrap();
+            run(ours, command).unwrap();
             for _ in 0..3 {
                 let least = resolved.load(Ordering::Acquire);
-                let seen = get(&ours, &["counter"]).unwrap().parse::<usize>().unwrap();
+                let seen = get(ours, &["counter"]).unwrap().parse::<usize>().unwrap();
                 assert!(seen >= least, "{seen} after {least}");
             }
         }
@@ -398,4 +406,66 @@ fn expired_entries_of_another_process_are_removed() {
         }
     }
     drop(other);
+}
+
+/// An outbox that panics, on the thread of the store.
+struct Broken;
+
+impl Outbox for Broken {
+    fn deliver(&self, _: Vec<(Ticket, Outcome)>) {
+        panic!("this is part of the test");
+    }
+}
+
+#[test]
+fn a_writer_that_panics_costs_only_what_it_did() {
+    survives_panics(&SqliteStore::at(":memory:", SqliteOptions::default()).unwrap());
+    survives_panics(&DenoStore::at(":memory:", DenoOptions::default()).unwrap());
+    let (sqlite, deno) = (File::new(), File::new());
+    survives_panics(&sqlite.open());
+    survives_panics(&deno.open_deno());
+    // Another store may have the file: nothing is left open.
+    assert_eq!(get(&sqlite.open(), &["before"]), Some("1".into()));
+    assert_eq!(get(&deno.open_deno(), &["before"]), Some("1".into()));
+    for file in [sqlite, deno] {
+        let other = rusqlite::Connection::open(&file.0).unwrap();
+        other.execute_batch("PRAGMA integrity_check").unwrap();
+    }
+}
+
+fn survives_panics(store: &impl Store) {
+    let submit = |command: Command| {
+        let inbox = Arc::new(Inbox::default());
+        store.submit(inbox.job(0, command));
+        inbox.wait_for(1).remove(0).1
+    };
+    let value = |outcome| match outcome {
+        Ok(Reply::Value(_, value)) => value.map(JsonText::into_string),
+        other => panic!("{other:?}"),
+    };
+    let get_by_writer = |part: &str| value(submit(Command::Get(key(&[part]))));
+    // The writer may be ending the transaction of such reads at this moment.
+    let get_at_once = |part: &str| {
+        let mut tries = (0..1_000_000).map(|_| store.answer(Command::Get(key(&[part]))));
+        value(tries.find_map(Result::ok).unwrap())
+    };
+    let break_writer = |text: &str| {
+        let command = put(&["broken"], text);
+        let answer = Answer::new(0, Arc::new(Broken), &command);
+        store.submit(Job { command, answer });
+    };
+    submit(put(&["before"], "1")).unwrap();
+    for round in 0..3 {
+        break_writer(&round.to_string());
+        // What reaches the writer before it has ended is rejected too.
+        while submit(put(&["behind"], "1")).is_err() {}
+        assert_eq!(get_by_writer("before"), Some("1".into()));
+        assert_eq!(get_at_once("before"), Some("1".into()));
+        submit(put(&["after"], &round.to_string())).unwrap();
+        assert_eq!(get_by_writer("after"), Some(round.to_string()));
+        assert!(list(store, &[], 64).len() >= 2);
+    }
+    break_writer("last");
+    assert_eq!(submit(Command::Close), Ok(Reply::Done));
+    assert_eq!(submit(put(&["late"], "1")), Err(Error::Closed));
 }

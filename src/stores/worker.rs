@@ -177,11 +177,6 @@ impl ListExecutor for Tasks {
 mod tests {
     use super::*;
 
-    fn start(messages: UnboundedReceiver<u32>) -> io::Result<()> {
-        drop(messages);
-        Ok(())
-    }
-
     #[test]
     fn a_worker_that_has_ended_is_started_again() {
         let worker = WorkerThread::default();
@@ -191,7 +186,7 @@ mod tests {
             Ok(())
         };
         let first = worker.sender(&mut keep).unwrap();
-        assert!(first.same_channel(&worker.sender(start).unwrap()));
+        assert!(first.same_channel(&worker.sender(|_: UnboundedReceiver<u32>| Ok(())).unwrap()));
         drop(kept.take());
         assert!(first.is_closed());
         let mut keep = |messages| {
@@ -201,7 +196,10 @@ mod tests {
         let second = worker.sender(&mut keep).unwrap();
         assert!(!second.same_channel(&first) && !second.is_closed());
         assert!(worker.close().is_some());
-        assert!(matches!(worker.sender(start), Err(Error::Closed)));
+        assert!(matches!(
+            worker.sender(|_: UnboundedReceiver<u32>| Ok(())),
+            Err(Error::Closed)
+        ));
         assert!(worker.close().is_none());
     }
 
@@ -212,6 +210,6 @@ mod tests {
         for _ in 0..2 {
             assert!(matches!(worker.sender(fail), Err(Error::Connection(_))));
         }
-        assert!(worker.sender(start).is_ok());
+        assert!(worker.sender(|_: UnboundedReceiver<u32>| Ok(())).is_ok());
     }
 }

@@ -15,16 +15,16 @@ use napi_derive::napi;
 /// have open at the same time in other processes, or a server that speaks KV
 /// Connect, such as `denokv`. Works in Node.js and Bun too.
 ///
-/// A key is a tuple of strings to Deno, a value what V8 serializes. Values that
-/// Deno programs wrote come back as `JSON.stringify` makes them (a `Date` as
-/// its ISO string); what JSON has no form for (BigInts, Maps, `Deno.KvU64`,
-/// binary data) rejects with `ERR_KV_CORRUPT` and is skipped in lists, and so
-/// are keys with parts that are no strings.
+/// For Deno programs a key is an array of strings, and a value is an ordinary
+/// value. Values that they wrote come back as JSON has them (a `Date` as its ISO
+/// string). `get` of a value without a JSON form (a BigInt, a Map, a
+/// `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
+/// values, and keys with parts that are not strings.
 ///
-/// Values have up to 65,536 bytes when serialized, keys about 2,040, as in Deno
-/// itself. All writes that wait are committed together; a resolved write to a
-/// file has reached the disk. In a file, expired entries are invisible here at
-/// once, to Deno programs when they are removed, about a minute later.
+/// Values may have 65,536 bytes when serialized, and keys about 2,040, as in Deno
+/// itself. All writes that wait are committed together; an awaited write to a
+/// file survives a power loss. This store does not see expired entries of a
+/// file; Deno programs see them until they are removed, about a minute later.
 ///
 /// @example
 /// ```ts
@@ -42,7 +42,7 @@ impl DenoKvStore {
     /// @param place The file's path, which is created if there is none, or
     ///              `":memory:"`, or the `http:` or `https:` URL of a server.
     ///              Nothing is opened before the first operation.
-    /// @param options What to do differently.
+    /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "place: string, options?: DenoKvStoreOptions")]
     pub fn new(env: Env, this: This<'_>, place: Arg<String>, options: Arg<DenoOptions>) -> napi::Result<Self> {

@@ -10,9 +10,9 @@ use std::rc::Rc;
 
 /// An async iterator over the entries of a store, from `list()`.
 ///
-/// It reads a page of entries at a time and stays at most a few pages ahead of
-/// you. Nothing runs before the first `next()`. Leaving a `for await` loop
-/// early stops the work in the store.
+/// It reads a page of entries at a time, and at most a few pages ahead. Nothing
+/// runs before the first `next()`. Leaving a `for await` loop early stops the
+/// work in the store.
 ///
 /// @example
 /// ```ts
@@ -25,13 +25,14 @@ pub struct KvListIterator(pub(super) Rc<List>);
 
 #[napi]
 impl KvListIterator {
-    /// The next entry. Calls may overlap; they are answered in their order.
+    /// The next entry. You may call it again before the last call has resolved;
+    /// calls resolve in their order.
     #[napi(ts_return_type = "Promise<IteratorResult<KvStoreListEntry, undefined>>")]
     pub fn next(&self, env: Env) -> Ready {
         ready(env, |js| self.0.next(js))
     }
 
-    /// Ends the iterator and stops its work, without waiting for it.
+    /// Ends the iterator. Work in the store stops at once.
     ///
     /// @param value The value of the result; a promise is awaited.
     #[napi(
@@ -59,9 +60,8 @@ impl KvListIterator {
         })
     }
 
-    /// How many entries were stepped over so far because what is stored is not
-    /// what the format says. `get` of their keys rejects with
-    /// `ERR_KV_CORRUPT`.
+    /// How many unreadable entries were skipped so far. `get` of their keys
+    /// rejects with `ERR_KV_CORRUPT`.
     #[napi(getter)]
     pub fn skipped(&self) -> u32 {
         self.0.skipped()

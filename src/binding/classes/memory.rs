@@ -11,12 +11,12 @@ use crate::stores::MemoryStore;
 use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
-/// Keeps entries in this process's memory, in order, until they expire or the
-/// process ends. For tests, demos and caches that may be lost.
+/// Keeps entries in this process's memory. For tests, demos and caches that may
+/// be lost.
 ///
-/// Unlike Fedify's own `MemoryKvStore` it removes what has expired, never
-/// returns the object that was passed in, and finds a prefix without looking
-/// at every entry. It answers at once, on the calling thread.
+/// Unlike Fedify's own `MemoryKvStore`, it removes expired entries, returns
+/// copies instead of the objects that were passed in, and finds a prefix without
+/// looking at every entry. It runs on the calling thread.
 ///
 /// @example
 /// ```ts

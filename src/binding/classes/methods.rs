@@ -1,5 +1,5 @@
-//! The methods that all stores have, written once. A class of a store's own
-//! imports what they name.
+//! The methods that all stores have, written once. The file of each class
+//! imports the names that the macro uses.
 
 /// The methods that all stores have.
 macro_rules! store_methods {
@@ -22,11 +22,11 @@ macro_rules! store_methods {
                 ready(env, |js| self.0.get(js, key))
             }
 
-            /// Sets the value of a key, and its time to live: without `ttl` the
-            /// entry lives until it is deleted, whatever it had before.
+            /// Sets the value of a key and its time to live. Without `ttl` the
+            /// entry lives until it is deleted, even if it had a `ttl` before.
             ///
             /// @param key One or more strings.
-            /// @param value Whatever `JSON.stringify` keeps, `null` included.
+            /// @param value Any value with a JSON form, `null` included.
             ///              `undefined` does nothing.
             /// @param options The time to live.
             /// @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
@@ -49,8 +49,8 @@ macro_rules! store_methods {
             }
 
             /// Compares and swaps: sets the value only if the present one is
-            /// what you expect, with no other writer in between, in whatever
-            /// process it is.
+            /// what you expect. It is atomic with respect to all other writers,
+            /// those in other processes included.
             ///
             /// Values are compared deeply as JSON; the order of an object's
             /// keys doesn't count.
@@ -82,12 +82,12 @@ macro_rules! store_methods {
             }
 
             /// Lists the entries whose keys start with a prefix: the prefix
-            /// itself, and all that extend it by whole parts.
+            /// itself, and all keys that extend it by whole parts.
             ///
-            /// An entry that is there all the while is listed exactly once,
-            /// whatever is written or deleted meanwhile. The order is that of
-            /// the store's encoded keys, the same each time. Deleting while
-            /// listing is safe.
+            /// An entry that exists during the whole list is listed exactly once,
+            /// even if others are written or deleted meanwhile. The order is
+            /// that of the store's encoded keys, and is the same each time. You
+            /// may delete entries while you list them.
             ///
             /// @param prefix A prefix; missing or `[]` for all entries. Or
             ///               options.
@@ -105,10 +105,11 @@ macro_rules! store_methods {
                 KvListIterator(self.0.list(js(env), prefix))
             }
 
-            /// Deletes a prefix and all under it.
+            /// Deletes a prefix and all keys under it.
             ///
-            /// Entries go in slices, so that other writes don't wait for all
-            /// of them; one that is written meanwhile may stay.
+            /// Large numbers of entries are deleted in several steps, so that
+            /// other writes don't have to wait for all of them. An entry that
+            /// is written meanwhile may remain.
             ///
             /// @param prefix One or more strings. `[]` is refused; `drop()`
             ///               deletes everything.
@@ -123,23 +124,23 @@ macro_rules! store_methods {
                 ready(env, |js| self.0.clear(js, prefix))
             }
 
-            /// Connects and creates what the store needs, which otherwise the
-            /// first operation does.
+            /// Connects, and creates the store's table if it needs one. Without
+            /// this call the first operation does it.
             #[napi(ts_return_type = "Promise<void>")]
             pub fn initialize(&self, env: Env) -> Ready {
                 ready(env, |js| self.0.run(js, Ok(Command::Initialize)))
             }
 
-            /// Leaves nothing of the store. The next operation starts afresh.
+            /// Deletes all of the store's data. The next operation starts with an
+            /// empty store.
             #[napi(ts_return_type = "Promise<void>")]
             pub fn drop(&self, env: Env) -> Ready {
                 ready(env, |js| self.0.run(js, Ok(Command::Drop)))
             }
 
-            /// Finishes the writes that were called before, and releases all
-            /// files and connections. Lists under way reject with
-            /// `ERR_KV_CLOSED`, and so does everything called later, except
-            /// `close()` itself.
+            /// Finishes all earlier writes, and then releases all files and
+            /// connections. Open lists and later calls reject with
+            /// `ERR_KV_CLOSED`. Calling `close()` again is harmless.
             #[napi(ts_return_type = "Promise<void>")]
             pub fn close(&self, env: Env) -> Ready {
                 ready(env, |js| self.0.close(js))

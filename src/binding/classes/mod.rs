@@ -1,5 +1,5 @@
-//! The classes that JavaScript sees. What is documented here is what users
-//! read in their editors.
+//! The classes that JavaScript sees. Their doc comments are what users read in
+//! their editors.
 
 pub mod deno;
 mod list;

@@ -15,16 +15,15 @@ use napi_derive::napi;
 /// processes may use them at the same time, `@fedify/mysql` among them: the
 /// format is the same.
 ///
-/// Operations that wait share statements: any number of reads or writes is one
-/// round trip for each few hundred. A connection that is lost is made again:
-/// what may safely be repeated is, and a `cas` whose outcome nobody knows
-/// rejects.
+/// Operations that wait share statements: some hundred reads or writes take one
+/// round trip. After a connection is lost, operations are repeated where that is
+/// safe; a `cas` whose outcome is unknown rejects.
 ///
 /// A key may have 768 characters as JSON text; a longer one rejects with
 /// `ERR_KV_KEY_TOO_LONG`. A value may be as large as the server's
 /// `max_allowed_packet` (`ERR_KV_VALUE_TOO_LARGE`), and must be JSON that the
-/// server takes (`ERR_KV_INVALID_VALUE`): neither takes lone surrogates in
-/// strings, MySQL nests to 100 levels and MariaDB 10 to 31.
+/// server accepts (`ERR_KV_INVALID_VALUE`): neither accepts lone surrogates in
+/// strings; MySQL allows 100 levels and MariaDB 10 allows 31.
 ///
 /// @example
 /// ```ts
@@ -41,11 +40,11 @@ pub struct MysqlKvStore(pub(in crate::binding) Handle);
 impl MysqlKvStore {
     /// @param url The database's URL, such as
     ///            `mysql://user:password@host:3306/database` (or `mariadb:`).
-    ///            `?ssl-mode=VERIFY_IDENTITY` encrypts and asks the server to
-    ///            prove who it is, `?ssl-mode=REQUIRED` only encrypts;
+    ///            `?ssl-mode=VERIFY_IDENTITY` encrypts and verifies the server,
+    ///            `?ssl-mode=REQUIRED` encrypts but does not verify it;
     ///            `?socket=/run/mysqld/mysqld.sock` connects to a Unix socket.
     ///            Nothing is connected before the first operation.
-    /// @param options What to do differently.
+    /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "url: string, options?: MysqlKvStoreOptions")]
     pub fn new(env: Env, this: This<'_>, url: Arg<String>, options: Arg<MysqlOptions>) -> napi::Result<Self> {

@@ -14,15 +14,15 @@ use napi_derive::napi;
 /// Keeps entries in a PostgreSQL table, which other processes may use at the
 /// same time, `@fedify/postgres` among them: the format is the same.
 ///
-/// Operations that wait go out together, gets in one statement and writes in
-/// another, over a few connections. One that is lost is made again: what may
-/// safely be repeated is, and a `cas` whose outcome nobody knows rejects. Lists
+/// Operations that wait are sent together, gets in one statement and writes in
+/// another, over a few connections. After a connection is lost, operations are
+/// repeated where that is safe; a `cas` whose outcome is unknown rejects. Lists
 /// read a range of the primary key, a page at a time.
 ///
-/// Values are kept as `jsonb`, which holds neither NUL characters nor lone
-/// surrogates: those reject with `ERR_KV_INVALID_VALUE`. Parts of keys hold no
-/// NUL either (`ERR_KV_INVALID_KEY`), and a key has at most about 2,700 bytes
-/// after compression (`ERR_KV_KEY_TOO_LONG`).
+/// Values are stored as `jsonb`, which allows neither NUL characters nor lone
+/// surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys may
+/// not contain NUL either (`ERR_KV_INVALID_KEY`), and a key may have about 2,700
+/// bytes after compression (`ERR_KV_KEY_TOO_LONG`).
 ///
 /// @example
 /// ```ts
@@ -42,7 +42,7 @@ impl PostgresKvStore {
     ///            `?sslmode=require` for an encrypted connection, or
     ///            `postgres://user@%2Frun%2Fpostgresql/database` for a Unix
     ///            socket. Nothing is connected before the first operation.
-    /// @param options What to do differently.
+    /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "url: string, options?: PostgresKvStoreOptions")]
     pub fn new(env: Env, this: This<'_>, url: Arg<String>, options: Arg<PostgresOptions>) -> napi::Result<Self> {

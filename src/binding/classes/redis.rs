@@ -16,14 +16,15 @@ use napi_derive::napi;
 /// cluster, where other processes may use them at the same time,
 /// `@fedify/redis` among them: the format is the same.
 ///
-/// Operations that wait go out together, over one connection to each server.
-/// A connection that is lost is made again: what may safely be repeated is, and
-/// a `cas` whose outcome nobody knows rejects. Values may be as large as Redis
-/// takes them (512 MB).
+/// Operations that wait are sent together, over one connection to each server.
+/// After a connection is lost, operations are repeated where that is safe; a
+/// `cas` whose outcome is unknown rejects. Values may have up to 512 MB, the
+/// limit of Redis.
 ///
-/// Redis keeps its keys in no order, so by default `list` and `clear` scan the
+/// Redis does not keep keys in order, so by default `list` and `clear` scan the
 /// whole database, which takes a second for some million keys, and `list` holds
-/// the keys that match (never their values). With `index: true` they don't; see
+/// all matching keys in memory (never their values). With `index: true` their
+/// cost depends only on the number of matches; see
 /// {@link RedisKvStoreOptions.index}.
 ///
 /// @example
@@ -42,9 +43,9 @@ impl RedisKvStore {
     /// @param url The server's URL, such as `redis://user:password@host:6379/0`,
     ///            `rediss://host` (encrypted) or `unix:///run/redis.sock?db=0`.
     ///            Several URLs, or one like `redis+cluster://host`, name nodes
-    ///            of a cluster, the rest of which is found. Nothing is
+    ///            of a cluster; the other nodes are found. Nothing is
     ///            connected before the first operation.
-    /// @param options What to do differently.
+    /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(
         constructor,
@@ -63,8 +64,8 @@ impl RedisKvStore {
         Self(Handle::new(js, store.clone()), store)
     }
 
-    /// Makes the index agree with what is stored, for data from before
-    /// `index: true` and from writers without it. Others may write meanwhile.
+    /// Rebuilds the index: for entries from before `index: true`, and from writers
+    /// that do not maintain the index. Others may write meanwhile.
     ///
     /// @returns How many entries there are.
     /// @throws `ERR_KV_INVALID_OPTION` if the store has no index.
@@ -75,8 +76,7 @@ impl RedisKvStore {
         })
     }
 
-    /// How many entries the present call of `reindex`, or the last one, has
-    /// dealt with.
+    /// How many entries the running or the last call of `reindex` has processed.
     #[napi(getter)]
     pub fn reindexed(&self) -> u32 {
         self.1.reindexed().try_into().unwrap_or(u32::MAX)

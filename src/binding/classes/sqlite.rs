@@ -15,9 +15,9 @@ use napi_derive::napi;
 /// Keeps entries in a SQLite file, which other processes may use at the same
 /// time, `@fedify/sqlite` among them: the format is the same.
 ///
-/// All writes that wait are committed together, on a thread of the store's own.
-/// By default a resolved write has reached the disk. Single keys are read on
-/// the calling thread, lists on another one.
+/// All writes that wait are committed together, on a thread of the store. By
+/// default an awaited write survives a power loss. Single keys are read on the
+/// calling thread, lists on another one.
 ///
 /// The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
 /// while it is open), so it must be on a local disk. Values may be as large as
@@ -38,7 +38,7 @@ pub struct SqliteKvStore(Handle, SqliteStore);
 impl SqliteKvStore {
     /// @param path The file's path, which is created if there is none, or
     ///             `":memory:"`. Nothing is opened before the first operation.
-    /// @param options What to do differently.
+    /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "path: string, options?: SqliteKvStoreOptions")]
     pub fn new(env: Env, this: This<'_>, path: Arg<String>, options: Arg<SqliteOptions>) -> napi::Result<Self> {

@@ -1,5 +1,5 @@
-//! The options of the stores' constructors: one file a store, and here what
-//! their options have in common.
+//! The options of the stores' constructors: one file for each store. This file
+//! has what their options have in common.
 
 mod deno;
 mod mysql;
@@ -16,15 +16,15 @@ use std::time::Duration;
 /// The longest queue that a caller may ask for.
 const MOST_WAITING: u32 = 10_000_000;
 
-/// More connections than any server would give to one store.
+/// The largest number of connections that a caller may ask for.
 const MOST_CONNECTIONS: u32 = 1_000;
 
-/// The options that a caller gave. Each is read by its name; one that is
-/// missing, or undefined, leaves the default.
+/// An options object from a caller. Options are read by name; one that is
+/// missing or `undefined` leaves the default.
 struct Given {
     js: Js,
     object: Option<Value>,
-    /// The option that they are within, for errors.
+    /// The name of the option that has these as its value, for errors.
     within: Option<&'static str>,
 }
 
@@ -63,8 +63,8 @@ impl Given {
         Ok((!self.js.is_undefined(value)).then_some(value))
     }
 
-    /// What `read` makes of an option. Where it makes nothing, the option must
-    /// be something else, which `kind` says.
+    /// An option, read by `read`. If that returns `None`, the error says that the
+    /// option must be a `kind`.
     fn read<T>(&self, name: &str, kind: &str, read: impl FnOnce(Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.value(name)? else {
             return Ok(None);
@@ -80,7 +80,7 @@ impl Given {
         self.read(name, "a string", |value| self.js.to_text(value).ok())
     }
 
-    /// Text, or the bytes of a Buffer.
+    /// Text or the bytes of a Buffer.
     fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.read(name, "a string or a Buffer", |value| {
             let text = || self.js.to_text(value).ok().map(String::into_bytes);
@@ -126,7 +126,7 @@ impl Given {
     }
 }
 
-/// A whole number from one on.
+/// A whole number of at least one.
 pub fn whole(js: Js, value: Value, name: &str, most: u32) -> Result<u32> {
     let number = js.to_number(value).filter(|number| number.fract() == 0.0);
     match number {

@@ -1,7 +1,6 @@
 //! One connection to a database, with the settings that its purpose needs.
 
 use super::claim::{self, Claim};
-use super::error::error;
 use super::location::Location;
 use crate::kv::{Error, Result};
 use rusqlite::{OpenFlags, ffi};
@@ -84,6 +83,10 @@ impl Connection {
         })
     }
 
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
     /// The settings of a writer. It waits for no lock, except that where there is
     /// no write-ahead log, a commit waits for readers for up to `busy_timeout`.
     pub fn set_up_for_writing(&mut self, durability: Durability, busy_timeout: Duration) -> Result<()> {
@@ -124,7 +127,7 @@ impl Connection {
     }
 
     fn configure<T>(&self, set_up: impl FnOnce(&Self) -> rusqlite::Result<T>) -> Result<T> {
-        set_up(self).map_err(|why| match error(&why) {
+        set_up(self).map_err(|why| match why.into() {
             Error::Backend(why) => Error::Connection(format!("{}: {why}", self.location)),
             other => other,
         })

@@ -4,26 +4,21 @@ use crate::kv::Error;
 use rusqlite::{ErrorCode, ffi};
 
 /// The engine's words under our code.
-pub fn error(error: &rusqlite::Error) -> Error {
-    let words = error.to_string();
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Timeout(words),
-        Some(ErrorCode::CannotOpen | ErrorCode::NotADatabase) => Error::Connection(words),
-        Some(ErrorCode::TooBig) => Error::ValueTooLarge(words),
-        _ => Error::Backend(words),
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        let words = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Timeout(words),
+            Some(ErrorCode::CannotOpen | ErrorCode::NotADatabase) => Self::Connection(words),
+            Some(ErrorCode::TooBig) => Self::ValueTooLarge(words),
+            _ => Self::Backend(words),
+        }
     }
 }
 
-pub fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
-}
-
 /// SQLite has no code for it.
-pub fn is_missing_table(error: &rusqlite::Error) -> bool {
-    error.to_string().contains("no such table")
+pub fn is_missing_table(error: &Error) -> bool {
+    matches!(error, Error::Backend(words) if words.contains("no such table"))
 }
 
 /// Whether a transaction whose COMMIT failed with this error may be found

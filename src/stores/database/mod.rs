@@ -1,22 +1,40 @@
-//! SQLite database files, for the stores that keep one: where a file is, which
-//! file that is, connections to it, and the upkeep of its log.
+//! Stores that keep a SQLite database: [`DatabaseStore`], in any [`Format`].
 //!
-//! Nothing in here knows what the tables are.
+//! All that they promise is written here: the order of operations, transactions,
+//! deadlines, unknown outcomes, the upkeep of the log. Nothing in here knows what
+//! the tables are.
 
+mod blocked;
 mod checkpoint;
 mod claim;
+mod clear;
 mod connection;
 mod error;
 mod file;
+mod format;
+mod list;
 mod location;
+mod open;
+mod position;
 pub mod queue;
+mod recent;
 mod snapshot;
+mod store;
+mod transaction;
+mod upkeep;
 mod wal;
+mod writer;
 
-pub use checkpoint::{Checkpoints, Log};
 pub use connection::{Connection, Durability};
-pub use error::{error, is_busy, is_missing_table, may_have_committed};
-pub use file::DatabaseFile;
+pub use error::is_missing_table;
+pub use format::{Done, Expiry, Format, Found, Slice};
+pub use list::read_page;
 pub use location::Location;
-pub use snapshot::{HOLD, Snapshot};
-pub use wal::{Header, WalIndex};
+pub use position::{Position, Range};
+pub use store::{DatabaseStore, Options};
+
+use checkpoint::{Checkpoints, Log};
+use error::may_have_committed;
+use file::DatabaseFile;
+use snapshot::{HOLD, Snapshot};
+use wal::WalIndex;

@@ -1,12 +1,17 @@
-//! What waits for a store's writer, in the order of the calls.
+//! The work of a store's writer, in the order of the calls.
 
 use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result, Write};
 use crate::stores::pending_writes::{PendingWrite, PendingWrites};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+
+/// In one transaction at most: jobs, and bytes of values, more or less.
+pub const GROUP: usize = 1024;
+const GROUP_BYTES: usize = 16 * 1024 * 1024;
 
 /// Something to do, and when it was asked for.
 pub struct Queued {
@@ -128,18 +133,21 @@ impl Queue {
     }
 
     /// Moves work on single entries from the front to a group, until that has so
-    /// many or something else comes. What a `clear` under way concerns waits.
-    /// Returns whether there was any.
+    /// many or is large, or something else comes. What a `clear` under way concerns
+    /// waits. Returns whether there was any.
     pub fn take_group(&mut self, group: &mut Vec<Queued>, most: usize, clearing: Option<&Prefix>) -> bool {
         let before = group.len();
+        let mut bytes: usize = group.iter().map(Queued::size).sum();
         let fits = |queued: &Queued| {
             let key = queued.entry_command().and_then(key_of);
             key.is_some_and(|key| clearing.is_none_or(|prefix| !prefix.contains_json(key.as_json())))
         };
         while group.len() < most
+            && bytes < GROUP_BYTES
             && self.0.front().is_some_and(fits)
             && let Some(queued) = self.0.pop_front()
         {
+            bytes += queued.size();
             group.push(queued);
         }
         group.len() > before
@@ -187,6 +195,46 @@ impl Queue {
         let (stay, late): (Vec<_>, _) = self.0.drain(..late).partition(stays);
         self.put_back(stay.into_iter());
         late
+    }
+}
+
+/// A queue with the messages that fill it.
+pub struct Incoming {
+    messages: UnboundedReceiver<Queued>,
+    pub queue: Queue,
+}
+
+impl Incoming {
+    pub fn new(messages: UnboundedReceiver<Queued>) -> Self {
+        let queue = Queue::default();
+        Self { messages, queue }
+    }
+
+    /// Whether there may be more messages.
+    pub fn is_open(&self) -> bool {
+        !self.messages.is_closed() || !self.messages.is_empty()
+    }
+
+    /// Waits for a message; false where none can come any more.
+    pub async fn wait(&mut self) -> bool {
+        match self.messages.recv().await {
+            Some(queued) => self.queue.push(queued),
+            None => return false,
+        }
+        true
+    }
+
+    /// Queues the messages that have come.
+    pub fn receive(&mut self) {
+        while let Ok(queued) = self.messages.try_recv() {
+            self.queue.push(queued);
+        }
+    }
+
+    /// Lets jobs that have come join a group; whether there were any.
+    pub fn join(&mut self, group: &mut Vec<Queued>, clearing: Option<&Prefix>) -> bool {
+        self.receive();
+        self.queue.take_group(group, GROUP, clearing)
     }
 }
 

@@ -7,7 +7,8 @@
 
 use super::connection::Connection;
 use super::wal::{Header, WalIndex};
-use rusqlite::{Result, Statement};
+use crate::kv::Result;
+use rusqlite::Statement;
 use self_cell::self_cell;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -145,7 +146,8 @@ impl Snapshot {
     fn release(&mut self) -> Result<()> {
         self.held = None;
         self.last = Instant::now();
-        self.run(|prepared| prepared.commit.raw_execute()).map(|_| ())
+        self.run(|prepared| prepared.commit.raw_execute())?;
+        Ok(())
     }
 
     fn run<T>(&mut self, body: impl FnOnce(&mut Prepare<'_>) -> T) -> T {
@@ -156,7 +158,8 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::Snapshot;
-    use crate::stores::database::{DatabaseFile, Durability, Location, is_busy};
+    use crate::kv::Error;
+    use crate::stores::database::{DatabaseFile, Durability, Location};
     use std::thread;
     use std::time::Duration;
     use tokio::sync::Notify;
@@ -179,12 +182,12 @@ mod tests {
         let mut snapshot = opening.join().unwrap().unwrap();
         let mut get = || {
             snapshot.get(None, &Notify::new(), |get| {
-                get.query_row([], |row| row.get::<_, u32>(0))
+                Ok(get.query_row([], |row| row.get::<_, u32>(0))?)
             })
         };
         assert_eq!(get(), Ok(1));
         writer.execute_batch("BEGIN IMMEDIATE").unwrap();
-        assert!(is_busy(&get().unwrap_err()));
+        assert!(matches!(get(), Err(Error::Timeout(_))));
         writer.execute_batch("COMMIT").unwrap();
         assert_eq!(get(), Ok(1));
     }

@@ -48,6 +48,7 @@ pub struct Lease {
 impl Deref for Lease {
     type Target = Connection;
 
+    #[expect(clippy::expect_used, reason = "only drop takes the connection")]
     fn deref(&self) -> &Connection {
         self.connection.as_ref().expect("it is taken by drop only")
     }

@@ -1,40 +1,4 @@
-//! Every statement the store runs, with its table's name in place, and the
-//! positions between which they look.
-
-use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-
-/// A position in the order of keys. The column takes anything; a position is a
-/// text, though maybe not UTF-8, or comes after all texts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cursor {
-    Text(Vec<u8>),
-    /// Where blobs begin.
-    End,
-}
-
-impl From<String> for Cursor {
-    fn from(text: String) -> Self {
-        Self::Text(text.into_bytes())
-    }
-}
-
-impl From<ValueRef<'_>> for Cursor {
-    fn from(key: ValueRef<'_>) -> Self {
-        match key {
-            ValueRef::Text(bytes) => Self::Text(bytes.to_vec()),
-            _ => Self::End,
-        }
-    }
-}
-
-impl ToSql for Cursor {
-    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Self::Text(bytes) => ValueRef::Text(bytes),
-            Self::End => ValueRef::Blob(&[]),
-        }))
-    }
-}
+//! Every statement of the format, with its table's name in place.
 
 pub struct Statements {
     pub create_table: String,
@@ -48,19 +12,12 @@ pub struct Statements {
     pub delete: String,
     pub clear: String,
     pub sweep: String,
-    pub next_deadline: String,
-    pub first_page: String,
-    pub next_page: String,
+    pub first_expiry: String,
+    pub page: String,
 }
 
 impl Statements {
     pub fn new(table: &str) -> Self {
-        let page = |after| {
-            format!(
-                r#"SELECT key, value, expires IS NULL OR expires > ?3 FROM "{table}"
-                WHERE key {after} ?1 AND key <= ?2 ORDER BY key LIMIT ?4"#
-            )
-        };
         Self {
             create_table: format!(
                 r#"CREATE TABLE IF NOT EXISTS "{table}" (
@@ -85,10 +42,9 @@ impl Statements {
                 ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires"#
             ),
             delete: format!(r#"DELETE FROM "{table}" WHERE key = ?1"#),
-            // The last key of the slice, and how many of its entries were live.
             clear: format!(
                 r#"DELETE FROM "{table}" WHERE key IN (
-                    SELECT key FROM "{table}" WHERE key > ?1 AND key <= ?2 ORDER BY key LIMIT ?3
+                    SELECT key FROM "{table}" WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3
                 ) RETURNING key, expires IS NULL OR expires > ?4"#
             ),
             sweep: format!(
@@ -96,9 +52,11 @@ impl Statements {
                     SELECT key FROM "{table}" WHERE expires <= ?1 ORDER BY expires LIMIT ?2
                 )"#
             ),
-            next_deadline: format!(r#"SELECT min(expires) FROM "{table}" WHERE expires IS NOT NULL"#),
-            first_page: page(">="),
-            next_page: page(">"),
+            first_expiry: format!(r#"SELECT min(expires) FROM "{table}" WHERE expires IS NOT NULL"#),
+            page: format!(
+                r#"SELECT key, value, expires IS NULL OR expires > ?4 FROM "{table}"
+                WHERE key >= ?1 AND key < ?2 ORDER BY key LIMIT ?3"#
+            ),
         }
     }
 }

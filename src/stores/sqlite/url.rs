@@ -44,9 +44,8 @@ mod tests {
 
     #[test]
     fn paths_are_relative_absolute_or_in_memory() {
-        let place = |rest| {
-            SqliteStore::at_url(rest, SqliteOptions::default()).map(|store| store.0.shared.file.location().to_string())
-        };
+        let place =
+            |rest| SqliteStore::at_url(rest, SqliteOptions::default()).map(|store| store.location().to_string());
         let here = |path: &str| std::path::absolute(path).unwrap().display().to_string();
         assert_eq!(place("fedify.db").unwrap(), here("fedify.db"));
         assert_eq!(place("/var/fedify.db").unwrap(), here("/var/fedify.db"));

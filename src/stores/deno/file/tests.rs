@@ -1,13 +1,13 @@
 //! What a Deno KV file promises beyond what all stores do. Deno's own engine is
 //! compared with.
 
+use super::FileStore;
 use super::schema::VERSIONS;
-use super::{Connection, FileStore};
 use crate::kv::{
     Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
     Store, Ticket, Ttl, Write, now,
 };
-use crate::stores::database::Location;
+use crate::stores::database::{Connection, Location};
 use denokv_proto::{AtomicWrite, Consistency, KvValue, Mutation, MutationKind, ReadRange, SnapshotReadOptions};
 use denokv_sqlite::{Sqlite, SqliteConfig, SqliteNotifier};
 use futures::executor::block_on;
@@ -28,15 +28,6 @@ impl Outbox for Inbox {
         for (_, outcome) in outcomes {
             self.0.lock().send(outcome).unwrap();
         }
-    }
-}
-
-/// An outbox that panics, on the thread of the store.
-struct Broken;
-
-impl Outbox for Broken {
-    fn deliver(&self, _: Vec<(Ticket, Outcome)>) {
-        panic!("this is part of the test");
     }
 }
 
@@ -290,30 +281,4 @@ fn memory_that_is_full_keeps_its_entries() {
     );
     run(&store, put("after", &value)).unwrap();
     assert_eq!(get_at_once(&store, "after"), Some(value));
-}
-
-#[test]
-fn a_writer_that_panics_costs_only_what_it_did() {
-    let path = Path::new();
-    for store in [in_memory(), path.store()] {
-        run(&store, put("before", "1")).unwrap();
-        for round in 0..3 {
-            submit(&store, Arc::new(Broken), put("broken", &round.to_string()));
-            // What reaches the writer before it has ended is rejected too.
-            while run(&store, put("behind", "1")).is_err() {}
-            assert_eq!(get(&store, "before"), Some("1".into()));
-            assert_eq!(get_at_once(&store, "before"), Some("1".into()));
-            run(&store, put("after", &round.to_string())).unwrap();
-            assert_eq!(get(&store, "after"), Some(round.to_string()));
-            assert!(count(&store) >= 2);
-        }
-        submit(&store, Arc::new(Broken), put("broken", "last"));
-        assert_eq!(run(&store, Command::Close), Ok(Reply::Done));
-        assert_eq!(run(&store, put("late", "1")), Err(Error::Closed));
-    }
-    // Another store may have the file: nothing is left open.
-    let store = path.store();
-    assert_eq!(get(&store, "before"), Some("1".into()));
-    run(&store, Command::Close).unwrap();
-    assert!(path.connection().execute_batch("PRAGMA integrity_check").is_ok());
 }

@@ -5,8 +5,8 @@
 //! state, except those that the commit wrote. After a commit of another
 //! connection none is valid.
 
+use super::wal::Header;
 use crate::kv::{Millis, now};
-use crate::stores::database::Header;
 use parking_lot::{Mutex, MutexGuard};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 

@@ -1,0 +1,228 @@
+//! A store that keeps a SQLite database, in any [`Format`].
+//!
+//! Three threads work on a database, each on a connection of its own: the calling
+//! thread reads single keys, a writer thread commits all queued jobs in one
+//! transaction ([`Writer`]), and a reader thread lists ([`DatabasePages`]).
+
+use super::list::DatabasePages;
+use super::queue::{Queued, Work};
+use super::recent::Recent;
+use super::writer::Writer;
+use super::{Connection, DatabaseFile, Durability, Expiry, Format, Location, Snapshot};
+use crate::kv::{
+    Answer, Command, Job, JsonText, Key, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store,
+};
+use crate::stores::pending_writes::PendingWrites;
+use crate::stores::worker::{ListThread, WorkerThread, spawn_future};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+#[derive(Clone, Copy)]
+pub struct Options {
+    pub durability: Durability,
+    /// How long to wait for a lock that another process holds.
+    pub busy_timeout: Duration,
+    /// How long to wait at most before looking for entries that have expired:
+    /// another process may have written some.
+    pub sweep_interval: Duration,
+}
+
+pub struct DatabaseStore<F: Format>(Arc<Parts<F>>);
+
+impl<F: Format> Clone for DatabaseStore<F> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Held by the store and its lists. The writer must not hold it: it runs for as
+/// long as a sender in here exists.
+pub struct Parts<F: Format> {
+    pub shared: Arc<Shared<F>>,
+    writer: WorkerThread<Queued>,
+    lists: ListThread,
+}
+
+/// What the three threads share.
+pub struct Shared<F> {
+    pub format: F,
+    pub file: Arc<DatabaseFile>,
+    pub options: Options,
+    /// The calling thread's connection, while the store is open. The writer opens
+    /// and closes it.
+    pub snapshot: Mutex<Option<Snapshot>>,
+    pub recent: Recent,
+    /// Whether `snapshot` is there, for threads that must not wait.
+    pub open: AtomicBool,
+    /// Notified when the snapshot holds a transaction open, so that the writer
+    /// ends it.
+    pub held: Notify,
+    pub list: Mutex<ListConnection>,
+    pub pending: Arc<PendingWrites>,
+}
+
+/// Opened by the first page, closed by the writer.
+#[derive(Default)]
+pub struct ListConnection {
+    pub connection: Option<Connection>,
+    pub closed: bool,
+}
+
+impl<F: Format> DatabaseStore<F> {
+    pub fn new(location: Location, format: F, options: Options) -> Self {
+        let shared = Shared {
+            format,
+            file: Arc::new(DatabaseFile::new(location)),
+            options,
+            snapshot: Mutex::default(),
+            recent: Recent::default(),
+            open: AtomicBool::new(false),
+            held: Notify::new(),
+            list: Mutex::default(),
+            pending: Arc::default(),
+        };
+        Self(Arc::new(Parts {
+            shared: Arc::new(shared),
+            writer: WorkerThread::default(),
+            lists: ListThread::default(),
+        }))
+    }
+
+    pub fn submit_work(&self, work: Work) {
+        self.0.send(work);
+    }
+
+    #[cfg(test)]
+    pub fn location(&self) -> &Location {
+        self.0.shared.file.location()
+    }
+
+    /// Whether the next read of a key needs no look into the database.
+    #[cfg(test)]
+    pub fn keeps(&self, key: &Key) -> bool {
+        let snapshot = self.0.shared.snapshot.lock();
+        let header = snapshot.as_ref().and_then(Snapshot::header);
+        header.is_some_and(|header| self.0.shared.recent.get(&header, key.as_json()).is_some())
+    }
+}
+
+impl<F: Format> Parts<F> {
+    /// Queues work for the writer, which is started where it doesn't run.
+    pub fn send(&self, work: Work) {
+        let sender = self.writer.sender(|messages: UnboundedReceiver<Queued>| {
+            let shared = Arc::clone(&self.shared);
+            spawn_future(F::WRITER, move || Writer::new(shared, messages).run())
+        });
+        match sender {
+            // If the writer has just ended, the work is dropped, which answers it.
+            Ok(sender) => drop(sender.send(Queued::new(work, &self.shared.pending))),
+            Err(error) => work.fail(error),
+        }
+    }
+
+    fn close(&self, answer: Answer) {
+        self.lists.close();
+        if let Some(writer) = self.writer.close() {
+            let command = Command::Close;
+            let work = Work::Job(Job { command, answer });
+            drop(writer.send(Queued::new(work, &self.shared.pending)));
+        } else {
+            // A writer that has panicked may have left connections.
+            self.shared.close();
+            answer.deliver(Ok(Reply::Done));
+        }
+    }
+}
+
+impl<F: Format> Shared<F> {
+    /// A key's value, read on the calling thread. `None` where the writer has to
+    /// do it: the store is not open yet, a write of this key is under way, or
+    /// SQLite answered anything but a row.
+    fn get(&self, key: &Key) -> Option<Result<Option<String>>> {
+        if self.pending.concerns(key.as_json()) {
+            return None;
+        }
+        let mut snapshot = self.snapshot.try_lock()?;
+        let snapshot = snapshot.as_mut()?;
+        if let Err(error) = self.file.check_often() {
+            return Some(Err(error));
+        }
+        let header = snapshot.header();
+        if let Some(text) = header.and_then(|header| self.recent.get(&header, key.as_json())) {
+            return Some(Ok(Some(text)));
+        }
+        let found = snapshot.get(header, &self.held, |get| F::find(get, key)).ok()?;
+        let expires = match found.expiry {
+            Expiry::Never => None,
+            Expiry::At(millis) => Some(millis),
+            Expiry::Unknown => return Some(found.value),
+        };
+        // Only of a held transaction is it known which state it reads.
+        if let (Some(held), Ok(Some(text))) = (snapshot.held(), &found.value) {
+            self.recent.put(held, key.as_json(), text, expires);
+        }
+        Some(found.value)
+    }
+
+    /// Opens the calling thread's connection. Where that fails, the writer does
+    /// the reading until it succeeds.
+    pub fn open_snapshot(&self) -> Result<()> {
+        let connection = self.file.open_for_reading(self.options.busy_timeout)?;
+        let snapshot = Snapshot::new(connection, self.format.get())?.without_waiting()?;
+        *self.snapshot.lock() = Some(snapshot);
+        self.open.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub fn release_snapshot(&self) {
+        if let Some(snapshot) = self.snapshot.lock().as_mut() {
+            snapshot.let_go();
+        }
+    }
+
+    /// Closes the connections of the other threads. They may be opened again.
+    pub fn release(&self) {
+        self.open.store(false, Ordering::Release);
+        let snapshot = self.snapshot.lock().take();
+        drop(snapshot);
+        self.recent.clear();
+        self.list.lock().connection = None;
+    }
+
+    /// Closes them for good.
+    pub fn close(&self) {
+        self.list.lock().closed = true;
+        self.release();
+    }
+}
+
+impl<F: Format> Store for DatabaseStore<F> {
+    fn answer(&self, command: Command) -> std::result::Result<Outcome, Command> {
+        let Command::Get(key) = command else {
+            return Err(command);
+        };
+        match self.0.shared.get(&key) {
+            Some(value) => Ok(value.map(|text| Reply::Value(key, text.map(JsonText::new)))),
+            None => Err(Command::Get(key)),
+        }
+    }
+
+    fn submit(&self, job: Job) {
+        match job.command {
+            Command::Close => self.0.close(job.answer),
+            _ => self.0.send(Work::Job(job)),
+        }
+    }
+
+    fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
+        Box::new(DatabasePages::new(Arc::clone(&self.0), &prefix, limits))
+    }
+
+    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
+        Ok(Some(Arc::new(self.0.lists.executor(F::LISTS)?)))
+    }
+}

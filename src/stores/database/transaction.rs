@@ -1,0 +1,175 @@
+//! What one transaction of the writer does for a group of jobs. One sync to disk
+//! serves the whole group.
+
+use super::open::Open;
+use super::queue::Queued;
+use super::store::Shared;
+use super::wal::{Header, WalIndex};
+use super::writer::Writer;
+use super::{Connection, DatabaseFile, Format, may_have_committed};
+use crate::kv::{Command, Error, Key, Outcome, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// For so long, jobs that arrive while a transaction is under way join it. The
+/// first of the group waits no longer than for another sync.
+const JOINING: Duration = Duration::from_millis(1);
+
+/// Why a transaction has no result.
+pub enum Failure<T> {
+    /// Nothing was carried out: another process holds the lock.
+    Locked(Error),
+    /// Nothing was carried out, and none of it can be now.
+    All(Error),
+    /// Nothing was carried out, maybe because of one job of many.
+    Apart(Error),
+    /// The commit failed, and may be found done later. With what the result
+    /// would have been.
+    Unknown(Error, T),
+}
+
+impl<T> Failure<T> {
+    /// Of something that happens before a commit.
+    fn before(error: Error) -> Self {
+        match error {
+            Error::Timeout(_) => Self::Locked(error),
+            _ => Self::Apart(error),
+        }
+    }
+
+    /// For a job that is alone in its transaction.
+    pub fn into_error(self) -> Error {
+        match self {
+            Self::Locked(error) | Self::All(error) | Self::Apart(error) => error,
+            Self::Unknown(error, _) => error.with_unknown_outcome(),
+        }
+    }
+}
+
+/// Runs `body` in a transaction, whose result is returned once it is committed.
+/// A commit counts only if the path still names the file.
+pub fn transaction<T>(
+    connection: &Connection,
+    file: &DatabaseFile,
+    writes: bool,
+    body: impl FnOnce() -> Result<T>,
+) -> Result<T, Failure<T>> {
+    connection
+        .execute_batch(if writes { "BEGIN IMMEDIATE" } else { "BEGIN" })
+        .map_err(|error| Failure::before(error.into()))?;
+    let result = guard(body).map_err(|error| {
+        connection.roll_back();
+        Failure::before(error)
+    })?;
+    if let Err(error) = connection.commit() {
+        connection.roll_back();
+        return Err(if may_have_committed(&error) {
+            Failure::Unknown(error.into(), result)
+        } else {
+            Failure::before(error.into())
+        });
+    }
+    match file.check() {
+        Err(error) if writes => Err(Failure::Unknown(error, result)),
+        _ => Ok(result),
+    }
+}
+
+/// A panic is an outcome like any other: the thread must go on.
+pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(internal()))
+}
+
+fn internal() -> Error {
+    Error::Backend("internal error in the store's worker".into())
+}
+
+impl<F: Format> Writer<F> {
+    /// Runs a group, which jobs that arrive meanwhile may join if it `grows`.
+    pub fn transact(&mut self, group: &mut Vec<Queued>, grows: bool) -> Result<Vec<Outcome>, Failure<Vec<Outcome>>> {
+        let Self {
+            shared,
+            open,
+            incoming,
+            clearing,
+            ..
+        } = self;
+        let open = open.as_ref().ok_or(Failure::All(Error::Closed))?;
+        let prefix = clearing.as_ref().map(|clearing| &clearing.prefix);
+        let writes = !group.iter().all(is_get);
+        let mut kept = None;
+        let mut first_expiry = None;
+        let outcomes = transaction(&open.connection, &shared.file, writes, || {
+            if writes {
+                kept = Kept::of(open, shared);
+            }
+            let joining = Instant::now() + JOINING;
+            let mut run = shared.format.entries(&open.connection);
+            let mut outcomes = Vec::with_capacity(group.len());
+            loop {
+                let done = run(&commands(&group[outcomes.len()..])?)?;
+                outcomes.extend(done.outcomes);
+                first_expiry = first_expiry.into_iter().chain(done.first_expiry).min();
+                let grows = grows && writes && Instant::now() < joining;
+                if !(grows && incoming.join(group, prefix)) {
+                    return Ok(outcomes);
+                }
+            }
+        })?;
+        if let Some(kept) = kept {
+            let written = group.iter().filter_map(|queued| queued.entry_command()?.written());
+            kept.advance(open, shared, written);
+        }
+        if let Some(first) = first_expiry {
+            self.sweep_by(first);
+        }
+        Ok(outcomes)
+    }
+}
+
+fn commands(group: &[Queued]) -> Result<Vec<&Command>> {
+    let commands = group.iter().map(|queued| queued.entry_command().ok_or_else(internal));
+    commands.collect()
+}
+
+pub fn is_get(queued: &Queued) -> bool {
+    matches!(queued.entry_command(), Some(Command::Get(_)))
+}
+
+/// The state of the database that the cache's values belong to. No other
+/// connection commits between here, within a transaction, and its end.
+struct Kept<'o> {
+    wal: &'o WalIndex,
+    header: Header,
+    version: Option<i64>,
+}
+
+impl<'o> Kept<'o> {
+    /// `None` if no values of this state are kept.
+    fn of<F>(open: &'o Open, shared: &Shared<F>) -> Option<Self> {
+        let wal = open.wal.as_ref()?;
+        let header = wal.header();
+        shared.recent.is_of(&header).then(|| Self {
+            wal,
+            header,
+            version: data_version(&open.connection),
+        })
+    }
+
+    /// After a commit: the values that were kept in this state are still good in
+    /// the new one, except those that were written.
+    fn advance<'k, F>(self, open: &Open, shared: &Shared<F>, written: impl Iterator<Item = &'k Key>) {
+        let after = self.wal.header();
+        // Another connection may have committed between the two.
+        if self.version.is_some() && data_version(&open.connection) == self.version {
+            shared.recent.advance(&self.header, &after, written.map(Key::as_json));
+        }
+    }
+}
+
+/// Changes when another connection commits, and only then.
+fn data_version(connection: &Connection) -> Option<i64> {
+    let mut statement = connection.prepare_cached("PRAGMA data_version").ok()?;
+    statement.query_row([], |row| row.get(0)).ok()
+}

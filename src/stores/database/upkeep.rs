@@ -1,0 +1,126 @@
+//! What the writer does between jobs: removes expired entries, ends the
+//! transaction that the calling thread's reads hold open, keeps the log short.
+
+use super::clear::SLICE;
+use super::open::Open;
+use super::transaction::{Failure, guard, transaction};
+use super::writer::Writer;
+use super::{Durability, Format, Log};
+use crate::kv::{Error, Millis, Result, now};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Expired entries are invisible at once. Their rows are removed at least so much
+/// later, so that many go together.
+const SHORTEST_SWEEP_DELAY: Duration = Duration::from_secs(1);
+
+impl<F: Format> Writer<F> {
+    pub fn sweep_soon(&mut self) {
+        self.sweep_at = Some(Instant::now() + SHORTEST_SWEEP_DELAY);
+    }
+
+    /// Makes sure that a sweep follows a deadline.
+    pub fn sweep_by(&mut self, deadline: Millis) {
+        let wait = u64::try_from(deadline - now()).unwrap_or(0);
+        let wait = Duration::from_millis(wait)
+            .min(self.shared.options.sweep_interval)
+            .max(SHORTEST_SWEEP_DELAY);
+        let at = Instant::now() + wait;
+        self.sweep_at = Some(self.sweep_at.map_or(at, |sweep_at| sweep_at.min(at)));
+    }
+
+    /// Removes a slice of what has expired. Never waits for a lock: what can't be
+    /// done now is tried again later.
+    pub fn sweep_if_due(&mut self) {
+        if self.sweep_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.sweep_at = None;
+        let Some(open) = self.open.as_ref().filter(|open| open.complete) else {
+            return;
+        };
+        let swept = guard(|| self.sweep(open));
+        if open.connection.set_durability(self.shared.options.durability).is_err() {
+            // No write may rely on this connection any more.
+            self.open = None;
+        }
+        match swept {
+            Ok(Some(next)) if next <= now() => self.sweep_at = Some(Instant::now()),
+            Ok(next) => self.sweep_by(next.unwrap_or(Millis::MAX)),
+            Err(_) => self.sweep_soon(),
+        }
+        self.keep_log_short();
+    }
+
+    /// Returns when the next entry expires, if any does.
+    fn sweep(&self, Open { connection, .. }: &Open) -> Result<Option<Millis>> {
+        let format = &self.shared.format;
+        self.shared.file.check()?;
+        let now = now();
+        let first = format.first_expiry(connection)?;
+        if first.is_none_or(|first| first > now) {
+            return Ok(first);
+        }
+        // A power loss may undo a sweep: it needs no sync of its own.
+        connection.set_durability(Durability::Normal)?;
+        let sweep = || format.sweep(connection, now, SLICE);
+        transaction(connection, &self.shared.file, true, sweep).map_err(Failure::into_error)?;
+        format.first_expiry(connection)
+    }
+
+    /// Lets reads on the calling thread start a new transaction.
+    pub fn release_if_due(&mut self) {
+        if self.release_at.is_some_and(|at| at <= Instant::now()) {
+            self.release_at = None;
+            self.shared.release_snapshot();
+        }
+    }
+
+    /// Moves the log's content into the database beside the writes, and in their
+    /// place only when that can't keep up.
+    pub fn keep_log_short(&mut self) {
+        let Some(Open { wal, connection, .. }) = &self.open else {
+            return;
+        };
+        if self.checkpoints.wrote(wal.as_ref()) == Log::TooLong {
+            // While a checkpoint is under way, SQLite refuses another one.
+            self.checkpoints.wait();
+            self.shared.release_snapshot();
+            // As far as it goes: a reader of another process may prevent some.
+            connection
+                .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
+                .unwrap_or_default();
+        }
+    }
+
+    /// Gives the space that deleted entries have left back to the file system.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] while another process holds the lock.
+    pub fn compact(&mut self) -> Result<()> {
+        self.ready()?;
+        let connection = &self.open.as_ref().ok_or(Error::Closed)?.connection;
+        guard(|| {
+            let mode: i64 = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
+            if mode != INCREMENTAL {
+                return Ok(connection.execute_batch("VACUUM")?);
+            }
+            // Such a file need not be rewritten. Each step frees a page.
+            let mut statement = connection.prepare("PRAGMA incremental_vacuum")?;
+            let mut steps = statement.query([])?;
+            while steps.next()?.is_some() {}
+            Ok(())
+        })?;
+        // The file itself shrinks when the log's content is moved into it.
+        self.checkpoints.wait();
+        self.shared.release_snapshot();
+        if !connection.checkpoint_and_truncate() {
+            self.keep_log_short();
+        }
+        Ok(())
+    }
+}
+
+/// SQLite's number for `auto_vacuum = INCREMENTAL`.
+const INCREMENTAL: i64 = 2;

@@ -1,0 +1,53 @@
+//! The options of a SQLite store.
+
+use crate::kv::Result;
+use crate::stores::check_table_name;
+use crate::stores::database::{Durability, Options};
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct SqliteOptions {
+    pub table: String,
+    /// The table exists: never create it.
+    pub initialized: bool,
+    pub durability: Durability,
+    /// How long to wait for a lock that another process holds.
+    pub busy_timeout: Duration,
+    /// How long to wait at most before looking for entries that have expired:
+    /// another process may have written some.
+    pub sweep_interval: Duration,
+}
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            table: "fedify_kv".into(),
+            initialized: false,
+            durability: Durability::Full,
+            busy_timeout: Duration::from_secs(5),
+            sweep_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+impl SqliteOptions {
+    /// Sets the table's name, by the rule of Fedify's own store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for what is not a
+    /// plain SQL identifier.
+    pub fn table(mut self, name: String) -> Result<Self> {
+        check_table_name(&name, 64)?;
+        self.table = name;
+        Ok(self)
+    }
+
+    pub(super) fn of_database(&self) -> Options {
+        Options {
+            durability: self.durability,
+            busy_timeout: self.busy_timeout,
+            sweep_interval: self.sweep_interval,
+        }
+    }
+}
