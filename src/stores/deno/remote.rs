@@ -21,14 +21,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use url::Url;
 
-/// Ranges that one request may read, and entries, by the protocol.
+/// The protocol's limits for one request: ranges that it reads, and entries.
 const MOST_RANGES: usize = 10;
 pub const MOST_ENTRIES: u32 = 1000;
 
-const UNKNOWN: &str = "; whether it was written is unknown";
+const UNKNOWN: &str = "; the outcome is unknown";
 
-/// A status that the client does not take for a reason to repeat a write: with
-/// the first one carried out, a repeated `cas` would seem to have failed.
+/// A status after which the client does not repeat a write. If the first one was
+/// carried out, a repeated `cas` would seem to have failed.
 const LASTING: StatusCode = StatusCode::REQUEST_TIMEOUT;
 
 #[derive(Clone)]
@@ -39,7 +39,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// Asks nothing yet of the server. To be called within the runtime.
+    /// Sends nothing yet. Must be called within the runtime.
     pub fn new(server: &Server, timeout: Duration) -> Result<Self> {
         let http = Http::new(timeout)?;
         let endpoint = MetadataEndpoint {
@@ -53,7 +53,7 @@ impl Remote {
         })
     }
 
-    /// Makes sure that the server is there and lets us in.
+    /// Makes sure that the server answers and accepts the token.
     pub async fn reach(&self) -> Result<()> {
         self.rows(&[&[]]).await.map(|_| ())
     }
@@ -89,8 +89,8 @@ impl Remote {
         self.ask(self.client.snapshot_read(requests, options), "").await
     }
 
-    /// Whether it was written; not if an entry is not what it was. One at a
-    /// time.
+    /// Whether it was written, which it is if all its checks hold. Must not be
+    /// called again before it has returned.
     ///
     /// # Errors
     ///
@@ -105,22 +105,22 @@ impl Remote {
         }
     }
 
-    /// The client repeats for ever what fails. Nobody waits for a server that
-    /// was never reached, nor for one that has been silent too long.
+    /// The client repeats a failed request without an end. This gives up when a
+    /// server was never reached, or has been silent too long.
     async fn ask<T>(&self, answer: impl Future<Output = Result<T, JsErrorBox>>, outcome: &str) -> Result<T> {
         let mut failures = self.http.failures.subscribe();
         let refused = async {
             if self.http.reached.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
-            // The sender is there for as long as this is.
+            // The sender lives as long as this.
             let failure = failures.wait_for(Option::is_some).await;
             failure.ok().and_then(|failure| failure.clone()).unwrap_or_default()
         };
         let answer = timeout(self.timeout, answer);
         tokio::select! {
-            // The client spins while it has not reached its server once: what is
-            // asked after it would never have its turn.
+            // The client never yields while it has not reached its server once. A
+            // branch after it would not be polled.
             biased;
             why = refused => Err(Error::Connection(why)),
             answer = answer => match answer {
@@ -147,7 +147,7 @@ fn rows(range: ReadRangeOutput) -> Rows {
         let row = Row {
             value: Stored::from(entry.value),
             stamp: entry.versionstamp,
-            // The server doesn't say until when.
+            // The server doesn't say when it expires.
             live: true,
         };
         (entry.key, row)
@@ -155,7 +155,7 @@ fn rows(range: ReadRangeOutput) -> Rows {
     range.entries.into_iter().map(row).collect()
 }
 
-/// The URL was the user's choice.
+/// Permits all URLs: the user chose this one.
 #[derive(Clone)]
 struct AnyUrl;
 
@@ -173,7 +173,7 @@ struct Http {
     failures: Arc<watch::Sender<Option<String>>>,
     /// Whether the server has ever answered a request for data.
     reached: Arc<AtomicBool>,
-    /// Whether a write was sent whose outcome nobody knows.
+    /// Whether a write was sent whose outcome is unknown.
     unsure: Arc<AtomicBool>,
 }
 
@@ -182,7 +182,7 @@ impl Http {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(TlsOptions::default().config()?)
             .dns_resolver(LookUp)
-            // Those who wait have given up before.
+            // Callers have given up before.
             .timeout(2 * timeout)
             .build()
             .map_err(|error| Error::Connection(words(&error)))?;
@@ -209,7 +209,7 @@ impl Http {
             }
             Err(error) => {
                 let why = words(&error);
-                // Silence says nothing about the server.
+                // A timeout says nothing about the server.
                 if !error.is_timeout() {
                     self.failures.send_replace(Some(why.clone()));
                 }
@@ -243,7 +243,8 @@ impl Resolve for LookUp {
     }
 }
 
-/// Innermost words say most. URLs may hold secrets.
+/// The words of the innermost cause, which say most. The others may contain URLs,
+/// and URLs may contain secrets.
 fn words(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -261,8 +262,7 @@ impl RemoteTransport for Http {
         headers: HeaderMap,
         body: Bytes,
     ) -> impl Future<Output = Result<(Url, StatusCode, Answer), JsErrorBox>> + Send + Sync {
-        // As a task, because the trait asks for more than a request can be:
-        // it is not `Sync`.
+        // As a task, because the trait demands `Sync`, and a request is not.
         let mut task = Request(tokio::spawn(self.clone().send(url, headers, body)));
         async move {
             (&mut task.0)
@@ -272,8 +272,8 @@ impl RemoteTransport for Http {
     }
 }
 
-/// A request on its way. Dropping it ends it: what was given up must not be
-/// carried out after what follows.
+/// A request under way. Dropping it ends it, so that a write that was given up is
+/// not carried out after a later one.
 struct Request<T>(JoinHandle<T>);
 
 impl<T> Drop for Request<T> {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-/// A `Date` is at most so many milliseconds away from 1970.
+/// The most milliseconds between a `Date` and 1970.
 const FARTHEST: f64 = 8.64e15;
 
 const MILLIS_A_DAY: i64 = 24 * 60 * 60 * 1000;
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn every_day_is_that_of_a_date_library() {
-        // A step of nearly two days, so that each date of the year comes.
+        // Every second day of all years, at its last millisecond.
         for days in (-719_528..2_932_896).step_by(2) {
             let millis = days * MILLIS_A_DAY + 86_399_999;
             let expected = DateTime::from_timestamp_millis(millis).unwrap();

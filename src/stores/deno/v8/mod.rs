@@ -1,9 +1,8 @@
 //! V8's serialization of values, which is what Deno KV stores: from JSON text
-//! and back, in one pass each, on whichever thread a store works.
+//! and back, in one pass each, on any thread.
 //!
-//! Deno programs may store more than JSON has a form for. Reading gives what
-//! `JSON.stringify` would make of a value, and refuses those of which it would
-//! lose the content.
+//! Deno programs may store values that JSON has no form for. Reading returns what
+//! `JSON.stringify` would return, and refuses values whose content it would lose.
 
 mod date;
 mod read;
@@ -15,11 +14,11 @@ pub use write::to_v8;
 /// The version that is written. All versions of Deno that have KV read it.
 const VERSION: u8 = 15;
 
-/// The versions that are read. 13 is the oldest that Deno KV can have written;
-/// what changed in 14 and 16 concerns binary data only.
+/// The versions that are read. 13 is the oldest that Deno KV can have written.
+/// Versions 14 and 16 changed binary data only.
 const VERSIONS: std::ops::RangeInclusive<u32> = 13..=16;
 
-/// What comes first in the bytes of each kind of value.
+/// The first byte of each kind of value.
 mod tag {
     pub const VERSION: u8 = 0xff;
     pub const PADDING: u8 = 0;

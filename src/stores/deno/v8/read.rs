@@ -5,11 +5,11 @@ use super::{VERSIONS, tag};
 use std::fmt::Write as _;
 use std::rc::Rc;
 
-/// A value may refer to one part of it from many places, each of which costs
-/// its whole text in JSON. What gets longer than this is refused.
+/// The longest JSON text. A value may refer to one of its objects from many
+/// places, and each of them repeats the object's text in JSON.
 const MOST_TEXT: usize = 16 * 1024 * 1024;
 
-/// Why bytes could not be read, said so that it can follow "it is".
+/// Why bytes could not be read, in words that can follow "it is".
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unreadable(pub &'static str);
 
@@ -17,14 +17,14 @@ type Result<T> = std::result::Result<T, Unreadable>;
 
 const DAMAGED: Unreadable = Unreadable("not a V8 serialization");
 
-/// What `JSON.stringify` makes of the value; `None` where that is nothing.
+/// What `JSON.stringify` returns for the value; `None` for `undefined`.
 ///
-/// Works without recursion: values are as deep as their writers made them.
+/// Works without recursion, because values may be nested to any depth.
 ///
 /// # Errors
 ///
-/// [`Unreadable`] for what is no value, and for values whose content JSON has
-/// no form for: BigInts, Maps, Sets, binary data, cycles and the like.
+/// [`Unreadable`] for bytes that are not a value, and for values whose content
+/// JSON has no form for: BigInts, Maps, Sets, binary data, cycles and the like.
 pub fn to_json(bytes: &[u8]) -> Result<Option<String>> {
     let mut reader = Reader {
         bytes,
@@ -53,7 +53,7 @@ struct Reader<'a> {
     at: usize,
     out: String,
     open: Vec<Open>,
-    /// Each object's text, by the number that references know it by.
+    /// Each object's text, by the number that references have for it.
     objects: Vec<Text>,
 }
 
@@ -63,7 +63,7 @@ enum Text {
     /// It started there and has not ended.
     From(usize),
     Whole(usize, usize),
-    /// It was in something that JSON leaves out, and is in this text.
+    /// It was part of something that JSON leaves out, and is in this text.
     Aside(Rc<str>, usize, usize),
 }
 
@@ -75,7 +75,7 @@ struct Open {
     read: u32,
     /// Whether the output has one.
     some: bool,
-    /// Where to cut the output off: JSON leaves out what was read after it.
+    /// Where to truncate the output: JSON leaves out what was read after it.
     cut: Option<usize>,
 }
 
@@ -85,7 +85,7 @@ enum Kind {
     Dense {
         length: u32,
     },
-    /// With the index that comes next in the output.
+    /// `next` is the index of the next element in the output.
     Sparse {
         length: u32,
         next: u32,
@@ -146,8 +146,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// What follows the elements of an array: in a sparse one, more elements;
-    /// and properties, which JSON leaves out.
+    /// What follows the elements of an array: properties, which JSON leaves out.
+    /// In a sparse array, its elements are among them.
     fn array_extra(&mut self, end: u8, length: u32, next: u32) -> Result<()> {
         if self.peek()? == end {
             self.at += 1;
@@ -197,7 +197,7 @@ impl Reader<'_> {
     fn cut_off(&mut self, length: usize) {
         let aside: Rc<str> = self.out[length..].into();
         self.out.truncate(length);
-        // What began here ended here, and was the last to begin.
+        // The objects that began in this text ended in it, and are the last ones.
         for text in self.objects.iter_mut().rev() {
             match text {
                 Text::Whole(start, end) if *start >= length => {
@@ -249,7 +249,8 @@ impl Reader<'_> {
         }
     }
 
-    /// One value. Of a container only the beginning: the rest is for `step`.
+    /// Reads one value. Of a container it reads only the beginning; `step` reads
+    /// the rest.
     fn value(&mut self) -> Result<Read> {
         self.peek()?;
         match self.byte()? {
@@ -349,7 +350,7 @@ impl Reader<'_> {
 
     fn number(&mut self, number: f64) -> Result<()> {
         if number.is_finite() {
-            // Adding zero makes -0, which JSON.stringify doesn't tell from 0, 0.
+            // Adding zero turns -0 into 0, as JSON.stringify does.
             self.push_display(format_args!("{:e}", number + 0.0))
         } else {
             self.push("null")
@@ -437,7 +438,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The next byte that is no padding, which stays where it is.
+    /// Skips padding and returns the next byte, without taking it.
     fn peek(&mut self) -> Result<u8> {
         loop {
             match self.bytes.get(self.at) {

@@ -1,6 +1,5 @@
-//! Bytes that V8 itself wrote (`v8.serialize` of Node.js 24). That V8 reads
-//! what we write, and that we read all it writes, is tested with the real V8 in
-//! `__test__`.
+//! Bytes that V8 wrote (`v8.serialize` of Node.js 24). Tests in `__test__` use
+//! the real V8 to read what we write, and to write what we read.
 
 use super::*;
 
@@ -82,7 +81,7 @@ fn what_has_no_json_is_refused() {
         "ff 0f 5a 10 01 00 00 00 00 00 00 00",
         // const a = []; a[0] = a
         "ff 0f 41 01 5e 00 24 00 01",
-        // Cut short, of an unknown version, of an unknown kind, with more to it.
+        // Too short, of an unknown version, of an unknown kind, too long.
         "ff 0f 6f 22 01 61",
         "ff 11 30",
         "ff 0f 5c",

@@ -3,9 +3,9 @@
 use super::{VERSION, tag};
 use encoding_rs::mem::{convert_utf8_to_latin1_lossy, is_str_latin1};
 
-/// The bytes of the value that a JSON text means. The text is known to be JSON.
+/// The bytes of a JSON text's value. The text must be JSON.
 ///
-/// Works without recursion: values are as deep as their writers make them.
+/// Works without recursion, because values may be nested to any depth.
 pub fn to_v8(json: &str) -> Vec<u8> {
     let mut lengths = array_lengths(json.as_bytes()).into_iter();
     let mut out = Vec::with_capacity(json.len() + json.len() / 4 + 16);
@@ -36,7 +36,7 @@ pub fn to_v8(json: &str) -> Vec<u8> {
                 }
                 None => {}
             },
-            // What follows a colon or comma tells by itself what it is.
+            // The next character says what follows.
             b':' | b',' | b' ' | b'\t' | b'\n' | b'\r' => {}
             b'"' => {
                 let end = string_end(bytes, at);
@@ -50,7 +50,7 @@ pub fn to_v8(json: &str) -> Vec<u8> {
                     _ => false,
                 };
                 match array_index(content).filter(|_| is_name) {
-                    // V8 keeps these names as numbers, and so writes them.
+                    // V8 keeps these names as numbers, and writes them so.
                     Some(index) => number(&mut out, f64::from(index)),
                     None => string(&mut out, content),
                 }
@@ -91,8 +91,8 @@ enum Open {
     Array { length: u32 },
 }
 
-/// How many elements each array has, in the order in which they begin: V8 wants
-/// to know before the first.
+/// How many elements each array has, in the order in which the arrays begin. V8's
+/// format has this number before the first element.
 fn array_lengths(json: &[u8]) -> Vec<u32> {
     let mut lengths: Vec<u32> = Vec::new();
     let mut open: Vec<Option<usize>> = Vec::new();
@@ -123,7 +123,7 @@ fn array_lengths(json: &[u8]) -> Vec<u32> {
     lengths
 }
 
-/// The next byte that is no space.
+/// The next byte that is not a space.
 fn follows(json: &[u8], at: usize) -> Option<u8> {
     json[at..].iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
@@ -137,7 +137,7 @@ fn string_end(json: &[u8], start: usize) -> usize {
     (at + 1).min(json.len())
 }
 
-/// The number that a property's name is, where it is an array's index.
+/// A property's name as a number, if it is an array index.
 fn array_index(name: &str) -> Option<u32> {
     let plain = name == "0" || (!name.starts_with('0') && name.bytes().all(|byte| byte.is_ascii_digit()));
     let index = if plain { name.parse().ok() } else { None };
@@ -156,7 +156,7 @@ fn number(out: &mut Vec<u8>, number: f64) {
     }
 }
 
-/// A string, given what stands between its quotes.
+/// A string, given the text between its quotes.
 fn string(out: &mut Vec<u8>, content: &str) {
     if content.contains('\\') {
         let units = unescaped(content);
@@ -184,7 +184,7 @@ fn one_byte_string(out: &mut Vec<u8>, latin1: &[u8]) {
 
 fn two_byte_string(out: &mut Vec<u8>, units: &[u16]) {
     let length = size(units.len() * 2);
-    // The units are to lie at an even distance from the start.
+    // The units must be at an even distance from the start.
     if (out.len() + 1 + varint_length(length)) % 2 == 1 {
         out.push(tag::PADDING);
     }
@@ -221,7 +221,7 @@ fn unescaped(content: &str) -> Vec<u16> {
     units
 }
 
-/// A length in bytes. No value is near the bound: far smaller ones are refused.
+/// A length in bytes. Values are refused long before they reach the bound.
 fn size(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
