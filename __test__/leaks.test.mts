@@ -129,8 +129,6 @@ function growth(
 
 for (const [name, [open, times]] of Object.entries(stores)) {
   for (const [kind, operation] of Object.entries(operations)) {
-    // Deno's engine removes expired entries a minute later.
-    if (name === "deno kv" && kind === "a short life") continue;
     test.skipIf(!existsSync("/proc/self/status"))(
       `${name}: ${kind}`,
       { timeout: 120_000 },

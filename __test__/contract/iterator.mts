@@ -120,16 +120,18 @@ export function describeIterator(test: ContractTest): void {
       expect(await list.return(given)).toEqual({ value, done: true });
       expect(await list.next()).toEqual(end);
     }
-    const rejecting: unknown[] = [
-      Promise.reject(mine),
-      thenable(() => {
-        throw mine;
-      }),
+    // Made when it is used: nothing may reject before it is handled.
+    const rejecting: (() => unknown)[] = [
+      () => Promise.reject(mine),
+      () =>
+        thenable(() => {
+          throw mine;
+        }),
     ];
-    for (const given of rejecting) {
+    for (const make of rejecting) {
       const list = store.list();
       await list.next();
-      expect(await reasonOf(() => list.return(given))).toBe(mine);
+      expect(await reasonOf(() => list.return(make()))).toBe(mine);
       expect(await list.next()).toEqual(end);
     }
   });

@@ -48,7 +48,7 @@ pub struct Mailbox {
     news: Arc<Mutex<Vec<News>>>,
     /// Threads call it under the read lock. The write lock is for taking it
     /// away, when the environment ends.
-    bell: RwLock<Option<Bell>>,
+    waker: RwLock<Option<Waker>>,
 }
 
 enum News {
@@ -66,21 +66,21 @@ struct Known {
 
 /// A threadsafe function without a JavaScript function. Calling it makes the
 /// JavaScript thread empty the mailbox.
-struct Bell(sys::napi_threadsafe_function);
+struct Waker(sys::napi_threadsafe_function);
 
 // SAFETY: a threadsafe function may be called and released on any thread, and
 // called on several at once.
-unsafe impl Send for Bell {}
+unsafe impl Send for Waker {}
 // SAFETY: as above; what is only for the JavaScript thread asks for a [`Js`].
-unsafe impl Sync for Bell {}
+unsafe impl Sync for Waker {}
 
 impl Lane {
     pub fn new(js: Js) -> (Rc<Self>, Arc<Mailbox>) {
         let lane = Rc::new(Self::default());
-        let bell = Bell::new(js, &lane);
+        let waker = Waker::new(js, &lane);
         let mailbox = Arc::new(Mailbox {
             news: Arc::clone(&lane.news),
-            bell: RwLock::new(Some(bell)),
+            waker: RwLock::new(Some(waker)),
         });
         let _ = lane.mailbox.set(Arc::downgrade(&mailbox));
         (lane, mailbox)
@@ -170,7 +170,7 @@ impl Lane {
     pub fn wait(&self, js: Js) {
         self.waiting.set(self.waiting.get() + 1);
         if self.waiting.get() == 1 {
-            self.with_bell(|bell| bell.keep_process_alive(js, true));
+            self.with_waker(|waker| waker.keep_process_alive(js, true));
         }
     }
 
@@ -178,7 +178,7 @@ impl Lane {
     pub fn unwait(&self, js: Js) {
         self.waiting.set(self.waiting.get() - 1);
         if self.waiting.get() == 0 {
-            self.with_bell(|bell| bell.keep_process_alive(js, false));
+            self.with_waker(|waker| waker.keep_process_alive(js, false));
         }
     }
 
@@ -186,11 +186,11 @@ impl Lane {
         self.mailbox.get()?.upgrade()
     }
 
-    fn with_bell(&self, body: impl FnOnce(&Bell)) {
+    fn with_waker(&self, body: impl FnOnce(&Waker)) {
         if let Some(mailbox) = self.mailbox()
-            && let Some(bell) = mailbox.bell().as_ref()
+            && let Some(waker) = mailbox.waker().as_ref()
         {
-            body(bell);
+            body(waker);
         }
     }
 
@@ -283,13 +283,13 @@ impl Mailbox {
         let first = news.is_empty();
         news.extend(some);
         drop(news);
-        if first && let Some(bell) = self.bell().as_ref() {
-            bell.ring();
+        if first && let Some(waker) = self.waker().as_ref() {
+            waker.wake();
         }
     }
 
-    fn bell(&self) -> RwLockReadGuard<'_, Option<Bell>> {
-        self.bell.read()
+    fn waker(&self) -> RwLockReadGuard<'_, Option<Waker>> {
+        self.waker.read()
     }
 
     /// Delivers the news that a list can go on.
@@ -308,10 +308,10 @@ impl Outbox for Mailbox {
     }
 }
 
-impl Bell {
+impl Waker {
     fn new(js: Js, lane: &Rc<Lane>) -> Self {
         let context = Rc::into_raw(Rc::clone(lane)).cast_mut().cast::<c_void>();
-        let mut bell = ptr::null_mut();
+        let mut waker = ptr::null_mut();
         let name = js.text(&Text::from("fedify-kv")).unwrap_or_else(|_| js.undefined());
         // SAFETY: the environment is live. The context is a lane that
         // `finalize` releases, after which Node-API uses neither.
@@ -326,16 +326,16 @@ impl Bell {
                 context,
                 Some(finalize),
                 context,
-                Some(answer_bell),
-                &raw mut bell,
+                Some(on_wake),
+                &raw mut waker,
             );
-            sys::napi_unref_threadsafe_function(js.env(), bell);
-            sys::napi_add_env_cleanup_hook(js.env(), Some(silence), context);
+            sys::napi_unref_threadsafe_function(js.env(), waker);
+            sys::napi_add_env_cleanup_hook(js.env(), Some(on_environment_end), context);
         }
-        Self(bell)
+        Self(waker)
     }
 
-    fn ring(&self) {
+    fn wake(&self) {
         // SAFETY: not released while this exists. Without a queue bound the
         // call fails only when the environment ends.
         unsafe {
@@ -362,7 +362,7 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for Waker {
     fn drop(&mut self) {
         // SAFETY: released once, by its only owner. A pending call still runs.
         unsafe { sys::napi_release_threadsafe_function(self.0, sys::ThreadsafeFunctionReleaseMode::release) };
@@ -370,7 +370,7 @@ impl Drop for Bell {
 }
 
 /// The threadsafe function's call on the JavaScript thread.
-unsafe extern "C" fn answer_bell(env: sys::napi_env, _: Value, context: *mut c_void, _: *mut c_void) {
+unsafe extern "C" fn on_wake(env: sys::napi_env, _: Value, context: *mut c_void, _: *mut c_void) {
     // There is no environment when it is ending.
     if env.is_null() {
         return;
@@ -382,14 +382,14 @@ unsafe extern "C" fn answer_bell(env: sys::napi_env, _: Value, context: *mut c_v
 }
 
 /// The environment's cleanup hook. From now on, threads call nothing.
-unsafe extern "C" fn silence(context: *mut c_void) {
+unsafe extern "C" fn on_environment_end(context: *mut c_void) {
     // SAFETY: the context is a lane; `finalize`, which releases it, takes this
     // hook away first.
     let lane = unsafe { &*context.cast::<Lane>() };
     if let Some(mailbox) = lane.mailbox()
-        && let Some(bell) = mailbox.bell.write().take()
+        && let Some(waker) = mailbox.waker.write().take()
     {
-        bell.close();
+        waker.close();
     }
     lane.end();
 }
@@ -399,9 +399,9 @@ unsafe extern "C" fn finalize(env: sys::napi_env, context: *mut c_void, _: *mut 
     if !env.is_null() {
         // SAFETY: the same hook and argument as were added. If the hook has
         // run already, there is none to remove.
-        unsafe { sys::napi_remove_env_cleanup_hook(env, Some(silence), context) };
+        unsafe { sys::napi_remove_env_cleanup_hook(env, Some(on_environment_end), context) };
     }
-    // SAFETY: the context is the count that `Bell::new` gave away; a finalizer
+    // SAFETY: the context is the count that `Waker::new` gave away; a finalizer
     // runs once.
     drop(unsafe { Rc::from_raw(context.cast::<Lane>()) });
 }
