@@ -86,7 +86,7 @@ fn a_failed_sync_leaves_the_outcome_unknown<S: Store>(open: impl Fn(&Path) -> S)
             }
             assert!(failing.hits() > 0);
         }
-        // It is ours, or nobody's.
+        // It is ours, or there is none.
         for parts in [&[&*y][..], &["in a group", &y]] {
             let found = client.get(parts).unwrap();
             assert!(found.is_none() || found.as_deref() == Some(&*mine), "{found:?}");
@@ -284,8 +284,8 @@ fn deno_on_a_full_disk_rejects_writes_and_stops_no_reads() {
     a_full_disk_rejects_writes_and_stops_no_reads(deno);
 }
 
-/// Whatever call of a commit fails, a write that is rejected has not happened,
-/// neither now nor after a kill, or the message says that it is unknown.
+/// If any call of a commit fails, a rejected write has not happened, neither now
+/// nor after a kill, or its message says that the outcome is unknown.
 fn a_rejected_write_has_not_happened_or_says_so<S: Store>(open: impl Fn(&Path) -> S) {
     let faults = [
         (Kind::Wal, Method::Write, ffi::SQLITE_FULL),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// much as half a read.
 const TRUSTED: Duration = Duration::from_micros(100);
 
-/// Device and inode: which file it is, whatever its paths.
+/// Device and inode, which identify a file under any path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId {
     pub device: u64,

@@ -25,8 +25,8 @@ pub struct MysqlEngine {
     pool: Pool,
     statements: Arc<Statements>,
     connections: usize,
-    /// Whether a missing table may be created. After `drop_table` it may be,
-    /// whatever the options say.
+    /// Whether a missing table may be created. After `drop_table` it may be, even
+    /// with `initialized: true`.
     creates: AtomicBool,
     /// Whether the table is known to exist.
     ready: AtomicBool,

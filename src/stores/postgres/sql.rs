@@ -56,7 +56,8 @@ impl Statements {
                 &[Type::TEXT_ARRAY],
             ),
             // With a subquery for each key, the server descends into the index
-            // for each, in their order, whatever the planner's statistics say.
+            // for each, in their order. It doesn't depend on the planner's
+            // statistics.
             get_many: sql(
                 format!(
                     "SELECT (SELECT t.value::text FROM {table} t WHERE t.key = u.k::text[] AND {LIVE}) \

@@ -36,7 +36,7 @@ impl Load {
             load: Arc::clone(self),
             weight,
         };
-        // A single job is admitted whatever its size.
+        // A single job of any size is admitted.
         let full = jobs >= self.limit || (jobs > 0 && bytes + weight > MOST_BYTES);
         // `close` and `initialize` are never refused.
         let light = matches!(command, Command::Close | Command::Initialize);
