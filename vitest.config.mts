@@ -7,6 +7,9 @@ export default defineConfig({
     // Each test file runs in its own process, so that tests which open a
     // database twice aren't affected by handles of other files.
     pool: "forks",
+    // One process for each core of a small machine: many tests wait for servers
+    // or deadlines.
+    maxWorkers: 2,
     testTimeout: 60_000,
     // Long enough for a busy machine. Only a test that fails waits this long.
     expect: { poll: { timeout: 15_000 } },
