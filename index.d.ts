@@ -389,7 +389,7 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
  * Values may have 65,536 bytes when serialized, and keys about 2,040, as in Deno
  * itself. All writes that wait are committed together; an awaited write to a
  * file survives a power loss. This store does not see expired entries of a
- * file; Deno programs see them until they are removed, about a minute later.
+ * file; Deno programs see them until they are removed, about a second later.
  *
  * @example
  * ```ts
