@@ -105,7 +105,7 @@ describe.each(fileRows)("$name", (row: FileRow) => {
             }
           }
           report(failure);
-          // Reads go on, and see what was written and nothing else.
+          // Reads still work, and see the entries that were written, no others.
           for (let i = 0; i < next; i += 1) {
             const expected = stored.includes(i) ? value(i) : undefined;
             assert.equal(await store.get(key(i)), expected);

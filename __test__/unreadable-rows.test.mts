@@ -97,7 +97,7 @@ describe("sqlite", () => {
         `('["k","${pair}","${place}"]', ${quoted(text)}, 0, NULL)`,
     );
     await sql(path, officialTable);
-    // A process takes no more than so much text.
+    // A child process accepts only so much text as an argument.
     for (let i = 0; i < values.length; i += 500) {
       const some = values.slice(i, i + 500).join();
       await sql(path, `INSERT INTO fedify_kv VALUES ${some}`);

@@ -80,10 +80,10 @@ pub struct Done {
     pub first_expiry: Option<Millis>,
 }
 
-/// What was deleted.
+/// The result of deleting a slice.
 #[derive(Default)]
 pub struct Slice {
-    /// Entries among it that had not expired.
+    /// How many of the deleted entries had not expired.
     pub live: u64,
     /// Where the rest starts, if there may be more.
     pub next: Option<Position>,

@@ -125,7 +125,7 @@ impl Queue {
         self.0.is_empty()
     }
 
-    /// Puts back what was taken from the front.
+    /// Puts work back that was taken from the front.
     pub fn put_back(&mut self, group: impl DoubleEndedIterator<Item = Queued>) {
         for queued in group.rev() {
             self.0.push_front(queued);
@@ -181,9 +181,9 @@ impl Queue {
         reads.into_iter().map(|(queued, _)| queued).collect()
     }
 
-    /// Takes out what has waited too long for a lock, which is what was called
-    /// first. Some work stays all the same: `close`, which waits for as long as
-    /// others do, and gets if `reads_stay`, because they don't need the lock.
+    /// Removes and returns the work that has waited too long for a lock. Such work
+    /// is at the front, because it was called first. `close` stays: it waits for
+    /// all other work. Gets stay if `reads_stay`: they don't need the lock.
     pub fn take_late(&mut self, blocked: Instant, patience: Duration, reads_stay: bool) -> Vec<Queued> {
         let late = self.0.iter().take_while(|queued| queued.is_late(blocked, patience));
         let late = late.count();

@@ -52,7 +52,8 @@ impl<F: Format> Writer<F> {
         }
     }
 
-    /// Until the store is closed or dropped, and what was queued before is done.
+    /// Runs until the store is closed or dropped, and all work queued before is
+    /// done.
     pub async fn run(mut self) {
         loop {
             let is_idle = self.incoming.queue.is_empty() && self.clearing.is_none();
