@@ -2,34 +2,11 @@
 // an operation.
 import { setTimeout } from "node:timers/promises";
 import { expect, test } from "vitest";
-import { type Child, startChild } from "./support/child.mts";
+import { startChild } from "./support/child.mts";
 import { collect } from "./support/collect.mts";
 import { askDeno, openDenoStore } from "./support/deno.mts";
+import { count, rowCounter, rowsGone } from "./support/row-counter.mts";
 import { query, sql, temporaryFile } from "./support/sqlite.mts";
-
-/** Starts another process that counts the rows on request. */
-function rowCounter(path: string): Child {
-  return startChild(
-    `
-      const { DatabaseSync } = await import("node:sqlite");
-      const database = new DatabaseSync(data, { timeout: 10_000 });
-      const count = database.prepare("SELECT count(*) AS n FROM kv");
-      while (await told()) report(count.get().n);
-    `,
-    path,
-  );
-}
-
-async function count(counter: Child): Promise<number> {
-  counter.tell("count");
-  return counter.next<number>();
-}
-
-async function rowsGone(counter: Child, left: number): Promise<void> {
-  while ((await count(counter)) > left) {
-    await setTimeout(50);
-  }
-}
 
 test("a backlog of expired rows does not delay operations", async () => {
   const path = await temporaryFile();
@@ -46,7 +23,7 @@ test("a backlog of expired rows does not delay operations", async () => {
          x'ff0f4902', 1, 1, 2 FROM n`,
     backlog,
   ]);
-  const counter = rowCounter(path);
+  const counter = rowCounter(path, "kv");
   expect(await count(counter)).toBe(backlog);
   const store = openDenoStore(path);
   await store.set(["new"], 1);
@@ -67,7 +44,7 @@ test("entries are removed soon after they have expired", async () => {
   await store.set(["stays"], 1);
   await store.set(["later"], 1, { ttl: { hours: 1 } });
   await store.set(["k"], 1, { ttl: { milliseconds: 1 } });
-  const counter = rowCounter(path);
+  const counter = rowCounter(path, "kv");
   await rowsGone(counter, 2);
   // Again, once the first sweep is over.
   await store.set(["k"], 1, { ttl: { milliseconds: 1 } });
@@ -94,7 +71,7 @@ test("a lock of another process only delays it", async () => {
     path,
   );
   expect(await locker.next()).toBe("locked");
-  const counter = rowCounter(path);
+  const counter = rowCounter(path, "kv");
   // Past the time when the sweep was due.
   await setTimeout(1_500);
   expect(await count(counter)).toBe(1);

@@ -41,6 +41,15 @@ interface Row {
 /** Long enough for a busy machine, as each of several operations takes it. */
 const patience = 2_000;
 
+async function startRedis(): Promise<Service> {
+  const server = await RedisServer.start();
+  const client = server.client();
+  return {
+    server,
+    cut: () => client.client("KILL", "TYPE", "normal", "SKIPME", "yes"),
+  };
+}
+
 const rows: Row[] = [
   {
     name: "memory",
@@ -92,14 +101,7 @@ const rows: Row[] = [
     options: { commandTimeout: patience },
     needsThread: true,
     needsDescriptor: true,
-    async start() {
-      const server = await RedisServer.start();
-      const client = server.client();
-      return {
-        server,
-        cut: () => client.client("KILL", "TYPE", "normal", "SKIPME", "yes"),
-      };
-    },
+    start: startRedis,
   },
   {
     name: "redis, with an index",
@@ -108,14 +110,7 @@ const rows: Row[] = [
     options: { commandTimeout: patience, index: true },
     needsThread: true,
     needsDescriptor: true,
-    async start() {
-      const server = await RedisServer.start();
-      const client = server.client();
-      return {
-        server,
-        cut: () => client.client("KILL", "TYPE", "normal", "SKIPME", "yes"),
-      };
-    },
+    start: startRedis,
   },
   {
     name: "postgres",

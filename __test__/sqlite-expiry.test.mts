@@ -1,8 +1,9 @@
 // Expired rows are removed in the background, and never delay an operation.
-import { setImmediate, setTimeout } from "node:timers/promises";
+import { setImmediate } from "node:timers/promises";
 import { expect, test } from "vitest";
-import { prompt, type Child, startChild } from "./support/child.mts";
+import { prompt, startChild } from "./support/child.mts";
 import { collect } from "./support/collect.mts";
+import { count, rowCounter, rowsGone } from "./support/row-counter.mts";
 import {
   insertRows,
   officialTable,
@@ -10,30 +11,6 @@ import {
   sql,
   temporaryFile,
 } from "./support/sqlite.mts";
-
-/** Starts another process that counts the rows on request. */
-function rowCounter(path: string): Child {
-  return startChild(
-    `
-      const { DatabaseSync } = await import("node:sqlite");
-      const database = new DatabaseSync(data, { timeout: 10_000 });
-      const count = database.prepare("SELECT count(*) AS n FROM fedify_kv");
-      while (await told()) report(count.get().n);
-    `,
-    path,
-  );
-}
-
-async function count(counter: Child): Promise<number> {
-  counter.tell("count");
-  return counter.next<number>();
-}
-
-async function rowsGone(counter: Child, left: number): Promise<void> {
-  while ((await count(counter)) > left) {
-    await setTimeout(50);
-  }
-}
 
 test("a backlog of expired rows does not delay operations", async () => {
   const path = await temporaryFile();
@@ -44,7 +21,7 @@ test("a backlog of expired rows does not delay operations", async () => {
     "CREATE INDEX idx_fedify_kv_expires ON fedify_kv (expires)",
     insertRows("old", backlog, '{"a":"some text"}', 2),
   );
-  const counter = rowCounter(path);
+  const counter = rowCounter(path, "fedify_kv");
   expect(await count(counter)).toBe(backlog);
   const store = openStore(path);
   await store.set(["new"], 1);
@@ -70,7 +47,7 @@ test("an expired row is removed in the background", async () => {
       ttl: { milliseconds: 20 },
     });
   }
-  const counter = rowCounter(path);
+  const counter = rowCounter(path, "fedify_kv");
   await rowsGone(counter, 2);
   expect(await collect(store.list())).toHaveLength(2);
 }, 90_000);
@@ -80,7 +57,7 @@ test("the sweep does not remove an expired row that is written again", async () 
   const store = openStore(path, { durability: "normal" });
   await store.set(["k"], 0);
   await store.set(["witness"], 1, { ttl: { milliseconds: 1 } });
-  const counter = rowCounter(path);
+  const counter = rowCounter(path, "fedify_kv");
   let swept = false;
   const sweeping = rowsGone(counter, 1).then(() => (swept = true));
   for (let round = 0; !swept; round += 1) {
@@ -111,7 +88,7 @@ test("a sweep delays neither close nor exit", async () => {
       path,
     );
     expect(await child.next()).toBe("set");
-    const counter = rowCounter(path);
+    const counter = rowCounter(path, "fedify_kv");
     // Waits until the sweep has begun.
     while ((await count(counter)) > backlog);
     child.tell("end");

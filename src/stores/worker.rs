@@ -5,7 +5,7 @@
 //! Starting one can fail: a container limits its processes, a process its
 //! descriptors. So thread and runtime are there before a job is handed over.
 
-use crate::kv::{Error, ListExecutor, Page, Pages, Result, Task};
+use crate::kv::{Answer, Error, ListExecutor, Page, Pages, Reply, Result, Task};
 use futures::future::{BoxFuture, ready};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -164,12 +164,20 @@ impl ListThread {
     }
 }
 
-struct Tasks(UnboundedSender<Task>);
+/// Runs the tasks of lists on a worker that takes them as messages.
+pub struct Tasks<M>(pub UnboundedSender<M>);
 
-impl ListExecutor for Tasks {
+impl<M: From<Task> + Send> ListExecutor for Tasks<M> {
     fn spawn(&self, task: Task) {
         // If the thread has ended, the task is dropped, which its list notices.
-        drop(self.0.send(task));
+        drop(self.0.send(task.into()));
+    }
+}
+
+/// Answers `close` once the worker's runtime is gone, and with it all sockets.
+pub fn answer_close(close: Option<Answer>) {
+    if let Some(answer) = close {
+        answer.deliver(Ok(Reply::Done));
     }
 }
 

@@ -26,7 +26,7 @@ mod wire;
 mod worker;
 
 use super::served::{Admission, Load, TlsOptions};
-use super::worker::{FailedPages, WorkerThread, spawn_with_io};
+use super::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_with_io};
 use crate::kv::{
     Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task,
 };
@@ -178,13 +178,7 @@ impl RedisStore {
     fn worker(&self) -> Result<UnboundedSender<Message>> {
         self.0.worker.sender(|messages: UnboundedReceiver<Message>| {
             let hub = Arc::clone(&self.0.hub);
-            // `close` resolves once all sockets are closed.
-            let finish = |close: Option<Answer>| {
-                if let Some(answer) = close {
-                    answer.deliver(Ok(Reply::Done));
-                }
-            };
-            spawn_with_io("redis", move || Worker::new(hub, messages).run(), finish)
+            spawn_with_io("redis", move || Worker::new(hub, messages).run(), answer_close)
         })
     }
 }
@@ -223,12 +217,8 @@ impl Store for RedisStore {
     }
 }
 
-/// The worker's thread, for lists.
-struct Tasks(UnboundedSender<Message>);
-
-impl ListExecutor for Tasks {
-    fn spawn(&self, task: Task) {
-        // If the worker has ended, the task is dropped, which its list notices.
-        drop(self.0.send(Message::Task(task)));
+impl From<Task> for Message {
+    fn from(task: Task) -> Self {
+        Self::Task(task)
     }
 }

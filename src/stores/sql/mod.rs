@@ -11,8 +11,8 @@ mod sweep;
 mod worker;
 
 use super::served::{Admission, Load};
-use super::worker::{FailedPages, WorkerThread, spawn_with_io};
-use crate::kv::{Answer, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
+use super::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_with_io};
+use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 pub use engine::{Action, Cleared, Cursor, Engine, Lost, Operation, Row, Rows, Swept};
 use list::SqlPages;
 use std::sync::Arc;
@@ -47,13 +47,7 @@ impl<E: Engine> SqlStore<E> {
     fn worker(&self) -> Result<UnboundedSender<Message>> {
         self.worker.sender(|messages: UnboundedReceiver<Message>| {
             let engine = Arc::clone(&self.engine);
-            // `close` resolves once all sockets are closed.
-            let finish = |close: Option<Answer>| {
-                if let Some(answer) = close {
-                    answer.deliver(Ok(Reply::Done));
-                }
-            };
-            spawn_with_io(E::NAME, move || Worker::new(engine, messages).run(), finish)
+            spawn_with_io(E::NAME, move || Worker::new(engine, messages).run(), answer_close)
         })
     }
 }
@@ -92,12 +86,8 @@ impl<E: Engine> Store for SqlStore<E> {
     }
 }
 
-/// The worker's thread, for lists.
-struct Tasks(UnboundedSender<Message>);
-
-impl ListExecutor for Tasks {
-    fn spawn(&self, task: Task) {
-        // If the worker has ended, the task is dropped, which its list notices.
-        drop(self.0.send(Message::Task(task)));
+impl From<Task> for Message {
+    fn from(task: Task) -> Self {
+        Self::Task(task)
     }
 }

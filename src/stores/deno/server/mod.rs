@@ -10,10 +10,10 @@ mod worker;
 
 use super::row::Rows;
 use super::target::Server;
-use crate::kv::{Answer, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
+use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 use crate::stores::database::queue::{Queued, Work};
 use crate::stores::pending_writes::PendingWrites;
-use crate::stores::worker::{FailedPages, WorkerThread, spawn_local_with_io};
+use crate::stores::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_local_with_io};
 use list::ServerPages;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,13 +57,11 @@ impl ServerStore {
     fn worker(&self) -> Result<UnboundedSender<Message>> {
         self.worker.sender(|messages: UnboundedReceiver<Message>| {
             let (server, timeout) = (self.server.clone(), self.timeout);
-            // `close` resolves once all is released.
-            let finish = |close: Option<Answer>| {
-                if let Some(answer) = close {
-                    answer.deliver(Ok(Reply::Done));
-                }
-            };
-            spawn_local_with_io("deno", move || Worker::new(server, timeout, messages).run(), finish)
+            spawn_local_with_io(
+                "deno",
+                move || Worker::new(server, timeout, messages).run(),
+                answer_close,
+            )
         })
     }
 }
@@ -101,12 +99,8 @@ impl Store for ServerStore {
     }
 }
 
-/// The worker's thread, for lists.
-struct Tasks(UnboundedSender<Message>);
-
-impl ListExecutor for Tasks {
-    fn spawn(&self, task: Task) {
-        // If the worker has ended, the task is dropped, which its list notices.
-        drop(self.0.send(Message::Task(task)));
+impl From<Task> for Message {
+    fn from(task: Task) -> Self {
+        Self::Task(task)
     }
 }
