@@ -217,7 +217,7 @@ impl Connection {
 pub fn file(connection: &rusqlite::Connection) -> Option<NonNull<ffi::sqlite3_file>> {
     let mut file: *mut ffi::sqlite3_file = ptr::null_mut();
     // SAFETY: the handle is open for as long as `connection` is borrowed, and
-    // SQLITE_FCNTL_FILE_POINTER writes a file pointer to where it is told.
+    // SQLITE_FCNTL_FILE_POINTER writes a pointer to the given address.
     let status = unsafe {
         ffi::sqlite3_file_control(
             connection.handle(),

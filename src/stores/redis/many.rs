@@ -109,7 +109,7 @@ impl Hub {
         kind == Kind::Anything || self.key_under(name, prefix).is_some()
     }
 
-    /// The key that a name stands for, if that is under the prefix.
+    /// The key of a Redis name, if it is under the prefix.
     pub fn key_under(&self, name: &[u8], prefix: &Prefix) -> Option<Key> {
         self.wire.key(name).filter(|key| prefix.contains_json(key.as_json()))
     }

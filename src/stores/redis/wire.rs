@@ -49,7 +49,7 @@ impl Wire {
         [&self.prefix, member].concat()
     }
 
-    /// The key that a name stands for; `None` if it is not one of ours.
+    /// The key of a Redis name; `None` if the name is not one of ours.
     pub fn key(&self, name: &[u8]) -> Option<Key> {
         key_of(name.strip_prefix(self.prefix.as_slice())?)
     }

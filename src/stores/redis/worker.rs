@@ -42,7 +42,7 @@ const FLIGHTS: usize = 8;
 /// asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Stands for a slot without a known server.
+/// Marks a slot whose server is unknown.
 const NO_LINK: usize = usize::MAX;
 
 pub struct Worker {

@@ -255,8 +255,8 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnfetch: Some(native::unfetch),
 };
 
-/// What the methods with rules do: ask them, then call the native method. That
-/// is told what is watched, and whether a rule says [`Action::Hold`].
+/// The common body of the methods with rules: it asks the rules, then calls
+/// `native` with what is watched, and with whether a rule says [`Action::Hold`].
 ///
 /// # Safety
 ///
