@@ -5,10 +5,11 @@ use super::guard::guard;
 use super::js::{Deferred, External, Js, Ref, Value};
 use super::lane::{Lane, Mailbox, settled};
 use super::list::{List, Request};
-use crate::kv::{Answer, Command, Error, Job, Key, Reply, Result, Store, Ticket, Write};
-use std::cell::RefCell;
+use crate::kv::{Answer, Call, Command, Error, Job, Key, Reply, Result, Store, Ticket, Write};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub struct Handle {
     store: Arc<dyn Store>,
@@ -17,6 +18,10 @@ pub struct Handle {
     closing: RefCell<Closing>,
     /// The memory that the store's entries take in this process.
     memory: External,
+    /// Whether a write was answered at once, and its caller has not gone on since.
+    wrote: Rc<Cell<bool>>,
+    /// The function that ends this.
+    go_on: OnceCell<Ref>,
 }
 
 /// The progress of `close()`.
@@ -37,6 +42,8 @@ impl Handle {
             mailbox,
             closing: RefCell::new(Closing::NotCalled),
             memory: External::new(js),
+            wrote: Rc::default(),
+            go_on: OnceCell::new(),
         }
     }
 
@@ -126,8 +133,16 @@ impl Handle {
     }
 
     fn submit(&self, js: Js, command: Command) -> Value {
-        match self.store.answer(command) {
+        let call = Call {
+            at: Instant::now(),
+            follows_write: self.wrote.get(),
+        };
+        let writes = command.written().is_some();
+        match self.store.answer(command, call) {
             Ok(outcome) => {
+                if writes && self.store.groups_writes() {
+                    self.expect_more(js);
+                }
                 self.memory.tell(js, self.store.memory());
                 settled(js, outcome)
             }
@@ -138,6 +153,18 @@ impl Handle {
                 self.lane.promise(js, ticket)
             }
         }
+    }
+
+    /// Until the caller goes on, more writes may come at once.
+    fn expect_more(&self, js: Js) {
+        if self.wrote.replace(true) {
+            return;
+        }
+        let go_on = self.go_on.get_or_init(|| {
+            let wrote = Rc::clone(&self.wrote);
+            js.keep(js.function(move |_| wrote.set(false)))
+        });
+        js.microtask(go_on);
     }
 
     /// Idempotent: every call gets the promise of the first.

@@ -8,6 +8,8 @@
   const { isArray } = Array;
   const { isPrototypeOf } = Object.prototype;
   const resolve = Promise.resolve.bind(Promise);
+  const { then } = Promise.prototype;
+  const settled = resolve();
   const reject = Promise.reject.bind(Promise);
 
   const attempt =
@@ -127,6 +129,7 @@
     attempt((error) => String(error?.message ?? error)),
     attempt(strings),
     setImmediate,
+    (run) => void apply(then, settled, [run]),
     resolve,
     (text) => {
       try {

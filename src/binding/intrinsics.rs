@@ -24,6 +24,7 @@ struct Intrinsics {
     message: Ref,
     strings: Ref,
     set_immediate: Ref,
+    microtask: Ref,
     resolve: Ref,
     resolve_parsed: Ref,
     entry: Ref,
@@ -146,6 +147,13 @@ impl Js {
         Ok(())
     }
 
+    /// Calls a function once the JavaScript code that runs now has ended, and
+    /// before what waits for promises that are resolved from now on.
+    pub fn microtask(self, function: &Ref) {
+        let function = self.kept(function);
+        self.value(|it| &it.microtask, &[function]);
+    }
+
     /// Wraps the methods of the classes, so that they reject instead of throwing
     /// when they are called on something that is not an instance.
     pub fn prepare_classes(self, exports: Value) {
@@ -207,14 +215,15 @@ impl Js {
                 message: function(5)?,
                 strings: function(6)?,
                 set_immediate: function(7)?,
-                resolve: function(8)?,
-                resolve_parsed: function(9)?,
-                entry: function(10)?,
-                resolve_entry: function(11)?,
-                step: function(12)?,
-                end_with: function(13)?,
-                prepare: function(14)?,
-                is_instance: function(15)?,
+                microtask: function(8)?,
+                resolve: function(9)?,
+                resolve_parsed: function(10)?,
+                entry: function(11)?,
+                resolve_entry: function(12)?,
+                step: function(13)?,
+                end_with: function(14)?,
+                prepare: function(15)?,
+                is_instance: function(16)?,
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;

@@ -132,6 +132,12 @@ fn each_part(text: &str, body: impl FnMut(&str)) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(Option<Key>);
 
+impl From<Key> for Prefix {
+    fn from(key: Key) -> Self {
+        Self(Some(key))
+    }
+}
+
 impl Prefix {
     pub const ALL: Self = Self(None);
 
@@ -153,8 +159,10 @@ impl Prefix {
 
     /// Whether a key's text falls under this prefix.
     pub fn contains_json(&self, key: &str) -> bool {
-        self.json_range()
-            .is_none_or(|(first, last)| first.as_str() <= key && key <= last.as_str())
+        let Some(parts) = &self.0 else { return true };
+        let parts = parts.as_json();
+        let rest = key.strip_prefix(&parts[..parts.len() - 1]);
+        rest.is_some_and(|rest| rest.starts_with([',', ']']))
     }
 }
 

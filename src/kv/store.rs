@@ -3,6 +3,7 @@
 use super::{Answer, Command, Outcome, PageLimits, Pages, Prefix, Result};
 use futures::future::BoxFuture;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// A command on its way to a store's worker, and the answer that it owes.
 pub struct Job {
@@ -11,6 +12,25 @@ pub struct Job {
 }
 
 pub type Task = BoxFuture<'static, ()>;
+
+/// What is known of a call when it is made.
+#[derive(Clone, Copy)]
+pub struct Call {
+    pub at: Instant,
+    /// Whether it comes at once after a write that was answered on the calling
+    /// thread: the caller has not waited for that one, and may call more.
+    pub follows_write: bool,
+}
+
+impl Call {
+    /// A call that is made now, and alone.
+    pub fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            follows_write: false,
+        }
+    }
+}
 
 /// One engine behind the common behaviour.
 ///
@@ -23,7 +43,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     ///
     /// The command, for [`Store::submit`].
-    fn answer(&self, command: Command) -> std::result::Result<Outcome, Command>;
+    fn answer(&self, command: Command, call: Call) -> std::result::Result<Outcome, Command>;
+
+    /// Whether many writes at once are cheaper than the same writes one by one on
+    /// the calling thread, so that it should be known which come at once.
+    fn groups_writes(&self) -> bool {
+        false
+    }
 
     /// Queues a job. Jobs on one key take effect in the order of these calls.
     fn submit(&self, job: Job);

@@ -1,5 +1,5 @@
-//! Which keys have writes under way, so that a `get` on the calling thread never
-//! overtakes a `set` that was called before it.
+//! Which keys have writes under way, so that what is done on the calling thread
+//! never overtakes what was called before it.
 
 use crate::kv::Command;
 use std::hash::{BuildHasher, RandomState};
@@ -12,9 +12,11 @@ const SLOTS: usize = 512;
 /// the longer way although only the other is being written.
 pub struct PendingWrites {
     slots: [AtomicU32; SLOTS],
-    total: AtomicU32,
     /// Writes of many keys.
     broad: AtomicU32,
+    total: AtomicU32,
+    /// All jobs, those that write nothing included.
+    jobs: AtomicU32,
     hasher: RandomState,
 }
 
@@ -22,18 +24,20 @@ impl Default for PendingWrites {
     fn default() -> Self {
         Self {
             slots: [const { AtomicU32::new(0) }; SLOTS],
-            total: AtomicU32::new(0),
             broad: AtomicU32::new(0),
+            total: AtomicU32::new(0),
+            jobs: AtomicU32::new(0),
             hasher: RandomState::new(),
         }
     }
 }
 
-/// A write under way. Dropped once the write is committed or has failed, and
-/// before its answer is delivered.
-pub struct PendingWrite {
+/// A job under way. Dropped once it is committed or has failed, and before its
+/// answer is delivered.
+pub struct PendingJob {
     writes: Arc<PendingWrites>,
-    slot: Slot,
+    /// `None` if it writes nothing.
+    slot: Option<Slot>,
 }
 
 #[derive(Clone, Copy)]
@@ -43,19 +47,22 @@ enum Slot {
 }
 
 impl PendingWrites {
-    /// `None` for commands that write nothing.
-    pub fn add(self: &Arc<Self>, command: &Command) -> Option<PendingWrite> {
+    /// A job with a command, or one that is not about entries.
+    pub fn add(self: &Arc<Self>, command: Option<&Command>) -> PendingJob {
         let slot = match command {
-            Command::Get(_) => return None,
-            Command::Put(key, _) | Command::Cas(key, ..) => Slot::Key(self.slot(key.as_json())),
-            Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close => Slot::Broad,
+            None | Some(Command::Get(_)) => None,
+            Some(Command::Put(key, _) | Command::Cas(key, ..)) => Some(Slot::Key(self.slot(key.as_json()))),
+            Some(Command::Clear(_) | Command::Initialize | Command::Drop | Command::Close) => Some(Slot::Broad),
         };
-        self.counter(slot).fetch_add(1, Ordering::Relaxed);
-        self.total.fetch_add(1, Ordering::Relaxed);
-        Some(PendingWrite {
+        if let Some(slot) = slot {
+            self.counter(slot).fetch_add(1, Ordering::Relaxed);
+            self.total.fetch_add(1, Ordering::Relaxed);
+        }
+        self.jobs.fetch_add(1, Ordering::Relaxed);
+        PendingJob {
             writes: Arc::clone(self),
             slot,
-        })
+        }
     }
 
     pub fn concerns(&self, key: &str) -> bool {
@@ -65,6 +72,11 @@ impl PendingWrites {
 
     pub fn any(&self) -> bool {
         self.total.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether there is no job at all.
+    pub fn is_idle(&self) -> bool {
+        self.jobs.load(Ordering::Acquire) == 0
     }
 
     fn slot(&self, key: &str) -> usize {
@@ -81,10 +93,13 @@ impl PendingWrites {
     }
 }
 
-impl Drop for PendingWrite {
+impl Drop for PendingJob {
     fn drop(&mut self) {
         // A reader that sees the lower count also sees the commit.
-        self.writes.counter(self.slot).fetch_sub(1, Ordering::Release);
-        self.writes.total.fetch_sub(1, Ordering::Release);
+        if let Some(slot) = self.slot {
+            self.writes.counter(slot).fetch_sub(1, Ordering::Release);
+            self.writes.total.fetch_sub(1, Ordering::Release);
+        }
+        self.writes.jobs.fetch_sub(1, Ordering::Release);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::test_vfs::Disk;
 use crate::kv::{
-    Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
+    Answer, Call, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
     Store, Ticket, Ttl, Write,
 };
 use std::collections::BTreeMap;
@@ -80,7 +80,7 @@ impl<S: Store> Client<S> {
 
     /// As users get, on the calling thread where that is possible.
     pub fn get(&self, parts: &[&str]) -> Result<Option<String>, Error> {
-        let outcome = match self.store.answer(Command::Get(key(parts))) {
+        let outcome = match self.store.answer(Command::Get(key(parts)), Call::now()) {
             Ok(outcome) => outcome,
             Err(command) => self.run(command),
         };

@@ -8,8 +8,9 @@ mod redis;
 mod sqlite;
 mod tls;
 
+use super::args::Parse;
 use super::js::{Js, Value};
-use crate::kv::{Error, Result};
+use crate::kv::{Error, Key, Prefix, Result};
 use crate::stores::TlsOptions;
 use std::time::Duration;
 
@@ -86,6 +87,20 @@ impl Given {
             let text = || self.js.to_text(value).ok().map(String::into_bytes);
             self.js.to_bytes(value).or_else(text)
         })
+    }
+
+    /// An array of keys, each the prefix of others.
+    fn prefixes(&self, name: &'static str) -> Result<Vec<Prefix>> {
+        let array = self.read(name, "an array of keys", |value| {
+            self.js.is_array(value).then_some(value)
+        })?;
+        let Some(array) = array else { return Ok(Vec::new()) };
+        let prefix = |index| {
+            let key = Key::parse(self.js, self.js.element_given(array, index));
+            key.map(Prefix::from)
+                .map_err(|error| Error::InvalidOption(format!("{name}[{index}]: {error}")))
+        };
+        (0..self.js.length(array)).map(prefix).collect()
     }
 
     fn boolean(&self, name: &str, default: bool) -> Result<bool> {

@@ -22,6 +22,7 @@ impl Parse for SqliteOptions {
             }
         })?;
         options.durability = durability.unwrap_or(options.durability);
+        options.relaxed = given.prefixes("relaxed")?;
         options.busy_timeout = given.millis("busyTimeout", 0.0, options.busy_timeout)?;
         Ok(options)
     }

@@ -3,6 +3,7 @@
 
 use super::Durability;
 use super::file::DatabaseFile;
+use super::notes::{Notes, Syncs};
 use super::wal::WalIndex;
 use crate::stores::worker::spawn;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
 pub struct Checkpoints {
     file: Arc<DatabaseFile>,
+    notes: Arc<Notes>,
     durability: Durability,
     /// Returns whether all of the log was moved.
     thread: Option<JoinHandle<bool>>,
@@ -35,6 +37,17 @@ pub struct Checkpoints {
     in_pause: bool,
     due: Option<Instant>,
     retry: Duration,
+    /// How many frames the log had when it was last looked at.
+    seen: u32,
+    /// Frames at the start of the log that hold nothing to be moved.
+    empty: u32,
+}
+
+/// Whether the next commit is appended to the log, and may be: nothing has to be
+/// moved before.
+pub fn is_appended_to(wal: &WalIndex) -> bool {
+    let (frames, backfilled) = wal.frames();
+    frames > backfilled && frames - backfilled < ENOUGH_FRAMES && frames < TOO_MANY_FRAMES
 }
 
 /// What the log's length asks of a writer.
@@ -46,20 +59,38 @@ pub enum Log {
 }
 
 impl Checkpoints {
-    pub fn new(file: &Arc<DatabaseFile>, durability: Durability) -> Self {
+    pub fn new(file: &Arc<DatabaseFile>, notes: &Arc<Notes>, durability: Durability) -> Self {
         Self {
             file: Arc::clone(file),
+            notes: Arc::clone(notes),
             durability,
             thread: None,
             in_pause: false,
             due: None,
             retry: RETRY,
+            seen: 0,
+            empty: 0,
         }
     }
 
-    /// When [`Self::run_if_due`] has something to do.
+    /// When [`Self::run`] has something to do.
     pub fn due(&self) -> Option<Instant> {
         self.due
+    }
+
+    pub fn are_due(&self) -> bool {
+        self.due.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// The log was started over, with nothing in it that has to be moved.
+    pub fn begun(&mut self, wal: &WalIndex) {
+        self.empty = wal.frames().0;
+        self.seen = self.empty;
+    }
+
+    /// Whether something was written since this last looked.
+    pub fn have_news(&self, wal: Option<&WalIndex>) -> bool {
+        wal.is_some_and(|wal| wal.frames().0 != self.seen)
     }
 
     /// After a write: starts a checkpoint if the log has grown long.
@@ -67,7 +98,8 @@ impl Checkpoints {
         let Some((frames, backfilled)) = wal.map(WalIndex::frames) else {
             return Log::Short;
         };
-        if frames <= backfilled {
+        self.seen = frames;
+        if frames <= backfilled || frames == self.empty {
             return Log::Short;
         }
         self.in_pause = false;
@@ -84,17 +116,26 @@ impl Checkpoints {
 
     /// In a pause: moves the rest of the log, and truncates a large one. What
     /// can't be done now is tried again later.
-    pub fn run_if_due(&mut self) {
-        if self.due.is_none_or(|due| due > Instant::now()) {
-            return;
-        }
+    pub fn run(&mut self, wal: Option<&WalIndex>) {
         self.due = None;
-        if self.in_pause && self.thread.as_ref().is_some_and(JoinHandle::is_finished) && self.wait() {
+        if self.have_news(wal) {
+            // The calling thread has written: it is no pause yet.
+            self.wrote(wal);
             return;
         }
         self.in_pause = self.start(true);
         self.due = Some(Instant::now() + self.retry);
         self.retry = LONGEST_RETRY.min(self.retry * 2);
+    }
+
+    /// Whether a checkpoint has ended, and has moved all of the log.
+    pub fn have_moved_all(&mut self) -> bool {
+        let has_ended = self.thread.is_some() && !self.notes.are_syncs_under_way();
+        let moved = has_ended && self.wait();
+        if moved && self.in_pause {
+            self.due = None;
+        }
+        moved
     }
 
     /// Waits for the checkpoint under way, if there is one; whether it has moved
@@ -105,11 +146,15 @@ impl Checkpoints {
 
     /// Whether a checkpoint was started. One at a time.
     fn start(&mut self, truncates: bool) -> bool {
-        if self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        if self.notes.are_syncs_under_way() {
             return false;
         }
-        let (file, durability) = (Arc::clone(&self.file), self.durability);
-        self.thread = spawn("checkpoint", move || run(&file, durability, truncates)).ok();
+        let (file, syncs, durability) = (Arc::clone(&self.file), Syncs::begin(&self.notes), self.durability);
+        let thread = spawn("checkpoint", move || {
+            let _syncs = syncs;
+            run(&file, durability, truncates)
+        });
+        self.thread = thread.ok();
         self.thread.is_some()
     }
 }

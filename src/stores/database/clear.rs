@@ -91,6 +91,10 @@ impl<F: Format> Writer<F> {
 
     fn delete_slice(&mut self, clearing: &Clearing) -> Result<Slice> {
         self.ready()?;
+        let durability = match clearing.queued.work.command() {
+            Some(command) => self.shared.options.durability_of(command),
+            None => self.shared.options.durability,
+        };
         let Self { shared, open, .. } = self;
         let connection = &open.as_ref().ok_or(Error::Closed)?.connection;
         let delete = || {
@@ -100,7 +104,7 @@ impl<F: Format> Writer<F> {
                 shared.format.clear(connection, &clearing.range, SLICE)
             }
         };
-        transaction(connection, &shared.file, true, delete).map_err(Failure::into_error)
+        transaction(connection, &shared.file, Some(durability), delete).map_err(Failure::into_error)
     }
 
     fn finish(&mut self, clearing: Clearing) {

@@ -4,6 +4,7 @@ use super::claim::{self, Claim};
 use super::location::Location;
 use crate::kv::{Error, Result};
 use rusqlite::{OpenFlags, ffi};
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::fs;
 use std::ops::Deref;
@@ -22,13 +23,13 @@ const WRITER_CACHE_KIB: i64 = 16 * 1024;
 const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a resolved write has survived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// A power loss: synced to disk before it resolves.
-    Full,
     /// The death of the process. A power loss may take the last writes, never
     /// the database.
     Normal,
+    /// A power loss: synced to disk before it resolves.
+    Full,
 }
 
 pub struct Connection {
@@ -37,6 +38,8 @@ pub struct Connection {
     claim: Option<Claim>,
     location: Location,
     commit_patience: Duration,
+    /// What commits survive. `None` is SQLite's default.
+    durability: Cell<Option<Durability>>,
 }
 
 impl Deref for Connection {
@@ -62,6 +65,7 @@ impl Connection {
                     claim: None,
                     location: location.clone(),
                     commit_patience: Duration::ZERO,
+                    durability: Cell::new(None),
                 });
             }
         };
@@ -80,6 +84,7 @@ impl Connection {
             claim: Some(claim),
             location: location.clone(),
             commit_patience: Duration::ZERO,
+            durability: Cell::new(None),
         })
     }
 
@@ -106,7 +111,6 @@ impl Connection {
             connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
             // Checkpoints run on a connection of their own.
             connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-            connection.set_durability(durability)?;
             connection.sync_to_the_platter(durability)
         })
     }
@@ -116,6 +120,16 @@ impl Connection {
             connection.busy_timeout(busy_timeout)?;
             connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
             connection.pragma_update(None, "query_only", true)
+        })
+    }
+
+    /// The settings of a connection that reads and writes without waiting, once
+    /// it has found what it needs.
+    pub fn set_up_for_calls(&self, busy_timeout: Duration) -> Result<()> {
+        self.configure(|connection| {
+            connection.busy_timeout(busy_timeout)?;
+            connection.pragma_update(None, "mmap_size", MAPPED_BYTES)?;
+            connection.pragma_update(None, "wal_autocheckpoint", 0)
         })
     }
 
@@ -149,20 +163,39 @@ impl Connection {
 
     /// What commits survive from now on.
     pub fn set_durability(&self, durability: Durability) -> rusqlite::Result<()> {
+        if self.durability.get() == Some(durability) {
+            return Ok(());
+        }
         let synchronous = match durability {
             Durability::Full => "FULL",
             Durability::Normal => "NORMAL",
         };
-        self.pragma_update(None, "synchronous", synchronous)
+        self.durability.set(None);
+        self.pragma_update(None, "synchronous", synchronous)?;
+        self.durability.set(Some(durability));
+        Ok(())
+    }
+
+    /// Begins a transaction, and takes the lock where it writes.
+    pub fn begin(&self, writes: Option<Durability>) -> rusqlite::Result<()> {
+        let Some(durability) = writes else {
+            return self.run("BEGIN");
+        };
+        self.set_durability(durability)?;
+        self.run("BEGIN IMMEDIATE")
+    }
+
+    fn run(&self, sql: &str) -> rusqlite::Result<()> {
+        self.prepare_cached(sql)?.execute([]).map(drop)
     }
 
     /// Commits the transaction under way.
     pub fn commit(&self) -> rusqlite::Result<()> {
         if self.commit_patience.is_zero() {
-            return self.execute_batch("COMMIT");
+            return self.run("COMMIT");
         }
         self.busy_timeout(self.commit_patience)?;
-        let committed = self.execute_batch("COMMIT");
+        let committed = self.run("COMMIT");
         self.busy_timeout(Duration::ZERO)?;
         committed
     }

@@ -120,6 +120,17 @@ impl DatabaseFile {
         Ok(connection)
     }
 
+    /// A connection for single entries on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Connection`] where the path doesn't name the writer's file.
+    pub fn open_for_calls(&self, busy_timeout: Duration) -> Result<Connection> {
+        let connection = self.open_existing()?;
+        connection.set_up_for_calls(busy_timeout)?;
+        Ok(connection)
+    }
+
     /// A connection that moves the log's content into the database, with syncs
     /// like the writer's.
     ///
@@ -169,9 +180,9 @@ impl DatabaseFile {
     /// # Errors
     ///
     /// [`Error::Connection`]
-    pub fn check_often(&self) -> Result<()> {
+    pub fn check_often(&self, now: Instant) -> Result<()> {
         #[expect(clippy::cast_possible_truncation, reason = "it takes 500,000 years")]
-        let now = self.start.elapsed().as_micros() as u64;
+        let now = now.duration_since(self.start).as_micros() as u64;
         let looked = self.looked.load(Ordering::Relaxed);
         if looked != 0 && u128::from(now - looked.min(now)) < TRUSTED.as_micros() {
             return Ok(());

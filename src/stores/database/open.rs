@@ -44,7 +44,10 @@ impl<F: Format> Writer<F> {
         if let Some(open) = self.open.as_mut().filter(|open| !open.complete) {
             let connection = &open.connection;
             if !shared.format.is_complete(connection)? {
-                transaction(connection, file, true, || shared.format.create(connection)).map_err(|failure| {
+                transaction(connection, file, Some(options.durability), || {
+                    shared.format.create(connection)
+                })
+                .map_err(|failure| {
                     match failure {
                         // It is done again with the next job; no job has run yet.
                         Failure::Unknown(error, ()) => error,

@@ -1,7 +1,7 @@
 //! The work of a store's writer, in the order of the calls.
 
 use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result, Write};
-use crate::stores::pending_writes::{PendingWrite, PendingWrites};
+use crate::stores::pending_writes::{PendingJob, PendingWrites};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Something to do, and when it was asked for.
 pub struct Queued {
     /// Ends before the answer is delivered.
-    pending: Option<PendingWrite>,
+    pending: PendingJob,
     pub work: Work,
     called: Instant,
 }
@@ -48,7 +48,7 @@ impl Work {
 impl Queued {
     pub fn new(work: Work, writes: &Arc<PendingWrites>) -> Self {
         Self {
-            pending: work.command().and_then(|command| writes.add(command)),
+            pending: writes.add(work.command()),
             work,
             called: Instant::now(),
         }
@@ -134,13 +134,20 @@ impl Queue {
 
     /// Moves work on single entries from the front to a group, until that has so
     /// many or is large, or something else comes. What a `clear` under way concerns
-    /// waits. Returns whether there was any.
-    pub fn take_group(&mut self, group: &mut Vec<Queued>, most: usize, clearing: Option<&Prefix>) -> bool {
+    /// waits, and so does what may not join. Returns whether there was any.
+    pub fn take_group(
+        &mut self,
+        group: &mut Vec<Queued>,
+        most: usize,
+        clearing: Option<&Prefix>,
+        joins: impl Fn(&Queued) -> bool,
+    ) -> bool {
         let before = group.len();
         let mut bytes: usize = group.iter().map(Queued::size).sum();
         let fits = |queued: &Queued| {
             let key = queued.entry_command().and_then(key_of);
-            key.is_some_and(|key| clearing.is_none_or(|prefix| !prefix.contains_json(key.as_json())))
+            let free = key.is_some_and(|key| clearing.is_none_or(|prefix| !prefix.contains_json(key.as_json())));
+            free && joins(queued)
         };
         while group.len() < most
             && bytes < GROUP_BYTES
@@ -231,10 +238,15 @@ impl Incoming {
         }
     }
 
-    /// Lets jobs that have come join a group; whether there were any.
-    pub fn join(&mut self, group: &mut Vec<Queued>, clearing: Option<&Prefix>) -> bool {
+    /// Lets jobs that have come, and may, join a group; whether there were any.
+    pub fn join(
+        &mut self,
+        group: &mut Vec<Queued>,
+        clearing: Option<&Prefix>,
+        joins: impl Fn(&Queued) -> bool,
+    ) -> bool {
         self.receive();
-        self.queue.take_group(group, GROUP, clearing)
+        self.queue.take_group(group, GROUP, clearing, joins)
     }
 }
 

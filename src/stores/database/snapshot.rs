@@ -1,4 +1,4 @@
-//! A connection that reads single keys on the calling thread.
+//! The connection that reads and writes single entries on the calling thread.
 //!
 //! Taking and releasing a lock is most of what such a read costs. So in a burst
 //! of reads the transaction stays open, and each read first makes sure that there
@@ -69,7 +69,7 @@ impl Snapshot {
         })
     }
 
-    /// From now on, reads fail if a lock is taken, instead of waiting for it.
+    /// From now on, statements fail if a lock is taken, instead of waiting for it.
     pub fn without_waiting(self) -> Result<Self> {
         self.prepared.borrow_owner().busy_timeout(Duration::ZERO)?;
         Ok(self)
@@ -118,6 +118,13 @@ impl Snapshot {
             self.release()?;
         }
         found
+    }
+
+    /// Lets `body` use the connection, and the log's index if there is one. No
+    /// transaction may be held.
+    pub fn connected<T>(&mut self, body: impl FnOnce(&Connection, Option<&WalIndex>) -> T) -> T {
+        let Self { wal, prepared, .. } = self;
+        prepared.with_dependent(|connection, _| body(connection, wal.as_ref()))
     }
 
     /// Lets `body` read the latest state.
@@ -173,7 +180,7 @@ mod tests {
             .execute_batch("CREATE TABLE entries (value); INSERT INTO entries VALUES (1); BEGIN IMMEDIATE")
             .unwrap();
         let opening = thread::spawn(move || {
-            let database = file.open_for_reading(patience).unwrap();
+            let database = file.open_for_calls(patience).unwrap();
             Snapshot::new(database, "SELECT value FROM entries")?.without_waiting()
         });
         // There is no event that tells that the thread waits for the lock.

@@ -1,34 +1,53 @@
 //! A store that keeps a SQLite database, in any [`Format`].
 //!
 //! Three threads work on a database, each on a connection of its own: the calling
-//! thread reads single keys, a writer thread commits all queued jobs in one
-//! transaction ([`Writer`]), and a reader thread lists ([`DatabasePages`]).
+//! thread reads single keys, and writes some ([`Shared::write`]); a writer thread
+//! commits all queued jobs in one transaction ([`Writer`]); a reader thread lists
+//! ([`DatabasePages`]).
 
 use super::list::DatabasePages;
 use super::queue::{Queued, Work};
 use super::recent::Recent;
 use super::writer::Writer;
-use super::{Connection, DatabaseFile, Durability, Expiry, Format, Location, Snapshot};
+use super::{Connection, DatabaseFile, Durability, Expiry, Format, Location, Notes, Snapshot};
 use crate::kv::{
-    Answer, Command, Job, JsonText, Key, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store,
+    Answer, Call, Command, Job, JsonText, Key, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store,
 };
 use crate::stores::pending_writes::PendingWrites;
 use crate::stores::worker::{ListThread, WorkerThread, spawn_future};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::sync::Notify;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-#[derive(Clone, Copy)]
 pub struct Options {
     pub durability: Durability,
+    /// Writes of these are never waited for by the disk.
+    pub relaxed: Vec<Prefix>,
     /// How long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
     /// How long to wait at most before looking for entries that have expired:
     /// another process may have written some.
     pub sweep_interval: Duration,
+}
+
+impl Options {
+    /// What the writes of a command must have survived when it is answered.
+    pub fn durability_of(&self, command: &Command) -> Durability {
+        let key = match command {
+            Command::Get(_) => return Durability::Normal,
+            Command::Put(key, _) | Command::Cas(key, ..) => Some(key),
+            Command::Clear(prefix) => prefix.key(),
+            Command::Initialize | Command::Drop | Command::Close => None,
+        };
+        let is_relaxed = |key: &Key| self.relaxed.iter().any(|prefix| prefix.contains_json(key.as_json()));
+        if key.is_some_and(is_relaxed) {
+            Durability::Normal
+        } else {
+            self.durability
+        }
+    }
 }
 
 pub struct DatabaseStore<F: Format>(Arc<Parts<F>>);
@@ -58,9 +77,7 @@ pub struct Shared<F> {
     pub recent: Recent,
     /// Whether `snapshot` is there, for threads that must not wait.
     pub open: AtomicBool,
-    /// Notified when the snapshot holds a transaction open, so that the writer
-    /// ends it.
-    pub held: Notify,
+    pub notes: Arc<Notes>,
     pub list: Mutex<ListConnection>,
     pub pending: Arc<PendingWrites>,
 }
@@ -73,7 +90,11 @@ pub struct ListConnection {
 }
 
 impl<F: Format> DatabaseStore<F> {
-    pub fn new(location: Location, format: F, options: Options) -> Self {
+    pub fn new(location: Location, format: F, mut options: Options) -> Self {
+        if let Location::Memory(_) = location {
+            // There is no disk to wait for.
+            options.durability = Durability::Normal;
+        }
         let shared = Shared {
             format,
             file: Arc::new(DatabaseFile::new(location)),
@@ -81,7 +102,7 @@ impl<F: Format> DatabaseStore<F> {
             snapshot: Mutex::default(),
             recent: Recent::default(),
             open: AtomicBool::new(false),
-            held: Notify::new(),
+            notes: Arc::default(),
             list: Mutex::default(),
             pending: Arc::default(),
         };
@@ -142,20 +163,20 @@ impl<F: Format> Shared<F> {
     /// A key's value, read on the calling thread. `None` where the writer has to
     /// do it: the store is not open yet, a write of this key is under way, or
     /// SQLite answered anything but a row.
-    fn get(&self, key: &Key) -> Option<Result<Option<String>>> {
+    fn get(&self, key: &Key, now: Instant) -> Option<Result<Option<String>>> {
         if self.pending.concerns(key.as_json()) {
             return None;
         }
         let mut snapshot = self.snapshot.try_lock()?;
         let snapshot = snapshot.as_mut()?;
-        if let Err(error) = self.file.check_often() {
+        if let Err(error) = self.file.check_often(now) {
             return Some(Err(error));
         }
         let header = snapshot.header();
         if let Some(text) = header.and_then(|header| self.recent.get(&header, key.as_json())) {
             return Some(Ok(Some(text)));
         }
-        let found = snapshot.get(header, &self.held, |get| F::find(get, key)).ok()?;
+        let found = snapshot.get(header, &self.notes.bell, |get| F::find(get, key)).ok()?;
         let expires = match found.expiry {
             Expiry::Never => None,
             Expiry::At(millis) => Some(millis),
@@ -171,7 +192,7 @@ impl<F: Format> Shared<F> {
     /// Opens the calling thread's connection. Where that fails, the writer does
     /// the reading until it succeeds.
     pub fn open_snapshot(&self) -> Result<()> {
-        let connection = self.file.open_for_reading(self.options.busy_timeout)?;
+        let connection = self.file.open_for_calls(self.options.busy_timeout)?;
         let snapshot = Snapshot::new(connection, self.format.get())?.without_waiting()?;
         *self.snapshot.lock() = Some(snapshot);
         self.open.store(true, Ordering::Release);
@@ -201,14 +222,20 @@ impl<F: Format> Shared<F> {
 }
 
 impl<F: Format> Store for DatabaseStore<F> {
-    fn answer(&self, command: Command) -> std::result::Result<Outcome, Command> {
-        let Command::Get(key) = command else {
-            return Err(command);
-        };
-        match self.0.shared.get(&key) {
-            Some(value) => Ok(value.map(|text| Reply::Value(key, text.map(JsonText::new)))),
-            None => Err(Command::Get(key)),
+    fn answer(&self, command: Command, call: Call) -> std::result::Result<Outcome, Command> {
+        let shared = &self.0.shared;
+        match command {
+            Command::Get(key) => match shared.get(&key, call.at) {
+                Some(value) => Ok(value.map(|text| Reply::Value(key, text.map(JsonText::new)))),
+                None => Err(Command::Get(key)),
+            },
+            command if call.follows_write => Err(command),
+            command => shared.write(&command).ok_or(command),
         }
+    }
+
+    fn groups_writes(&self) -> bool {
+        true
     }
 
     fn submit(&self, job: Job) {

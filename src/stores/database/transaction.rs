@@ -1,12 +1,11 @@
 //! What one transaction of the writer does for a group of jobs. One sync to disk
 //! serves the whole group.
 
-use super::open::Open;
 use super::queue::Queued;
-use super::store::Shared;
+use super::recent::Recent;
 use super::wal::{Header, WalIndex};
 use super::writer::Writer;
-use super::{Connection, DatabaseFile, Format, may_have_committed};
+use super::{Connection, DatabaseFile, Durability, Format, may_have_committed};
 use crate::kv::{Command, Error, Key, Outcome, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -48,15 +47,16 @@ impl<T> Failure<T> {
 }
 
 /// Runs `body` in a transaction, whose result is returned once it is committed.
-/// A commit counts only if the path still names the file.
+/// Where it `writes`, the commit survives what it says, and counts only if the
+/// path still names the file.
 pub fn transaction<T>(
     connection: &Connection,
     file: &DatabaseFile,
-    writes: bool,
+    writes: Option<Durability>,
     body: impl FnOnce() -> Result<T>,
 ) -> Result<T, Failure<T>> {
     connection
-        .execute_batch(if writes { "BEGIN IMMEDIATE" } else { "BEGIN" })
+        .begin(writes)
         .map_err(|error| Failure::before(error.into()))?;
     let result = guard(body).map_err(|error| {
         connection.roll_back();
@@ -71,7 +71,7 @@ pub fn transaction<T>(
         });
     }
     match file.check() {
-        Err(error) if writes => Err(Failure::Unknown(error, result)),
+        Err(error) if writes.is_some() => Err(Failure::Unknown(error, result)),
         _ => Ok(result),
     }
 }
@@ -97,12 +97,21 @@ impl<F: Format> Writer<F> {
         } = self;
         let open = open.as_ref().ok_or(Failure::All(Error::Closed))?;
         let prefix = clearing.as_ref().map(|clearing| &clearing.prefix);
+        let durability = |queued: &Queued| {
+            queued
+                .work
+                .command()
+                .map(|command| shared.options.durability_of(command))
+        };
         let writes = !group.iter().all(is_get);
+        let writes = writes.then(|| group.iter().filter_map(durability).max()).flatten();
+        // Nothing joins that would make the others wait for a sync.
+        let joins = |queued: &Queued| durability(queued) <= writes;
         let mut kept = None;
         let mut first_expiry = None;
         let outcomes = transaction(&open.connection, &shared.file, writes, || {
-            if writes {
-                kept = Kept::of(open, shared);
+            if writes.is_some() {
+                kept = Kept::of(open.wal.as_ref(), &open.connection, &shared.recent);
             }
             let joining = Instant::now() + JOINING;
             let mut run = shared.format.entries(&open.connection);
@@ -111,15 +120,15 @@ impl<F: Format> Writer<F> {
                 let done = run(&commands(&group[outcomes.len()..])?)?;
                 outcomes.extend(done.outcomes);
                 first_expiry = first_expiry.into_iter().chain(done.first_expiry).min();
-                let grows = grows && writes && Instant::now() < joining;
-                if !(grows && incoming.join(group, prefix)) {
+                let grows = grows && writes.is_some() && Instant::now() < joining;
+                if !(grows && incoming.join(group, prefix, joins)) {
                     return Ok(outcomes);
                 }
             }
         })?;
         if let Some(kept) = kept {
             let written = group.iter().filter_map(|queued| queued.entry_command()?.written());
-            kept.advance(open, shared, written);
+            kept.advance(&open.connection, &shared.recent, written);
         }
         if let Some(first) = first_expiry {
             self.sweep_by(first);
@@ -139,31 +148,31 @@ pub fn is_get(queued: &Queued) -> bool {
 
 /// The state of the database that the cache's values belong to. No other
 /// connection commits between here, within a transaction, and its end.
-struct Kept<'o> {
-    wal: &'o WalIndex,
+pub struct Kept<'w> {
+    wal: &'w WalIndex,
     header: Header,
     version: Option<i64>,
 }
 
-impl<'o> Kept<'o> {
+impl<'w> Kept<'w> {
     /// `None` if no values of this state are kept.
-    fn of<F>(open: &'o Open, shared: &Shared<F>) -> Option<Self> {
-        let wal = open.wal.as_ref()?;
+    pub fn of(wal: Option<&'w WalIndex>, connection: &Connection, recent: &Recent) -> Option<Self> {
+        let wal = wal?;
         let header = wal.header();
-        shared.recent.is_of(&header).then(|| Self {
+        recent.is_of(&header).then(|| Self {
             wal,
             header,
-            version: data_version(&open.connection),
+            version: data_version(connection),
         })
     }
 
     /// After a commit: the values that were kept in this state are still good in
     /// the new one, except those that were written.
-    fn advance<'k, F>(self, open: &Open, shared: &Shared<F>, written: impl Iterator<Item = &'k Key>) {
+    pub fn advance<'k>(self, connection: &Connection, recent: &Recent, written: impl Iterator<Item = &'k Key>) {
         let after = self.wal.header();
         // Another connection may have committed between the two.
-        if self.version.is_some() && data_version(&open.connection) == self.version {
-            shared.recent.advance(&self.header, &after, written.map(Key::as_json));
+        if self.version.is_some() && data_version(connection) == self.version {
+            recent.advance(&self.header, &after, written.map(Key::as_json));
         }
     }
 }

@@ -3,9 +3,9 @@
 
 use super::clear::SLICE;
 use super::open::Open;
-use super::transaction::{Failure, guard, transaction};
+use super::transaction::{Failure, Kept, guard, transaction};
 use super::writer::Writer;
-use super::{Durability, Format, Log};
+use super::{Durability, Format, HOLD, Log};
 use crate::kv::{Error, Millis, Result, now};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -39,12 +39,7 @@ impl<F: Format> Writer<F> {
         let Some(open) = self.open.as_ref().filter(|open| open.complete) else {
             return;
         };
-        let swept = guard(|| self.sweep(open));
-        if open.connection.set_durability(self.shared.options.durability).is_err() {
-            // No write may rely on this connection any more.
-            self.open = None;
-        }
-        match swept {
+        match guard(|| self.sweep(open)) {
             Ok(Some(next)) if next <= now() => self.sweep_at = Some(Instant::now()),
             Ok(next) => self.sweep_by(next.unwrap_or(Millis::MAX)),
             Err(_) => self.sweep_soon(),
@@ -61,10 +56,9 @@ impl<F: Format> Writer<F> {
         if first.is_none_or(|first| first > now) {
             return Ok(first);
         }
-        // A power loss may undo a sweep: it needs no sync of its own.
-        connection.set_durability(Durability::Normal)?;
         let sweep = || format.sweep(connection, now, SLICE);
-        transaction(connection, &self.shared.file, true, sweep).map_err(Failure::into_error)?;
+        // A power loss may undo a sweep: it needs no sync of its own.
+        transaction(connection, &self.shared.file, Some(Durability::Normal), sweep).map_err(Failure::into_error)?;
         format.first_expiry(connection)
     }
 
@@ -73,6 +67,63 @@ impl<F: Format> Writer<F> {
         if self.release_at.is_some_and(|at| at <= Instant::now()) {
             self.release_at = None;
             self.shared.release_snapshot();
+        }
+    }
+
+    /// Something has happened on another thread: reads hold a transaction open,
+    /// there was a write, or a checkpoint has ended.
+    pub fn hear(&mut self) {
+        self.release_at = Some(Instant::now() + HOLD);
+        if let Some(first) = self.shared.notes.take_first_expiry() {
+            self.sweep_by(first);
+        }
+        let moved = self.checkpoints.have_moved_all();
+        let wal = self.open.as_ref().and_then(|open| open.wal.as_ref());
+        if self.checkpoints.have_news(wal) {
+            self.keep_log_short();
+        } else if moved {
+            self.begin_log();
+        }
+    }
+
+    pub fn checkpoint_if_due(&mut self) {
+        if !self.checkpoints.are_due() {
+            return;
+        }
+        self.shared.notes.listen();
+        if let Some(first) = self.shared.notes.take_first_expiry() {
+            self.sweep_by(first);
+        }
+        self.checkpoints
+            .run(self.open.as_ref().and_then(|open| open.wal.as_ref()));
+    }
+
+    /// Starts the log over once all of it was moved. The first commit to a log
+    /// syncs its header; so it should be this one, and not one that a caller waits
+    /// for.
+    fn begin_log(&mut self) {
+        let Some(Open {
+            connection,
+            wal: Some(wal),
+            ..
+        }) = &self.open
+        else {
+            return;
+        };
+        self.shared.release_snapshot();
+        let mut kept = None;
+        let begun = transaction(connection, &self.shared.file, Some(Durability::Normal), || {
+            kept = Kept::of(Some(wal), connection, &self.shared.recent);
+            // Writes a page that stays what it is.
+            let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            Ok(connection.pragma_update(None, "user_version", version)?)
+        });
+        // Otherwise the next write does it.
+        if begun.is_ok() {
+            self.checkpoints.begun(wal);
+            if let Some(kept) = kept {
+                kept.advance(connection, &self.shared.recent, [].into_iter());
+            }
         }
     }
 
@@ -102,6 +153,7 @@ impl<F: Format> Writer<F> {
         self.ready()?;
         let connection = &self.open.as_ref().ok_or(Error::Closed)?.connection;
         guard(|| {
+            connection.set_durability(self.shared.options.durability)?;
             let mode: i64 = connection.query_row("PRAGMA auto_vacuum", [], |row| row.get(0))?;
             if mode != INCREMENTAL {
                 return Ok(connection.execute_batch("VACUUM")?);

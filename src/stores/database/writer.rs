@@ -8,7 +8,7 @@ use super::open::Open;
 use super::queue::{GROUP, Incoming, Queued, Work, deliver};
 use super::store::Shared;
 use super::transaction::{Failure, is_get};
-use super::{Checkpoints, Format, HOLD};
+use super::{Checkpoints, Format};
 use crate::kv::{Command, Error, Outcome, Prefix, Reply};
 use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -37,7 +37,7 @@ pub enum Step {
 
 impl<F: Format> Writer<F> {
     pub fn new(shared: Arc<Shared<F>>, messages: UnboundedReceiver<Queued>) -> Self {
-        let checkpoints = Checkpoints::new(&shared.file, shared.options.durability);
+        let checkpoints = Checkpoints::new(&shared.file, &shared.notes, shared.options.durability);
         Self {
             shared,
             incoming: Incoming::new(messages),
@@ -80,7 +80,7 @@ impl<F: Format> Writer<F> {
             }
             self.sweep_if_due();
             self.release_if_due();
-            self.checkpoints.run_if_due();
+            self.checkpoint_if_due();
         }
     }
 
@@ -100,7 +100,7 @@ impl<F: Format> Writer<F> {
         tokio::select! {
             biased;
             any = self.incoming.wait(), if is_open => return any || !is_idle,
-            () = self.shared.held.notified() => self.release_at = Some(Instant::now() + HOLD),
+            () = self.shared.notes.bell.notified() => self.hear(),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         true
@@ -112,7 +112,7 @@ impl<F: Format> Writer<F> {
         let most = if self.apart > 0 { 1 } else { GROUP };
         let mut step = Step::Done;
         let prefix = clearing_prefix(self.clearing.as_ref());
-        if self.incoming.queue.take_group(&mut group, most, prefix) {
+        if self.incoming.queue.take_group(&mut group, most, prefix, |_| true) {
             step = self.run_group(group);
         } else if self.clearing.is_none()
             && let Some(queued) = self.incoming.queue.pop()

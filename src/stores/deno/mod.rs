@@ -15,7 +15,7 @@ mod target;
 mod v8;
 
 use super::sqlite::url::path_of;
-use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store};
+use crate::kv::{Call, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store};
 use file::FileStore;
 use server::ServerStore;
 use std::sync::Arc;
@@ -78,32 +78,33 @@ impl DenoStore {
     }
 }
 
-impl Store for DenoStore {
-    fn answer(&self, command: Command) -> Result<Outcome, Command> {
+impl DenoStore {
+    fn engine(&self) -> &dyn Store {
         match self {
-            Self::File(store) => store.answer(command),
-            Self::Server(store) => store.answer(command),
+            Self::File(store) => store,
+            Self::Server(store) => store,
         }
+    }
+}
+
+impl Store for DenoStore {
+    fn answer(&self, command: Command, call: Call) -> Result<Outcome, Command> {
+        self.engine().answer(command, call)
+    }
+
+    fn groups_writes(&self) -> bool {
+        self.engine().groups_writes()
     }
 
     fn submit(&self, job: Job) {
-        match self {
-            Self::File(store) => store.submit(job),
-            Self::Server(store) => store.submit(job),
-        }
+        self.engine().submit(job);
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
-        match self {
-            Self::File(store) => store.pages(prefix, limits),
-            Self::Server(store) => store.pages(prefix, limits),
-        }
+        self.engine().pages(prefix, limits)
     }
 
     fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
-        match self {
-            Self::File(store) => store.list_executor(),
-            Self::Server(store) => store.list_executor(),
-        }
+        self.engine().list_executor()
     }
 }

@@ -1,6 +1,6 @@
 //! The options of a SQLite store.
 
-use crate::kv::Result;
+use crate::kv::{Prefix, Result};
 use crate::stores::check_table_name;
 use crate::stores::database::{Durability, Options};
 use std::time::Duration;
@@ -11,6 +11,8 @@ pub struct SqliteOptions {
     /// The table exists: never create it.
     pub initialized: bool,
     pub durability: Durability,
+    /// Writes under these prefixes are never waited for by the disk.
+    pub relaxed: Vec<Prefix>,
     /// How long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
     /// How long to wait at most before looking for entries that have expired:
@@ -24,6 +26,7 @@ impl Default for SqliteOptions {
             table: "fedify_kv".into(),
             initialized: false,
             durability: Durability::Full,
+            relaxed: Vec::new(),
             busy_timeout: Duration::from_secs(5),
             sweep_interval: Duration::from_secs(60),
         }
@@ -46,6 +49,7 @@ impl SqliteOptions {
     pub(super) fn of_database(&self) -> Options {
         Options {
             durability: self.durability,
+            relaxed: self.relaxed.clone(),
             busy_timeout: self.busy_timeout,
             sweep_interval: self.sweep_interval,
         }

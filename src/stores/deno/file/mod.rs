@@ -25,6 +25,7 @@ impl FileStore {
     pub fn at(location: Location, busy_timeout: Duration) -> Self {
         let options = Options {
             durability: Durability::Full,
+            relaxed: Vec::new(),
             busy_timeout,
             sweep_interval: SWEEP_INTERVAL,
         };

@@ -69,7 +69,7 @@ impl Worker {
     /// Does the next piece of what is queued.
     async fn step(&mut self) {
         let mut group = Vec::new();
-        if self.queue.take_group(&mut group, usize::MAX, None) {
+        if self.queue.take_group(&mut group, usize::MAX, None, |_| true) {
             self.run_group(group).await;
         } else if let Some(queued) = self.queue.pop() {
             self.run_alone(queued).await;

@@ -1,0 +1,73 @@
+//! Writes on the calling thread. Where a write needs no sync, it takes less time
+//! than to wake the writer and to be woken by it.
+//!
+//! Nothing here waits: not for a lock, not for the disk, and not for a long copy.
+//! What can't be done at once is left to the writer.
+
+use super::checkpoint::is_appended_to;
+use super::store::Shared;
+use super::transaction::{Failure, Kept, transaction};
+use super::{Durability, Format, Location};
+use crate::kv::{Command, Outcome, Write};
+
+/// Larger values take long to copy.
+const MOST_BYTES: usize = 64 * 1024;
+
+impl<F: Format> Shared<F> {
+    /// Carries out a write; `None` where the writer has to do it.
+    pub fn write(&self, command: &Command) -> Option<Outcome> {
+        if !self.may_write(command) {
+            return None;
+        }
+        let mut snapshot = self.snapshot.try_lock()?;
+        let snapshot = snapshot.as_mut()?;
+        // If this fails, the writer finds it too, and reports it.
+        self.file.check().ok()?;
+        snapshot.let_go();
+        let is_file = matches!(self.file.location(), Location::File(_));
+        let written = snapshot.connected(|connection, wal| {
+            // Without a log, the commit would wait for the disk.
+            if is_file && wal.is_none() {
+                return Ok(None);
+            }
+            let mut kept = None;
+            let done = transaction(connection, &self.file, Some(Durability::Normal), || {
+                // Looked at under the lock: it stays so until the commit.
+                if !wal.is_none_or(is_appended_to) {
+                    return Ok(None);
+                }
+                kept = Kept::of(wal, connection, &self.recent);
+                let mut run = self.format.entries(connection);
+                run(&[command]).map(Some)
+            })?;
+            if let Some(kept) = kept {
+                kept.advance(connection, &self.recent, command.written().into_iter());
+            }
+            Ok(done)
+        });
+        match written {
+            Ok(done) => {
+                let mut done = done?;
+                self.notes.wrote(done.first_expiry);
+                done.outcomes.pop()
+            }
+            Err(Failure::Unknown(error, _)) => Some(Err(error.with_unknown_outcome())),
+            // Nothing was carried out.
+            Err(_) => None,
+        }
+    }
+
+    fn may_write(&self, command: &Command) -> bool {
+        let size = match command {
+            Command::Put(_, write) | Command::Cas(_, _, write) => match write {
+                Write::Store { value, .. } => value.as_str().len(),
+                Write::Delete => 0,
+            },
+            _ => return false,
+        };
+        size <= MOST_BYTES
+            && self.options.durability_of(command) == Durability::Normal
+            && self.pending.is_idle()
+            && !self.notes.are_syncs_under_way()
+    }
+}
