@@ -86,6 +86,22 @@ export interface SqliteKvStoreOptions {
    */
   durability?: "full" | "normal";
   /**
+   * Prefixes of keys that need less: with `durability: "full"`, writes under
+   * these are as with `"normal"`. What is written after them with a sync makes
+   * them safe too: after a power loss, the database has all writes up to some
+   * moment. A write that waits together with others that need a sync waits for
+   * it too.
+   *
+   * Fedify keeps caches and marks under `["_fedify"]`, which it can do without.
+   *
+   * @default []
+   * @example
+   * ```ts
+   * const kv = new SqliteKvStore("app.db", { relaxed: [["_fedify"]] });
+   * ```
+   */
+  relaxed?: readonly KvKey[];
+  /**
    * The time in milliseconds that an operation waits for another process's
    * lock, before it rejects with `ERR_KV_TIMEOUT`.
    *

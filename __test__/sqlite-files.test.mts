@@ -22,6 +22,7 @@ import { collect, keysOf } from "./support/collect.mts";
 import { expectRejection, rejection } from "./support/rejection.mts";
 import {
   insertRow,
+  type Options,
   officialTable,
   openStore,
   query,
@@ -282,6 +283,40 @@ describe("a lock that another process holds", () => {
     await store.set(["k"], 2);
     expect(await store.get(["k"])).toBe(2);
   });
+
+  const unsynced: Record<string, Options> = {
+    "durability normal": { durability: "normal" },
+    "a relaxed key": { relaxed: [["k"]] },
+  };
+  for (const [name, options] of Object.entries(unsynced)) {
+    test(`a write never holds the calling thread, ${name}`, async () => {
+      const path = await temporaryFile();
+      const store = openStore(path, { busyTimeout: 20_000, ...options });
+      for (let i = 0; i < 3; i += 1) await store.set(["k"], i);
+      const calls = [
+        () => store.set(["k"], 3),
+        () => store.cas(["k"], 3, 4),
+        () => store.delete(["k"]),
+      ];
+      const results = [];
+      for (const call of calls) {
+        const child = await lockedBy(path, "BEGIN IMMEDIATE");
+        const locked = performance.now();
+        const result = call();
+        // The call itself, while the lock is held for a second.
+        expect(performance.now() - locked).toBeLessThan(500);
+        const first = await Promise.race([
+          result,
+          new Promise((resolve) => setTimeout(resolve, 1_000, "waiting")),
+        ]);
+        expect(first).toBe("waiting");
+        await released(child);
+        results.push(await result);
+      }
+      expect(results).toEqual([undefined, true, undefined]);
+      expect(await store.get(["k"])).toBeUndefined();
+    });
+  }
 
   test("writes wait until it is released", async () => {
     const path = await temporaryFile();

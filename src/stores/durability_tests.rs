@@ -344,6 +344,12 @@ fn synced(kind: Kind) -> impl Fn(&Event) -> bool {
     move |event| matches!(event, Event::File(of, Change::Synced { .. }) if *of == kind)
 }
 
+/// A sweep writes while no operation is under way. So does the start of a log,
+/// but that is one page.
+fn swept(event: &Event) -> bool {
+    matches!(event, Event::File(Kind::Wal, Change::Wrote { offset, .. }) if *offset > 32 + 24 + 4096)
+}
+
 #[test]
 fn sqlite_full_writes_survive_a_power_loss_once_acknowledged() {
     let folder = Folder::new();
@@ -352,8 +358,6 @@ fn sqlite_full_writes_survive_a_power_loss_once_acknowledged() {
     for _ in 0..4 {
         history.burst(40);
     }
-    // A sweep is what writes while no operation is under way.
-    let swept = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Wrote { .. }));
     history.idle_until(swept);
     history.sequence(20);
     // Checkpoints come in pauses, and when the log is long.
@@ -386,7 +390,6 @@ fn deno_writes_survive_a_power_loss_once_acknowledged() {
         history.burst(40);
     }
     history.many(500);
-    let swept = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Wrote { .. }));
     history.idle_until(swept);
     history.sequence(20);
     history.idle_until(synced(Kind::Database));
@@ -491,10 +494,12 @@ fn the_check_of_checkpoints_detects_missing_syncs() {
     }
 }
 
-#[test]
-fn sqlite_normal_keeps_a_prefix_in_a_power_loss_and_everything_in_a_kill() {
-    let folder = Folder::new();
-    let mut history = sqlite_history(&folder, Durability::Normal);
+/// The history of a store whose writes survive what its options say. In bursts
+/// and pauses, with checkpoints.
+fn unsynced_history(folder: &Folder, options: SqliteOptions) -> History<SqliteStore> {
+    let disk = Disk::watch(&folder.path("a.db"));
+    let store = SqliteStore::at(text(disk.path()), options).unwrap();
+    let mut history = History::new(&disk, store, 7);
     history.clears = false;
     for _ in 0..3 {
         history.sequence(40);
@@ -502,7 +507,14 @@ fn sqlite_normal_keeps_a_prefix_in_a_power_loss_and_everything_in_a_kill() {
         history.idle_until(synced(Kind::Database));
     }
     history.sequence(20);
-    check_checkpoints(&history.client.disk).unwrap();
+    check_checkpoints(&disk).unwrap();
+    history
+}
+
+/// Everything is there after a kill; after a power loss, what the first
+/// operations have led to, those included whose tickets `must_be_safe` at the
+/// moment of their acknowledgement.
+fn check_prefixes(history: &History<SqliteStore>, folder: &Folder, must_be_safe: impl Fn(Ticket) -> bool) {
     let states = history.states();
     let image = folder.path("image.db");
     let mut random = StdRng::seed_from_u64(2);
@@ -519,18 +531,27 @@ fn sqlite_normal_keeps_a_prefix_in_a_power_loss_and_everything_in_a_kill() {
     };
     while let Some(event) = replay.peek() {
         let mut now = acknowledged[acknowledged.len() - 1];
+        let mut is_full = false;
         match event {
-            Event::Mark(ticket) => now = ticket + 1,
-            Event::File(Kind::Wal, Change::Synced { before, .. }) => safe = acknowledged[*before],
+            Event::Mark(ticket) => {
+                now = ticket + 1;
+                is_full = must_be_safe(*ticket);
+                if is_full {
+                    safe = now;
+                }
+            }
+            Event::File(Kind::Wal, Change::Synced { before, .. }) => safe = safe.max(acknowledged[*before]),
             Event::File(..) => {}
         }
         acknowledged.push(now);
         let marked = matches!(event, Event::Mark(_));
         replay.advance();
-        if marked && !matches!(replay.peek(), Some(Event::Mark(_))) {
+        let is_last_mark = marked && !matches!(replay.peek(), Some(Event::Mark(_)));
+        if is_last_mark {
             replay.kill(&image);
             assert_eq!(read(&image), states[now], "after {now} operations");
-        } else if random.gen_bool(0.1) {
+        }
+        if is_last_mark && is_full || random.gen_bool(0.1) {
             replay.power_loss(&image, || random.gen_bool(0.7));
             let found = read(&image);
             let prefix = states.iter().rposition(|state| *state == found);
@@ -540,4 +561,87 @@ fn sqlite_normal_keeps_a_prefix_in_a_power_loss_and_everything_in_a_kill() {
         }
     }
     assert!(prefixes.len() > 3, "{prefixes:?}");
+}
+
+#[test]
+fn sqlite_normal_keeps_a_prefix_in_a_power_loss_and_everything_in_a_kill() {
+    let folder = Folder::new();
+    let options = SqliteOptions {
+        durability: Durability::Normal,
+        ..SqliteOptions::default()
+    };
+    let history = unsynced_history(&folder, options);
+    check_prefixes(&history, &folder, |_| false);
+}
+
+#[test]
+fn sqlite_relaxed_writes_are_safe_once_a_full_one_follows() {
+    let folder = Folder::new();
+    let options = SqliteOptions {
+        relaxed: vec![prefix(&["a"]), prefix(&["ttl"])],
+        ..SqliteOptions::default()
+    };
+    let history = unsynced_history(&folder, options);
+    let is_full = |ticket| {
+        let mut versions = history.versions.iter().filter(|(key, _)| key.starts_with(r#"["b""#));
+        versions.any(|(_, versions)| versions.iter().any(|version| version.ticket == ticket))
+    };
+    check_prefixes(&history, &folder, is_full);
+}
+
+/// A store whose calling thread has a connection, and a log that is begun.
+fn warm(folder: &Folder, options: SqliteOptions) -> Client<SqliteStore> {
+    let disk = Disk::watch(&folder.path("a.db"));
+    let client = Client::new(&disk, SqliteStore::at(text(disk.path()), options).unwrap());
+    client.run(put(&["a"], "0")).unwrap();
+    client
+}
+
+fn relaxed() -> SqliteOptions {
+    SqliteOptions {
+        relaxed: vec![prefix(&["a"])],
+        ..SqliteOptions::default()
+    }
+}
+
+fn normal() -> SqliteOptions {
+    SqliteOptions {
+        durability: Durability::Normal,
+        ..SqliteOptions::default()
+    }
+}
+
+#[test]
+fn lone_writes_are_done_on_the_calling_thread_without_a_sync() {
+    for options in [normal(), relaxed()] {
+        let folder = Folder::new();
+        let client = warm(&folder, options);
+        let caller = std::thread::current().id();
+        let syncs = client.disk.rule(move |call| {
+            let is_sync = call.method == Method::Sync && std::thread::current().id() == caller;
+            is_sync.then_some(Action::Skip)
+        });
+        let mut inline = 0;
+        let mut counts = BTreeMap::new();
+        for number in 0..5000 {
+            let (part, value) = ((number % 700).to_string(), number.to_string());
+            let expected = counts.insert(part.clone(), value.clone());
+            let (command, reply) = match number % 3 {
+                0 => (cas(&["a", &part], expected.as_deref(), &value), Reply::Swapped(true)),
+                _ => (put(&["a", &part], &value), Reply::Done),
+            };
+            match client.store.answer(command, client.now()) {
+                Ok(outcome) => {
+                    inline += 1;
+                    assert_eq!(outcome, Ok(reply));
+                }
+                Err(command) => assert_eq!(client.run(command), Ok(reply)),
+            }
+            assert_eq!(client.get(&["a", &part]), Ok(Some(value)));
+        }
+        assert_eq!(syncs.hits(), 0);
+        // The others came while the log was moved, or had to be begun.
+        assert!(inline > 2500, "{inline} of 5000");
+        assert_eq!(client.list(&["a"]).unwrap().len(), 701);
+    }
 }

@@ -8,7 +8,7 @@ use crate::kv::{
 };
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ pub struct Client<S> {
     pub disk: Arc<Disk>,
     inbox: Arc<Inbox>,
     tickets: AtomicUsize,
+    /// Whether a write was answered on the calling thread, and nothing was waited
+    /// for since.
+    wrote: AtomicBool,
 }
 
 struct Inbox {
@@ -46,18 +49,39 @@ impl<S: Store> Client<S> {
             disk: Arc::clone(disk),
             inbox: Arc::new(inbox),
             tickets: AtomicUsize::new(0),
+            wrote: AtomicBool::new(false),
         }
     }
 
-    /// Calls an operation. Its ticket is its mark, too; tickets count from 0.
-    pub fn submit(&self, command: Command) -> Ticket {
+    /// Calls an operation. Its ticket is its mark, too; tickets count from 0. A
+    /// write is carried out on the calling thread where that is possible.
+    pub fn submit(&self, mut command: Command) -> Ticket {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        if command.written().is_some() {
+            match self.store.answer(command, self.now()) {
+                Ok(outcome) => {
+                    self.wrote.store(true, Ordering::Relaxed);
+                    self.inbox.deliver(vec![(ticket, outcome)]);
+                    return ticket;
+                }
+                Err(unanswered) => command = unanswered,
+            }
+        }
         let answer = Answer::new(ticket, self.inbox.clone(), &command);
         self.store.submit(Job { command, answer });
         ticket
     }
 
+    /// A call that is made now.
+    pub fn now(&self) -> Call {
+        Call {
+            follows_write: self.wrote.load(Ordering::Relaxed),
+            ..Call::now()
+        }
+    }
+
     pub fn wait_for(&self, ticket: Ticket) -> Outcome {
+        self.wrote.store(false, Ordering::Relaxed);
         let outcomes = self.inbox.outcomes.lock().unwrap();
         let wait = |outcomes: &mut BTreeMap<_, _>| !outcomes.contains_key(&ticket);
         let waited = self
@@ -80,7 +104,7 @@ impl<S: Store> Client<S> {
 
     /// As users get, on the calling thread where that is possible.
     pub fn get(&self, parts: &[&str]) -> Result<Option<String>, Error> {
-        let outcome = match self.store.answer(Command::Get(key(parts)), Call::now()) {
+        let outcome = match self.store.answer(Command::Get(key(parts)), self.now()) {
             Ok(outcome) => outcome,
             Err(command) => self.run(command),
         };
