@@ -92,7 +92,9 @@ export interface SqliteKvStoreOptions {
    * moment. A write that waits together with others that need a sync waits for
    * it too.
    *
-   * Fedify keeps caches and marks under `["_fedify"]`, which it can do without.
+   * Fedify keeps caches and marks under `["_fedify"]`. Without the last of them,
+   * it fetches a document again, or handles an activity twice if it is delivered
+   * twice.
    *
    * @default []
    * @example
@@ -1146,8 +1148,9 @@ export declare class RedisKvStore {
  * time, `@fedify/sqlite` among them: the format is the same.
  *
  * All writes that wait are committed together, on a thread of the store. By
- * default an awaited write survives a power loss. Single keys are read on the
- * calling thread, lists on another one.
+ * default an awaited write survives a power loss; the options `durability` and
+ * `relaxed` choose less, and a lone write is then done on the calling thread.
+ * Single keys are read on the calling thread, lists on another one.
  *
  * The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
  * while it is open), so it must be on a local disk. Values may be as large as

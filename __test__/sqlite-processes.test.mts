@@ -165,8 +165,7 @@ test("a busy reader sees what another process writes", async () => {
 });
 
 const victims = Object.entries({ full: {}, ...unsynced }).flatMap(
-  ([name, options]) =>
-    [1, 16].map((inFlight) => ({ name, options, inFlight })),
+  ([name, options]) => [1, 16].map((inFlight) => ({ name, options, inFlight })),
 );
 for (const { name, options, inFlight } of victims) {
   test(`a killed process loses no resolved write, ${name}, ${inFlight} in flight`, async () => {

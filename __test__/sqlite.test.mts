@@ -1,7 +1,7 @@
 // What is special about SqliteKvStore: its storage format, its options, and
 // files that are open more than once.
 import { existsSync } from "node:fs";
-import { readFile, readdir, readlink, symlink } from "node:fs/promises";
+import { readFile, readdir, readlink, stat, symlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Temporal } from "temporal-polyfill";
 import { describe, expect, test } from "vitest";
@@ -215,6 +215,21 @@ describe("write-ahead log", () => {
     expect(count).toEqual([{ n: 501 }]);
   });
 
+  test("writes that come at once share transactions, also where lone ones need no thread", async () => {
+    const path = await temporaryFile();
+    const store = openStore(path, { durability: "normal" });
+    await store.set(["k"], -1);
+    const log = async () => (await stat(`${path}-wal`)).size;
+    const before = await log();
+    // A transaction writes the page of this row once.
+    await Promise.all(
+      Array.from({ length: 200 }, (_, i) => store.set(["k"], i)),
+    );
+    const page = 4096 + 24;
+    expect((await log()) - before).toBeLessThan(50 * page);
+    expect(await store.get(["k"])).toBe(199);
+  });
+
   test("its size is bounded", async () => {
     const path = await temporaryFile();
     const store = openStore(path, { durability: "normal" });
@@ -228,9 +243,7 @@ describe("write-ahead log", () => {
     }
     // 60 MB were written to entries of 1 MB in total. Each round writes other
     // values, because unchanged pages are not written.
-    const { size } = await import("node:fs/promises").then(({ stat }) =>
-      stat(`${path}-wal`),
-    );
+    const { size } = await stat(`${path}-wal`);
     expect(size).toBeLessThan(20 * 2 ** 20);
   });
 });

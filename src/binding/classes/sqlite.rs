@@ -16,8 +16,9 @@ use napi_derive::napi;
 /// time, `@fedify/sqlite` among them: the format is the same.
 ///
 /// All writes that wait are committed together, on a thread of the store. By
-/// default an awaited write survives a power loss. Single keys are read on the
-/// calling thread, lists on another one.
+/// default an awaited write survives a power loss; the options `durability` and
+/// `relaxed` choose less, and a lone write is then done on the calling thread.
+/// Single keys are read on the calling thread, lists on another one.
 ///
 /// The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
 /// while it is open), so it must be on a local disk. Values may be as large as
