@@ -415,14 +415,41 @@ fn a_write_is_acknowledged_after_its_sync() {
     assert!(!disk.events_from(before).iter().any(is_mark));
     gate.open();
     assert_eq!(client.wait_for(ticket), Ok(Reply::Done));
-    let events = disk.events();
-    let mark = before + events[before..].iter().position(is_mark).unwrap();
+    assert!(is_synced_when_acknowledged(&disk.events()[before..], ticket, before));
+}
+
+/// Whether all that was written to the log before the acknowledgement of an
+/// operation was synced then, given the events from a number on.
+fn is_synced_when_acknowledged(events: &[Event], ticket: Ticket, from: usize) -> bool {
+    let is_mark = |event: &Event| matches!(event, Event::Mark(marked) if *marked == ticket);
+    let mark = events.iter().position(is_mark).unwrap();
     let wrote = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Wrote { .. }));
     let written = events[..mark].iter().rposition(wrote).unwrap();
-    assert!(written >= before);
-    let synced =
-        |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Synced { before, .. }) if *before > written);
-    assert!(events[written..mark].iter().any(synced));
+    let synced = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Synced { before, .. }) if *before > from + written);
+    events[written..mark].iter().any(synced)
+}
+
+#[test]
+fn a_full_write_does_not_join_a_transaction_without_a_sync() {
+    let folder = Folder::new();
+    let client = warm(&folder, relaxed());
+    let caller = std::thread::current().id();
+    let before = client.disk.now();
+    let (gate, _active) = client
+        .disk
+        .pause(move |call| call.method == Method::ShmLock && std::thread::current().id() != caller);
+    // The first may be done on this thread, so the second is not.
+    client.submit(put(&["a", "1"], "1"));
+    let relaxed = client.submit(put(&["a", "2"], "2"));
+    gate.wait_until_reached();
+    let full = client.submit(put(&["b"], "3"));
+    gate.open();
+    for ticket in [relaxed, full] {
+        assert_eq!(client.wait_for(ticket), Ok(Reply::Done));
+    }
+    let events = client.disk.events();
+    assert!(is_synced_when_acknowledged(&events[before..], full, before));
+    assert!(!is_synced_when_acknowledged(&events[before..], relaxed, before));
 }
 
 #[test]
