@@ -3,10 +3,22 @@
 (() => {
   "use strict";
   const { parse, stringify } = JSON;
-  const { apply, get, ownKeys, defineProperty, getOwnPropertyDescriptor } =
-    Reflect;
+  const {
+    apply,
+    get,
+    ownKeys,
+    defineProperty,
+    getOwnPropertyDescriptor,
+    getPrototypeOf,
+  } = Reflect;
   const { isArray } = Array;
   const { isPrototypeOf } = Object.prototype;
+  const { ceil, round } = Math;
+  const { isFinite, isInteger, isNaN } = Number;
+  const { Date, RangeError } = globalThis;
+  const { toISOString } = Date.prototype;
+  const { slice } = String.prototype;
+  const { toStringTag } = Symbol;
   const resolve = Promise.resolve.bind(Promise);
   const reject = Promise.reject.bind(Promise);
 
@@ -95,6 +107,157 @@
       }
     };
 
+  // Milliseconds. For whole numbers that add up to less than 2^53, the result is
+  // the exact length rounded up: all sums and remainders are exact, and rounding
+  // corrects the quotients, which are less than 2^44.
+  const lengthOf = (
+    weeks,
+    days,
+    hours,
+    minutes,
+    seconds,
+    milliseconds,
+    microseconds,
+    nanoseconds,
+  ) => {
+    const micros = microseconds % 1e6;
+    const nanos = nanoseconds % 1e9;
+    const length =
+      weeks * 604_800_000 +
+      days * 86_400_000 +
+      hours * 3_600_000 +
+      minutes * 60_000 +
+      seconds * 1000 +
+      milliseconds +
+      round((microseconds - micros) / 1e6) * 1000 +
+      round((nanoseconds - nanos) / 1e9) * 1000;
+    const rest = (micros * 1000 + nanos) / 1e6;
+    return length + (isInteger(length) ? ceil(rest) : rest);
+  };
+
+  const units = [
+    "years",
+    "months",
+    "weeks",
+    "days",
+    "hours",
+    "minutes",
+    "seconds",
+    "milliseconds",
+    "microseconds",
+    "nanoseconds",
+  ];
+
+  // The getters of Temporal.Duration by the prototype of its instances, for each
+  // implementation and its subclasses. They accept real Durations only, which
+  // are immutable.
+  const classes = new WeakMap();
+  const getClass = classes.get.bind(classes);
+  const setClass = classes.set.bind(classes);
+  const gettersOf = (prototype) => {
+    const known = getClass(prototype);
+    if (known) return known;
+    let base = prototype;
+    while (base && !getOwnPropertyDescriptor(base, "total")) {
+      base = getPrototypeOf(base);
+    }
+    if (!base) return undefined;
+    const tag = getOwnPropertyDescriptor(base, toStringTag);
+    if (tag?.value !== "Temporal.Duration") return undefined;
+    const getters = { __proto__: null };
+    for (let i = 0; i < units.length; i += 1) {
+      getters[i] = getOwnPropertyDescriptor(base, units[i])?.get;
+      if (!getters[i]) return undefined;
+    }
+    setClass(prototype, getters);
+    return getters;
+  };
+
+  // The lengths of real Durations without years and months.
+  const lengths = new WeakMap();
+  const getLength = lengths.get.bind(lengths);
+  const setLength = lengths.set.bind(lengths);
+  const lengthOfReal = (ttl) => {
+    const getters = gettersOf(getPrototypeOf(ttl));
+    if (!getters) return undefined;
+    const field = (i) => apply(getters[i], ttl, []);
+    try {
+      if (field(0) !== 0 || field(1) !== 0) return undefined;
+      const length = lengthOf(
+        field(2),
+        field(3),
+        field(4),
+        field(5),
+        field(6),
+        field(7),
+        field(8),
+        field(9),
+      );
+      if (!isFinite(length)) return undefined;
+      setLength(ttl, length);
+      return length;
+    } catch {
+      // A Proxy, for example.
+      return undefined;
+    }
+  };
+
+  const lengthByTotal = (ttl, total) => {
+    const relativeTo = apply(slice, apply(toISOString, new Date(), []), [0, 10]);
+    const length = apply(total, ttl, [{ unit: "millisecond", relativeTo }]);
+    if (typeof length !== "number" || isNaN(length)) {
+      throw new RangeError("its total() gave no number");
+    }
+    return length;
+  };
+
+  // For an object like { days: 1, hours: 12 }, as Temporal.Duration.from takes
+  // it. All but years and months may be fractions.
+  const lengthOfObject = (ttl) => {
+    let given = false;
+    let positive = false;
+    let negative = false;
+    const field = (name, value) => {
+      if (value === undefined) return 0;
+      if (!isFinite(value)) {
+        throw new RangeError(`${name} is not a finite number`);
+      }
+      given = true;
+      positive ||= value > 0;
+      negative ||= value < 0;
+      return value;
+    };
+    const years = field("years", ttl.years);
+    const months = field("months", ttl.months);
+    const length = lengthOf(
+      field("weeks", ttl.weeks),
+      field("days", ttl.days),
+      field("hours", ttl.hours),
+      field("minutes", ttl.minutes),
+      field("seconds", ttl.seconds),
+      field("milliseconds", ttl.milliseconds),
+      field("microseconds", ttl.microseconds),
+      field("nanoseconds", ttl.nanoseconds),
+    );
+    if (!given) throw new RangeError("it has none of the fields of a duration");
+    if (positive && negative) throw new RangeError("its fields differ in sign");
+    return years || months ? [years, months, length] : length;
+  };
+
+  const lengthOfTtl = (ttl) => {
+    if (ttl === undefined) return undefined;
+    const known = getLength(ttl);
+    if (known !== undefined) return known;
+    if (typeof ttl !== "object" || ttl === null) {
+      throw new RangeError(
+        "it is neither a Temporal.Duration nor an object like { hours: 1 }",
+      );
+    }
+    const { total } = ttl;
+    if (typeof total !== "function") return lengthOfObject(ttl);
+    return lengthOfReal(ttl) ?? lengthByTotal(ttl, total);
+  };
+
   return [
     (value) => {
       try {
@@ -157,5 +320,12 @@
       }
     },
     (value, name) => apply(isPrototypeOf, prototypes[name], [value]),
+    (options) => {
+      try {
+        return lengthOfTtl(options.ttl);
+      } catch (error) {
+        return { error };
+      }
+    },
   ];
 })();

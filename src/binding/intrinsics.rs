@@ -32,6 +32,7 @@ struct Intrinsics {
     end_with: Ref,
     prepare: Ref,
     is_instance: Ref,
+    ttl: Ref,
 }
 
 /// The message of what JavaScript code threw.
@@ -39,6 +40,13 @@ struct Intrinsics {
 pub struct Thrown(pub String);
 
 pub type Result<T> = std::result::Result<T, Thrown>;
+
+/// The length of a ttl.
+pub enum Length {
+    Millis(f64),
+    /// Years and months, whose length depends on the date, and the rest.
+    Calendar { years: f64, months: f64, millis: f64 },
+}
 
 /// The thread is being terminated, so the message will not be read.
 impl From<Stopped> for Thrown {
@@ -158,6 +166,26 @@ impl Js {
         self.to_bool(answer) == Some(true)
     }
 
+    /// The length of the `ttl` in the options of a write; `None` without one.
+    pub fn ttl(self, options: Value) -> Result<Option<Length>> {
+        let result = self.run(|it| &it.ttl, &[options])?;
+        if let Some(millis) = self.to_number(result) {
+            return Ok(Some(Length::Millis(millis)));
+        }
+        if self.is_undefined(result) {
+            return Ok(None);
+        }
+        if !self.is_array(result) {
+            return Err(self.thrown(result));
+        }
+        let number = |index| self.to_number(self.element(result, index)?).ok_or(Stopped);
+        Ok(Some(Length::Calendar {
+            years: number(0)?,
+            months: number(1)?,
+            millis: number(2)?,
+        }))
+    }
+
     fn attempted(self, result: Value) -> Result<Value> {
         if self.is_array(result) {
             Ok(self.element(result, 0)?)
@@ -215,6 +243,7 @@ impl Js {
                 end_with: function(13)?,
                 prepare: function(14)?,
                 is_instance: function(15)?,
+                ttl: function(16)?,
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;
