@@ -173,10 +173,32 @@
     return getters;
   };
 
-  // The lengths of real Durations without years and months.
-  const lengths = new WeakMap();
-  const getLength = lengths.get.bind(lengths);
-  const setLength = lengths.set.bind(lengths);
+  // Real Durations without years and months, with their lengths: the last few
+  // that were measured, and the last few of those that came again. The former
+  // make room for new ones, so that one that is kept stays known.
+  const measured = 4;
+  const known = [];
+  for (let i = 0; i < 2 * measured; i += 1) known.push({ ttl: {}, length: 0 });
+  let nextMeasured = 0;
+  let nextKept = 0;
+  const knownLength = (ttl) => {
+    for (let i = 0; i < known.length; i += 1) {
+      const found = known[i];
+      if (found.ttl !== ttl) continue;
+      if (i < measured) {
+        const slot = measured + nextKept;
+        nextKept = (nextKept + 1) % measured;
+        known[i] = known[slot];
+        known[slot] = found;
+      }
+      return found.length;
+    }
+    return undefined;
+  };
+  const remember = (ttl, length) => {
+    known[nextMeasured] = { ttl, length };
+    nextMeasured = (nextMeasured + 1) % measured;
+  };
   const lengthOfReal = (ttl) => {
     const getters = gettersOf(getPrototypeOf(ttl));
     if (!getters) return undefined;
@@ -194,7 +216,7 @@
         field(9),
       );
       if (!isFinite(length)) return undefined;
-      setLength(ttl, length);
+      remember(ttl, length);
       return length;
     } catch {
       // A Proxy, for example.
@@ -246,7 +268,7 @@
 
   const lengthOfTtl = (ttl) => {
     if (ttl === undefined) return undefined;
-    const known = getLength(ttl);
+    const known = knownLength(ttl);
     if (known !== undefined) return known;
     if (typeof ttl !== "object" || ttl === null) {
       throw new RangeError(
