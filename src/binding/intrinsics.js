@@ -135,97 +135,80 @@
     return length + (isInteger(length) ? ceil(rest) : rest);
   };
 
-  const units = [
-    "years",
-    "months",
-    "weeks",
-    "days",
-    "hours",
-    "minutes",
-    "seconds",
-    "milliseconds",
-    "microseconds",
-    "nanoseconds",
-  ];
-
-  // The getters of Temporal.Duration by the prototype of its instances, for each
-  // implementation and its subclasses. They accept real Durations only, which
-  // are immutable.
-  const classes = new WeakMap();
-  const getClass = classes.get.bind(classes);
-  const setClass = classes.set.bind(classes);
-  const gettersOf = (prototype) => {
-    const known = getClass(prototype);
-    if (known) return known;
-    let base = prototype;
-    while (base && !getOwnPropertyDescriptor(base, "total")) {
-      base = getPrototypeOf(base);
-    }
-    if (!base) return undefined;
-    const tag = getOwnPropertyDescriptor(base, toStringTag);
+  // The getters of `years` of Temporal.Duration, native or polyfilled, by the
+  // prototype. They throw for anything else, even for a Proxy of a Duration.
+  const getters = new WeakMap();
+  const getGetter = getters.get.bind(getters);
+  const setGetter = getters.set.bind(getters);
+  const getterOfYears = (prototype) => {
+    const known = getGetter(prototype);
+    if (known || prototype === null) return known;
+    const tag = getOwnPropertyDescriptor(prototype, toStringTag);
     if (tag?.value !== "Temporal.Duration") return undefined;
-    const getters = { __proto__: null };
-    for (let i = 0; i < units.length; i += 1) {
-      getters[i] = getOwnPropertyDescriptor(base, units[i])?.get;
-      if (!getters[i]) return undefined;
-    }
-    setClass(prototype, getters);
-    return getters;
+    const getter = getOwnPropertyDescriptor(prototype, "years")?.get;
+    if (getter) setGetter(prototype, getter);
+    return getter;
   };
 
-  // Real Durations without years and months, with their lengths: the last few
-  // that were measured, and the last few of those that came again. The former
-  // make room for new ones, so that one that is kept stays known.
-  const measured = 4;
-  const known = [];
-  for (let i = 0; i < 2 * measured; i += 1) known.push({ ttl: {}, length: 0 });
-  let nextMeasured = 0;
-  let nextKept = 0;
-  const knownLength = (ttl) => {
-    for (let i = 0; i < known.length; i += 1) {
-      const found = known[i];
-      if (found.ttl !== ttl) continue;
-      if (i < measured) {
-        const slot = measured + nextKept;
-        nextKept = (nextKept + 1) % measured;
-        known[i] = known[slot];
-        known[slot] = found;
+  // Temporal.Durations are immutable, so their lengths are kept: of the last few
+  // that were measured, and of the last few of these that were used again. A
+  // stream of new Durations replaces only the former. Years and months are not
+  // kept, because their length depends on the date.
+  const few = 4;
+  const lengths = [];
+  for (let i = 0; i < 2 * few; i += 1) {
+    lengths.push({ ttl: undefined, length: 0 });
+  }
+  let nextNew = 0;
+  let nextUsed = 0;
+  const keptLength = (ttl) => {
+    for (let i = 0; i < lengths.length; i += 1) {
+      const kept = lengths[i];
+      if (kept.ttl !== ttl) continue;
+      if (i < few) {
+        lengths[i] = lengths[few + nextUsed];
+        lengths[few + nextUsed] = kept;
+        nextUsed = (nextUsed + 1) % few;
       }
-      return found.length;
+      return kept.length;
     }
     return undefined;
   };
-  const remember = (ttl, length) => {
-    known[nextMeasured] = { ttl, length };
-    nextMeasured = (nextMeasured + 1) % measured;
+  const keepLength = (ttl, length) => {
+    lengths[nextNew] = { ttl, length };
+    nextNew = (nextNew + 1) % few;
   };
-  const lengthOfReal = (ttl) => {
-    const getters = gettersOf(getPrototypeOf(ttl));
-    if (!getters) return undefined;
-    const field = (i) => apply(getters[i], ttl, []);
+
+  // `total` would take several times as long.
+  const lengthOfDuration = (ttl) => {
+    const getter = getterOfYears(getPrototypeOf(ttl));
+    if (!getter) return undefined;
     try {
-      if (field(0) !== 0 || field(1) !== 0) return undefined;
+      if (apply(getter, ttl, []) !== 0 || ttl.months !== 0) return undefined;
       const length = lengthOf(
-        field(2),
-        field(3),
-        field(4),
-        field(5),
-        field(6),
-        field(7),
-        field(8),
-        field(9),
+        ttl.weeks,
+        ttl.days,
+        ttl.hours,
+        ttl.minutes,
+        ttl.seconds,
+        ttl.milliseconds,
+        ttl.microseconds,
+        ttl.nanoseconds,
       );
       if (!isFinite(length)) return undefined;
-      remember(ttl, length);
+      keepLength(ttl, length);
       return length;
     } catch {
-      // A Proxy, for example.
       return undefined;
     }
   };
 
   const lengthByTotal = (ttl, total) => {
-    const relativeTo = apply(slice, apply(toISOString, new Date(), []), [0, 10]);
+    const relativeTo = apply(
+      slice,
+      apply(toISOString, new Date(), []),
+      [0, 10],
+    );
     const length = apply(total, ttl, [{ unit: "millisecond", relativeTo }]);
     if (typeof length !== "number" || isNaN(length)) {
       throw new RangeError("its total() gave no number");
@@ -268,8 +251,8 @@
 
   const lengthOfTtl = (ttl) => {
     if (ttl === undefined) return undefined;
-    const known = knownLength(ttl);
-    if (known !== undefined) return known;
+    const kept = keptLength(ttl);
+    if (kept !== undefined) return kept;
     if (typeof ttl !== "object" || ttl === null) {
       throw new RangeError(
         "it is neither a Temporal.Duration nor an object like { hours: 1 }",
@@ -277,7 +260,7 @@
     }
     const { total } = ttl;
     if (typeof total !== "function") return lengthOfObject(ttl);
-    return lengthOfReal(ttl) ?? lengthByTotal(ttl, total);
+    return lengthOfDuration(ttl) ?? lengthByTotal(ttl, total);
   };
 
   return [
