@@ -107,9 +107,9 @@
       }
     };
 
-  // Milliseconds. For whole numbers that add up to less than 2^53, the result is
-  // the exact length rounded up: all sums and remainders are exact, and rounding
-  // corrects the quotients, which are less than 2^44.
+  // Milliseconds. For fields that are whole numbers, the result is the exact
+  // length rounded up, if that is less than 2^53: remainders and sums are exact,
+  // and `round` corrects the quotients, which are less than 2^44.
   const lengthOf = (
     weeks,
     days,
@@ -199,6 +199,7 @@
       keepLength(ttl, length);
       return length;
     } catch {
+      // It is a Proxy, for example. `total` says whether that is wrong.
       return undefined;
     }
   };

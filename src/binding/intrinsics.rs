@@ -45,7 +45,11 @@ pub type Result<T> = std::result::Result<T, Thrown>;
 pub enum Length {
     Millis(f64),
     /// Years and months, whose length depends on the date, and the rest.
-    Calendar { years: f64, months: f64, millis: f64 },
+    Calendar {
+        years: f64,
+        months: f64,
+        millis: f64,
+    },
 }
 
 /// The thread is being terminated, so the message will not be read.
