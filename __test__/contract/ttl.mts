@@ -45,6 +45,16 @@ const bad: Record<string, unknown> = {
   "a unit that is NaN": { hours: NaN },
   "a unit that is infinite": { hours: Infinity },
   "mixed signs": { hours: 1, minutes: -1 },
+  "a getter that throws": {
+    get hours() {
+      throw new Error("not today");
+    },
+  },
+  "a Proxy of a Duration": new Proxy(
+    JsTemporal.Duration.from({ hours: 1 }),
+    {},
+  ),
+  "the tag of a Duration": { [Symbol.toStringTag]: "Temporal.Duration" },
   "a total that is not a function": { total: 5 },
   "a total of NaN": { total: () => NaN },
   "a total that is not a number": { total: () => "1" },

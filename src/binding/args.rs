@@ -1,6 +1,7 @@
 //! Argument types that parse themselves. A method body never validates.
 
 use super::guard::guard;
+use super::intrinsics::Length;
 use super::js::{Js, NotText, Ref, Value};
 use super::list::Request;
 use super::options::whole;
@@ -117,81 +118,14 @@ impl Parse for SetOptions {
         if !js.is_object(value) {
             return Err(Error::InvalidOption("the options are not an object".into()));
         }
-        let ttl = js.get(value, "ttl").map_err(|thrown| Error::InvalidTtl(thrown.0))?;
-        if js.is_undefined(ttl) {
-            return Ok(Self(Lifetime::Unlimited));
-        }
-        if !js.is_object(ttl) {
-            return Err(Error::InvalidTtl(
-                "it is neither a Temporal.Duration nor an object like { hours: 1 }".into(),
-            ));
-        }
-        let total = js.get(ttl, "total").map_err(|thrown| Error::InvalidTtl(thrown.0))?;
-        let millis = if js.is_function(total) {
-            temporal_millis(js, ttl, total)
-        } else {
-            duration_millis(js, ttl)
-        }?;
+        let length = js.ttl(value).map_err(|thrown| Error::InvalidTtl(thrown.0))?;
+        let millis = match length {
+            None => return Ok(Self(Lifetime::Unlimited)),
+            Some(Length::Millis(millis)) => millis,
+            Some(Length::Calendar { years, months, millis }) => months_millis(years, months)? + millis,
+        };
         Ok(Self(Ttl::from_millis(millis).map_or(Lifetime::Over, Lifetime::For)))
     }
-}
-
-/// The length of a Temporal.Duration, native or polyfilled, by its own `total`.
-fn temporal_millis(js: Js, ttl: Value, total: Value) -> Result<f64> {
-    // Only years, months and weeks need a reference date, and parsing a date is
-    // the slowest part of `total` in the JavaScript implementations.
-    let is_zero = |name: &str| js.get(ttl, name).ok().and_then(|field| js.to_number(field)) == Some(0.0);
-    let plain = is_zero("years") && is_zero("months") && is_zero("weeks");
-    let today = (!plain).then(|| Timestamp::now().strftime("%Y-%m-%d").to_string());
-    let options = js.total_options(today.as_deref());
-    let millis = js
-        .call(ttl, total, &[options])
-        .map_err(|thrown| Error::InvalidTtl(thrown.0))?;
-    js.to_number(millis)
-        .filter(|millis| !millis.is_nan())
-        .ok_or_else(|| Error::InvalidTtl("its total() gave no number".into()))
-}
-
-/// The length of an object like `{ days: 1, hours: 12 }`, as
-/// Temporal.Duration.from takes it. All but years and months may be fractions.
-fn duration_millis(js: Js, ttl: Value) -> Result<f64> {
-    let field = |name: &str| -> Result<Option<f64>> {
-        let value = js.get(ttl, name).map_err(|thrown| Error::InvalidTtl(thrown.0))?;
-        if js.is_undefined(value) {
-            return Ok(None);
-        }
-        match js.to_number(value) {
-            Some(number) if number.is_finite() => Ok(Some(number)),
-            _ => Err(Error::InvalidTtl(format!("{name} is not a finite number"))),
-        }
-    };
-    let calendar = [field("years")?, field("months")?];
-    let exact = [
-        (field("weeks")?, 604_800_000.0),
-        (field("days")?, 86_400_000.0),
-        (field("hours")?, 3_600_000.0),
-        (field("minutes")?, 60_000.0),
-        (field("seconds")?, 1_000.0),
-        (field("milliseconds")?, 1.0),
-        (field("microseconds")?, 1e-3),
-        (field("nanoseconds")?, 1e-6),
-    ];
-    let given: Vec<f64> = calendar
-        .into_iter()
-        .chain(exact.iter().map(|(number, _)| *number))
-        .flatten()
-        .collect();
-    if given.is_empty() {
-        return Err(Error::InvalidTtl("it has none of the fields of a duration".into()));
-    }
-    if given.iter().any(|number| *number > 0.0) && given.iter().any(|number| *number < 0.0) {
-        return Err(Error::InvalidTtl("its fields differ in sign".into()));
-    }
-    let exact: f64 = exact
-        .iter()
-        .map(|(number, millis)| number.unwrap_or(0.0) * millis)
-        .sum();
-    Ok(months_millis(calendar[0].unwrap_or(0.0), calendar[1].unwrap_or(0.0))? + exact)
 }
 
 /// The length of some years and months, counted from now.

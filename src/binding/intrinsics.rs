@@ -15,6 +15,9 @@ use std::ptr;
 /// Evaluates to an array of the functions in [`Intrinsics`], in their order.
 const SCRIPT: &str = include_str!("intrinsics.js");
 
+/// Evaluates to the function that measures a ttl.
+const TTL: &str = include_str!("ttl.js");
+
 struct Intrinsics {
     stringify: Ref,
     parse: Ref,
@@ -33,6 +36,7 @@ struct Intrinsics {
     end_with: Ref,
     prepare: Ref,
     is_instance: Ref,
+    ttl: Ref,
 }
 
 /// The message of what JavaScript code threw.
@@ -40,6 +44,17 @@ struct Intrinsics {
 pub struct Thrown(pub String);
 
 pub type Result<T> = std::result::Result<T, Thrown>;
+
+/// The length of a ttl.
+pub enum Length {
+    Millis(f64),
+    /// Years and months, whose length depends on the date, and the rest.
+    Calendar {
+        years: f64,
+        months: f64,
+        millis: f64,
+    },
+}
 
 /// The thread is being terminated, so the message will not be read.
 impl From<Stopped> for Thrown {
@@ -166,6 +181,26 @@ impl Js {
         self.to_bool(answer) == Some(true)
     }
 
+    /// The length of the `ttl` in the options of a write; `None` without one.
+    pub fn ttl(self, options: Value) -> Result<Option<Length>> {
+        let result = self.run(|it| &it.ttl, &[options])?;
+        if let Some(millis) = self.to_number(result) {
+            return Ok(Some(Length::Millis(millis)));
+        }
+        if self.is_undefined(result) {
+            return Ok(None);
+        }
+        if !self.is_array(result) {
+            return Err(self.thrown(result));
+        }
+        let number = |index| self.to_number(self.element(result, index)?).ok_or(Stopped);
+        Ok(Some(Length::Calendar {
+            years: number(0)?,
+            months: number(1)?,
+            millis: number(2)?,
+        }))
+    }
+
     fn attempted(self, result: Value) -> Result<Value> {
         if self.is_array(result) {
             Ok(self.element(result, 0)?)
@@ -205,25 +240,30 @@ impl Js {
         unsafe { sys::napi_get_instance_data(self.env(), &raw mut data) };
         if data.is_null() {
             let functions = self.evaluate(SCRIPT)?;
-            let function = |index| self.element(functions, index).map(|function| self.keep(function));
+            let mut places = 0..;
+            let mut next = || {
+                self.element(functions, places.next().unwrap_or_default())
+                    .map(|function| self.keep(function))
+            };
             let intrinsics = Box::new(Intrinsics {
-                stringify: function(0)?,
-                parse: function(1)?,
-                parse_page: function(2)?,
-                get: function(3)?,
-                apply: function(4)?,
-                message: function(5)?,
-                strings: function(6)?,
-                set_immediate: function(7)?,
-                microtask: function(8)?,
-                resolve: function(9)?,
-                resolve_parsed: function(10)?,
-                entry: function(11)?,
-                resolve_entry: function(12)?,
-                step: function(13)?,
-                end_with: function(14)?,
-                prepare: function(15)?,
-                is_instance: function(16)?,
+                stringify: next()?,
+                parse: next()?,
+                parse_page: next()?,
+                get: next()?,
+                apply: next()?,
+                message: next()?,
+                strings: next()?,
+                set_immediate: next()?,
+                microtask: next()?,
+                resolve: next()?,
+                resolve_parsed: next()?,
+                entry: next()?,
+                resolve_entry: next()?,
+                step: next()?,
+                end_with: next()?,
+                prepare: next()?,
+                is_instance: next()?,
+                ttl: self.keep(self.evaluate(TTL)?),
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;

@@ -127,12 +127,6 @@ impl Js {
         made.unwrap_or(message)
     }
 
-    fn set(self, object: Value, name: &CStr, value: Value) {
-        // SAFETY: the environment is live and both values belong to it. An
-        // object just made takes any property.
-        unsafe { sys::napi_set_named_property(self.0, object, name.as_ptr(), value) };
-    }
-
     pub fn type_of(self, value: Value) -> sys::napi_valuetype {
         node!(napi_typeof(self, value) -> sys::ValueType::napi_undefined).unwrap_or(sys::ValueType::napi_undefined)
     }
@@ -293,19 +287,6 @@ impl Js {
     pub fn call_safe(self, function: Value, arguments: &[Value]) -> Result<Value> {
         let this = self.undefined();
         node!(napi_call_function(self, this, function, arguments.len(), arguments.as_ptr()) -> ptr::null_mut())
-    }
-
-    /// `{ unit: "millisecond", relativeTo }`, the argument of a duration's
-    /// `total`.
-    pub fn total_options(self, relative_to: Option<&str>) -> Value {
-        let Ok(options) = node!(napi_create_object(self) -> ptr::null_mut()) else {
-            return self.undefined();
-        };
-        self.set(options, c"unit", self.string("millisecond"));
-        if let Some(date) = relative_to {
-            self.set(options, c"relativeTo", self.string(date));
-        }
-        options
     }
 
     pub fn promise(self) -> (Deferred, Value) {
