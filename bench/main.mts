@@ -10,6 +10,7 @@ import { mysql, mysqlSets } from "./mysql.mts";
 import { postgres, postgresSets } from "./postgres.mts";
 import { redis, redisSets } from "./redis.mts";
 import { sqlite, sqliteSets } from "./sqlite.mts";
+import { timers } from "./timers.mts";
 
 const parts = new Map([
   ["sqlite", sqlite],
@@ -23,6 +24,7 @@ const parts = new Map([
   ["mysql", mysql],
   ["mysql-sets", mysqlSets],
   ["deno", deno],
+  ["timers", timers],
 ]);
 
 const names = process.argv.slice(2);
