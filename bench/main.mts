@@ -5,6 +5,7 @@
 //     npm run bench                        all parts
 //     npm run bench -- memory sqlite-sets  only these
 import { deno } from "./deno.mts";
+import { federation } from "./federation.mts";
 import { memory, memorySets } from "./memory.mts";
 import { mysql, mysqlSets } from "./mysql.mts";
 import { postgres, postgresSets } from "./postgres.mts";
@@ -25,6 +26,7 @@ const parts = new Map([
   ["mysql-sets", mysqlSets],
   ["deno", deno],
   ["timers", timers],
+  ["federation", federation],
 ]);
 
 const names = process.argv.slice(2);
