@@ -46,21 +46,19 @@ export async function federation(): Promise<void> {
   }));
   // The first round warms up.
   for (let round = 0; round <= ROUNDS; round++) {
-    // All stores get the same requests.
+    // All stores get the same requests. They take turns to be the first.
     const inARow = await sender.requests(IN_A_ROW);
     const atOnce = await sender.requests(WIDTH);
-    for (const { receiver, single, together } of receivers) {
-      const a = await receiver.timed(IN_A_ROW, async () => {
-        for (const request of inARow) await receiver.post(request.clone());
-      });
-      const b = await receiver.timed(WIDTH, async () => {
-        const posts = atOnce.map((request) => receiver.post(request.clone()));
-        await Promise.all(posts);
-      });
-      if (round > 0) {
-        single.push(a);
-        together.push(b);
-      }
+    const first = round % receivers.length;
+    const turns = [...receivers.slice(first), ...receivers.slice(0, first)];
+    for (const { receiver, single, together } of turns) {
+      const times = [
+        await receiver.timed(inARow, 1),
+        await receiver.timed(atOnce, WIDTH),
+      ] as const;
+      if (round === 0) continue;
+      single.push(times[0]);
+      together.push(times[1]);
     }
   }
   console.log("\nA whole federation: a POST to an inbox, its caches warm");
@@ -171,22 +169,26 @@ class Receiver {
   }
 
   /**
-   * The mean time in ms that `posts`, which makes `count` requests, takes for a
-   * request. Each must be accepted and reach the listener.
+   * The mean time of a request in ms, with `width` requests in flight. Each must
+   * be accepted and reach the listener.
    */
-  async timed(count: number, posts: () => Promise<void>): Promise<number> {
+  async timed(requests: readonly Request[], width: number): Promise<number> {
+    const copies = requests.map((request) => request.clone());
     const before = this.#received;
     const start = performance.now();
-    await posts();
-    const time = (performance.now() - start) / count;
+    for (let first = 0; first < copies.length; first += width) {
+      const batch = copies.slice(first, first + width);
+      await Promise.all(batch.map((request) => this.#post(request)));
+    }
+    const time = (performance.now() - start) / copies.length;
     const received = this.#received - before;
-    if (received !== count) {
-      throw new Error(`The listener ran ${received} times, not ${count}`);
+    if (received !== copies.length) {
+      throw new Error(`The listener ran for ${received} of ${copies.length}`);
     }
     return time;
   }
 
-  async post(request: Request): Promise<void> {
+  async #post(request: Request): Promise<void> {
     const options = { contextData: undefined };
     const { status } = await this.#federation.fetch(request, options);
     if (status !== 202) throw new Error(`The inbox answered ${status}`);

@@ -48,7 +48,7 @@ export async function memory(): Promise<void> {
 export async function memorySets(): Promise<void> {
   const ours = new MemoryKvStore();
   const peer = new FedifyMemoryKvStore();
-  const scale = { inARow: 2000, batches: 30, rounds: 15 };
+  const scale = { inARow: 5000, batches: 60 };
   heading("Memory, the sets that Fedify makes, beside its MemoryKvStore");
   await compareSets(ours, peer, scale);
   heading("The same, with the Durations of temporal-polyfill");
