@@ -1,4 +1,5 @@
 import { MemoryKvStore as FedifyMemoryKvStore } from "@fedify/fedify";
+import { Temporal } from "temporal-polyfill";
 import { MemoryKvStore } from "../index.js";
 import {
   compare,
@@ -9,6 +10,7 @@ import {
   listing,
   sequential,
 } from "./measure.mts";
+import { compareSets, compareWrites, setMark } from "./sets.mts";
 
 const ENTRIES = 100_000;
 
@@ -40,6 +42,25 @@ export async function memory(): Promise<void> {
     ),
   ];
   for (const each of cases) await compare(each, ours, peer);
+  await ours.close();
+}
+
+export async function memorySets(): Promise<void> {
+  const ours = new MemoryKvStore();
+  const peer = new FedifyMemoryKvStore();
+  const scale = { inARow: 5000, batches: 60 };
+  heading("Memory, the sets that Fedify makes, beside its MemoryKvStore");
+  await compareSets(ours, peer, scale);
+  heading("The same, with the Durations of temporal-polyfill");
+  const kept = { ttl: Temporal.Duration.from({ days: 1 }) };
+  const variants = {
+    "set a mark": setMark(() => undefined),
+    "set a mark, kept Duration": setMark(() => kept),
+    "set a mark, new Duration": setMark(() => ({
+      ttl: Temporal.Duration.from({ days: 1 }),
+    })),
+  };
+  await compareWrites(variants, ours, peer, scale);
   await ours.close();
 }
 

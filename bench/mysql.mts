@@ -12,15 +12,18 @@ import {
   listing,
   sequential,
 } from "./measure.mts";
+import { compareSets } from "./sets.mts";
 
 const ENTRIES = 100_000;
 
+/** The server's default: each commit is synced to disk. */
+const SETTINGS = {
+  "innodb-buffer-pool-size": "256M",
+  "innodb-log-file-size": "96M",
+};
+
 export async function mysql(): Promise<void> {
-  // The server's default: each commit is synced to disk.
-  const server = await MysqlServer.start({
-    "innodb-buffer-pool-size": "256M",
-    "innodb-log-file-size": "96M",
-  });
+  const server = await MysqlServer.start(SETTINGS);
   try {
     const ours = new MysqlKvStore(server.url);
     const pool = server.pool({ connectionLimit: 10 });
@@ -64,6 +67,22 @@ export async function mysql(): Promise<void> {
     await compare(few, ours, peer);
     await compare(all, ours, peer, 3);
     for (const each of [...cases, few, all]) await cpu(each, ours, peer);
+    await ours.close();
+  } finally {
+    await server.stop();
+  }
+}
+
+export async function mysqlSets(): Promise<void> {
+  const server = await MysqlServer.start(SETTINGS);
+  try {
+    const ours = new MysqlKvStore(server.url);
+    const pool = server.pool({ connectionLimit: 10 });
+    const peer = officialStore(pool) as unknown as KvStore;
+    heading(
+      "MySQL, the sets that Fedify makes, beside @fedify/mysql on mysql2",
+    );
+    await compareSets(ours, peer, { inARow: 100, batches: 5 });
     await ours.close();
   } finally {
     await server.stop();

@@ -13,6 +13,7 @@ import {
   listing,
   sequential,
 } from "./measure.mts";
+import { compareSets } from "./sets.mts";
 
 const ENTRIES = 200_000;
 
@@ -105,6 +106,22 @@ export async function redis(): Promise<void> {
     const sets = concurrent("set, 64 in flight", 64, 100, set);
     await compare(sets, indexed, peer);
     await Promise.all([ours.close(), indexed.close()]);
+    client.disconnect();
+  } finally {
+    await server.stop();
+  }
+}
+
+export async function redisSets(): Promise<void> {
+  const server = await RedisServer.start();
+  try {
+    const client = new Redis(server.url);
+    const ours = new RedisKvStore(server.url);
+    heading(
+      "Redis, the sets that Fedify makes, beside @fedify/redis on ioredis",
+    );
+    await compareSets(ours, new Peer(client), { inARow: 500, batches: 30 });
+    await ours.close();
     client.disconnect();
   } finally {
     await server.stop();

@@ -1,9 +1,4 @@
-import { SqliteKvStore as FedifySqliteKvStore } from "@fedify/sqlite";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
-import { SqliteKvStore } from "../index.js";
+import type { SqliteKvStore } from "../index.js";
 import {
   compare,
   concurrent,
@@ -13,43 +8,64 @@ import {
   listing,
   sequential,
 } from "./measure.mts";
+import { compareOtherWrites, compareSets } from "./sets.mts";
+import {
+  type Peer,
+  RELAXED,
+  temporaryFiles,
+  WAL_NORMAL,
+} from "./sqlite-files.mts";
 
 const ENTRIES = 100_000;
 const HOT = 500;
 
 export async function sqlite(): Promise<void> {
-  const folder = await mkdtemp(join(tmpdir(), "fedify-kv-bench-"));
-  try {
-    const database = new DatabaseSync(join(folder, "peer.db"));
-    await measure(
-      "SQLite, beside @fedify/sqlite on node:sqlite as documented",
-      new SqliteKvStore(join(folder, "ours.db")),
-      new FedifySqliteKvStore(database),
-      database,
-    );
-    database.close();
+  await using files = await temporaryFiles();
+  await measure(
+    "SQLite, beside @fedify/sqlite on node:sqlite as documented",
+    files.ours(),
+    files.peer(),
+  );
+  await measure(
+    'SQLite, durability "normal", beside @fedify/sqlite in WAL mode, synchronous = NORMAL',
+    files.ours({ durability: "normal" }),
+    files.peer(WAL_NORMAL),
+  );
+}
 
-    const wal = new DatabaseSync(join(folder, "peer-wal.db"));
-    wal.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL");
-    await measure(
-      'SQLite, durability "normal", beside @fedify/sqlite in WAL mode, synchronous = NORMAL',
-      new SqliteKvStore(join(folder, "ours-normal.db"), {
-        durability: "normal",
-      }),
-      new FedifySqliteKvStore(wal),
-      wal,
-    );
-    wal.close();
-  } finally {
-    await rm(folder, { recursive: true });
+export async function sqliteSets(): Promise<void> {
+  await using files = await temporaryFiles();
+  const modes = [
+    {
+      title: "SQLite, the writes that Fedify makes, beside @fedify/sqlite",
+      ours: files.ours(),
+      peer: files.peer().store,
+    },
+    {
+      title:
+        'The same with durability "normal", and the peer on WAL and NORMAL',
+      ours: files.ours({ durability: "normal" }),
+      peer: files.peer(WAL_NORMAL).store,
+    },
+    {
+      title: 'The same with relaxed: [["_fedify"]], and the peer as before',
+      ours: files.ours(RELAXED),
+      peer: files.peer(WAL_NORMAL).store,
+    },
+  ];
+  for (const { title, ours, peer } of modes) {
+    heading(title);
+    const scale = { inARow: 100, batches: 3 };
+    await compareSets(ours, peer, scale);
+    await compareOtherWrites(ours, peer, scale);
+    await ours.close();
   }
 }
 
 async function measure(
   title: string,
   ours: SqliteKvStore,
-  peer: FedifySqliteKvStore,
-  database: DatabaseSync,
+  { store: peer, database }: Peer,
 ): Promise<void> {
   // Both sides are filled in bulk with 2,000 prefixes of 50 entries.
   const entries = Array.from({ length: ENTRIES }, (_, i) => key(i));
