@@ -3,12 +3,13 @@
 use super::args::{Arg, ClearPrefix, Json, SetOptions};
 use super::guard::guard;
 use super::js::{Deferred, External, Js, Ref, Value};
-use super::lane::{Lane, Mailbox, settled};
+use super::lane::{Lane, Mailbox};
 use super::list::{List, Request};
-use crate::kv::{Answer, Command, Error, Job, Key, Reply, Result, Store, Ticket, Write};
+use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Reply, Result, Store, Ticket, Write};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub struct Handle {
     store: Arc<dyn Store>,
@@ -96,7 +97,7 @@ impl Handle {
         });
         match command {
             Ok(command) => self.submit(js, command),
-            Err(error) => settled(js, Err(error)),
+            Err(error) => self.settled(js, Err(error)),
         }
     }
 
@@ -104,7 +105,7 @@ impl Handle {
     /// its kind.
     pub fn start(&self, js: Js, as_command: &Command, begin: impl FnOnce(Answer)) -> Value {
         if self.is_closed() {
-            return settled(js, Err(Error::Closed));
+            return self.settled(js, Err(Error::Closed));
         }
         let ticket = self.lane.ticket(js);
         begin(self.answer(ticket, as_command));
@@ -122,14 +123,20 @@ impl Handle {
         } else {
             Ok(Reply::Done)
         };
-        settled(js, outcome)
+        self.settled(js, outcome)
+    }
+
+    /// The promise of an outcome that needed no store.
+    fn settled(&self, js: Js, outcome: Outcome) -> Value {
+        self.lane.settled(js, Instant::now(), outcome)
     }
 
     fn submit(&self, js: Js, command: Command) -> Value {
+        let now = Instant::now();
         match self.store.answer(command) {
             Ok(outcome) => {
                 self.memory.tell(js, self.store.memory());
-                settled(js, outcome)
+                self.lane.settled(js, now, outcome)
             }
             Err(command) => {
                 let ticket = self.lane.ticket(js);
@@ -140,10 +147,15 @@ impl Handle {
         }
     }
 
-    /// Idempotent: every call gets the promise of the first.
+    /// Idempotent: every call gets the promise of the first, or one that settles
+    /// like it.
     pub fn close(&self, js: Js) -> Value {
-        if let Closing::Promised(promise) = &*self.closing.borrow() {
-            return js.kept(promise);
+        let promised = match &*self.closing.borrow() {
+            Closing::Promised(promise) => Some(js.kept(promise)),
+            _ => None,
+        };
+        if let Some(promise) = promised {
+            return self.lane.in_turn(js, promise);
         }
         if self.is_closed() {
             return self.follow_close(js);

@@ -157,5 +157,12 @@
       }
     },
     (value, name) => apply(isPrototypeOf, prototypes[name], [value]),
+    async (turn, promise) => {
+      try {
+        return await promise;
+      } finally {
+        await turn;
+      }
+    },
   ];
 })();

@@ -8,9 +8,11 @@
 
 use super::js::{Js, Ref, Stopped, Value};
 use super::text::Text;
+use super::turns::Turns;
 use napi::sys;
 use std::ffi::c_void;
 use std::ptr;
+use std::rc::Rc;
 
 /// Evaluates to an array of the functions in [`Intrinsics`], in their order.
 const SCRIPT: &str = include_str!("intrinsics.js");
@@ -32,6 +34,10 @@ struct Intrinsics {
     end_with: Ref,
     prepare: Ref,
     is_instance: Ref,
+    after: Ref,
+    turns: Rc<Turns>,
+    /// The function that an immediate calls.
+    begin_turn: Ref,
 }
 
 /// The message of what JavaScript code threw.
@@ -139,9 +145,21 @@ impl Js {
         self.call(object, method, arguments)
     }
 
-    /// Runs `body` in a later turn of the event loop, after pending I/O.
-    pub fn set_immediate<F: Fn(Js) + 'static>(self, body: F) -> Result<()> {
-        let function = self.function(body);
+    /// A promise that settles like another one, but not before `turn` has
+    /// resolved.
+    pub fn after(self, turn: Value, promise: Value) -> Value {
+        self.value(|it| &it.after, &[turn, promise])
+    }
+
+    /// The turns of the event loop.
+    pub fn turns(self) -> std::result::Result<Rc<Turns>, Stopped> {
+        Ok(Rc::clone(&self.intrinsics()?.turns))
+    }
+
+    /// Calls [`Turns::begin`] in the next turn of the event loop, after pending
+    /// I/O.
+    pub fn ask_for_turn(self) -> std::result::Result<(), Stopped> {
+        let function = self.kept(&self.intrinsics()?.begin_turn);
         self.run(|it| &it.set_immediate, &[function])?;
         Ok(())
     }
@@ -198,6 +216,9 @@ impl Js {
         if data.is_null() {
             let functions = self.evaluate(SCRIPT)?;
             let function = |index| self.element(functions, index).map(|function| self.keep(function));
+            let turns = Rc::new(Turns::default());
+            let begin_turn = Rc::clone(&turns);
+            let begin_turn = self.function(move |js| begin_turn.begin(js));
             let intrinsics = Box::new(Intrinsics {
                 stringify: function(0)?,
                 parse: function(1)?,
@@ -215,6 +236,9 @@ impl Js {
                 end_with: function(13)?,
                 prepare: function(14)?,
                 is_instance: function(15)?,
+                after: function(16)?,
+                turns,
+                begin_turn: self.keep(begin_turn),
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;
@@ -229,5 +253,6 @@ impl Js {
 
 unsafe extern "C" fn finalize(_: sys::napi_env, data: *mut c_void, _: *mut c_void) {
     // SAFETY: the data is the box made above; a finalizer runs once.
-    drop(unsafe { Box::from_raw(data.cast::<Intrinsics>()) });
+    let intrinsics = unsafe { Box::from_raw(data.cast::<Intrinsics>()) };
+    intrinsics.turns.end();
 }
