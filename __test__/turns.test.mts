@@ -93,7 +93,6 @@ test("a worker may end while answers wait", async () => {
   const ran = await runChild(`
     ${setUp}
     const { Worker } = require("node:worker_threads");
-    const { once } = require("node:events");
     const script = \`
       const { MemoryKvStore } = require(\${JSON.stringify(addon)});
       const { parentPort } = require("node:worker_threads");
@@ -105,8 +104,8 @@ test("a worker may end while answers wait", async () => {
       }
     \`;
     for (const end of ["process.exit(0)", "parentPort.postMessage(1)", "throw 1"]) {
-      const worker = new Worker(script + end, { eval: true });
-      const exited = once(worker, "exit");
+      const worker = new Worker(script + end, { eval: true, execArgv: [] });
+      const exited = new Promise((resolve) => worker.on("exit", resolve));
       worker.on("error", () => {});
       worker.on("message", () => worker.terminate());
       await exited;

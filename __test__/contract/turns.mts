@@ -116,7 +116,7 @@ export function describeTurns(test: ContractTest): void {
         seen += 1;
         // Long enough that the list waits for a turn.
         for (let i = 0; i < 2_000; i += 1) {
-          await null;
+          await Promise.resolve();
         }
       }
       over = true;

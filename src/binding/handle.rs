@@ -5,11 +5,10 @@ use super::guard::guard;
 use super::js::{Deferred, External, Js, Ref, Value};
 use super::lane::{Lane, Mailbox};
 use super::list::{List, Request};
-use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Reply, Result, Store, Ticket, Write};
+use crate::kv::{Answer, Command, Error, Job, Key, Reply, Result, Store, Ticket, Write};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 pub struct Handle {
     store: Arc<dyn Store>,
@@ -97,7 +96,7 @@ impl Handle {
         });
         match command {
             Ok(command) => self.submit(js, command),
-            Err(error) => self.settled(js, Err(error)),
+            Err(error) => self.lane.settled(js, Err(error)),
         }
     }
 
@@ -105,7 +104,7 @@ impl Handle {
     /// its kind.
     pub fn start(&self, js: Js, as_command: &Command, begin: impl FnOnce(Answer)) -> Value {
         if self.is_closed() {
-            return self.settled(js, Err(Error::Closed));
+            return self.lane.settled(js, Err(Error::Closed));
         }
         let ticket = self.lane.ticket(js);
         begin(self.answer(ticket, as_command));
@@ -123,20 +122,14 @@ impl Handle {
         } else {
             Ok(Reply::Done)
         };
-        self.settled(js, outcome)
-    }
-
-    /// The promise of an outcome that needed no store.
-    fn settled(&self, js: Js, outcome: Outcome) -> Value {
-        self.lane.settled(js, Instant::now(), outcome)
+        self.lane.settled(js, outcome)
     }
 
     fn submit(&self, js: Js, command: Command) -> Value {
-        let now = Instant::now();
         match self.store.answer(command) {
             Ok(outcome) => {
                 self.memory.tell(js, self.store.memory());
-                self.lane.settled(js, now, outcome)
+                self.lane.settled(js, outcome)
             }
             Err(command) => {
                 let ticket = self.lane.ticket(js);

@@ -20,7 +20,6 @@ use std::ffi::c_void;
 use std::ptr;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 pub struct Lane {
     this: RcWeak<Self>,
@@ -125,9 +124,9 @@ impl Lane {
     }
 
     /// The promise of an outcome that is there already. It is settled at once,
-    /// or later if the event loop needs a turn. `now` is the time of the call.
-    pub fn settled(&self, js: Js, now: Instant, outcome: Outcome) -> Value {
-        if self.must_wait(now) {
+    /// or later if the event loop needs a turn.
+    pub fn settled(&self, js: Js, outcome: Outcome) -> Value {
+        if self.must_wait() {
             return self.settled_later(js, outcome);
         }
         let promise = settled(js, outcome);
@@ -137,7 +136,7 @@ impl Lane {
 
     /// The same for a promise, which may be settled.
     pub fn in_turn(&self, js: Js, promise: Value) -> Value {
-        if self.must_wait(Instant::now()) {
+        if self.must_wait() {
             let turn = self.settled_later(js, Ok(Reply::Done));
             return js.after(turn, promise);
         }
@@ -147,8 +146,8 @@ impl Lane {
 
     /// Whether an answer has to wait for a turn of the event loop, or for
     /// earlier answers that do.
-    fn must_wait(&self, now: Instant) -> bool {
-        !self.late.borrow().is_empty() || self.turns.is_due(now)
+    fn must_wait(&self) -> bool {
+        !self.late.borrow().is_empty() || self.turns.is_due()
     }
 
     fn settled_later(&self, js: Js, outcome: Outcome) -> Value {
@@ -272,7 +271,7 @@ impl Lane {
     /// threadsafe function many times in a turn, so its call is none.
     fn deliver(&self, js: Js) -> bool {
         while !self.late.borrow().is_empty() {
-            let due = self.turns.is_due(Instant::now());
+            let due = self.turns.is_due_now();
             self.turns.probe(js);
             if due {
                 self.resume(js);

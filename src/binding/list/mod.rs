@@ -25,10 +25,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
-
-/// The clock is read for one entry in so many.
-const ENTRIES_A_LOOK: u32 = 8;
 
 pub struct List {
     lane: Rc<Lane>,
@@ -44,8 +40,6 @@ pub struct List {
     changed: Cell<bool>,
     /// Whether the queue is answered after a turn of the event loop.
     late: Cell<bool>,
-    /// How many entries may be given out before the clock is read again.
-    unlooked: Cell<u32>,
     skipped: Cell<u32>,
     /// What the pages read ahead hold.
     read_ahead: External,
@@ -120,7 +114,6 @@ impl List {
             serving: Cell::new(false),
             changed: Cell::new(false),
             late: Cell::new(false),
-            unlooked: Cell::new(0),
             skipped: Cell::new(0),
             read_ahead: External::new(js),
         })
@@ -133,7 +126,7 @@ impl List {
     /// `next()`
     pub fn next(self: &Rc<Self>, js: Js) -> Value {
         if self.waiting.borrow().is_empty()
-            && !self.needs_turn()
+            && !self.lane.turns().is_due()
             && let Some((page, index)) = self.take_entry(js)
         {
             let promise = js.resolved_entry(page, index);
@@ -151,18 +144,6 @@ impl List {
         }
         self.serve(js);
         promise
-    }
-
-    /// Looks at the clock now and then. The answer to a call may be late by a
-    /// few entries.
-    fn needs_turn(&self) -> bool {
-        if let Some(less) = self.unlooked.get().checked_sub(1) {
-            self.unlooked.set(less);
-            return false;
-        }
-        let due = self.lane.turns().is_due(Instant::now());
-        self.unlooked.set(if due { 0 } else { ENTRIES_A_LOOK - 1 });
-        due
     }
 
     /// The promise of a call that ends the list; it is settled after a turn of
@@ -236,7 +217,7 @@ impl List {
         }
         let serving = Serving(&self.serving);
         while !self.waiting.borrow().is_empty() {
-            let due = self.lane.turns().is_due(Instant::now());
+            let due = self.lane.turns().is_due_now();
             self.lane.turns().probe(js);
             if due {
                 self.late.set(true);
