@@ -15,6 +15,7 @@ import { describePages } from "./pages.mts";
 import { describeRaces } from "./races.mts";
 import { describeSignal } from "./signal.mts";
 import { describeTtl } from "./ttl.mts";
+import { describeTurns } from "./turns.mts";
 import { describeValues } from "./values.mts";
 
 const subjects = {
@@ -31,6 +32,7 @@ const subjects = {
   clear: describeClear,
   errors: describeErrors,
   lifecycle: describeLifecycle,
+  turns: describeTurns,
   model: describeModel,
 };
 

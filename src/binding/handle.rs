@@ -3,13 +3,12 @@
 use super::args::{Arg, ClearPrefix, Json, SetOptions};
 use super::guard::guard;
 use super::js::{Deferred, External, Js, Ref, Value};
-use super::lane::{Lane, Mailbox, settled};
+use super::lane::{Lane, Mailbox};
 use super::list::{List, Request};
-use crate::kv::{Answer, Call, Command, Error, Job, Key, Reply, Result, Store, Ticket, Write};
+use crate::kv::{Answer, Command, Error, Job, Key, Reply, Result, Store, Ticket, Write};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 pub struct Handle {
     store: Arc<dyn Store>,
@@ -103,7 +102,7 @@ impl Handle {
         });
         match command {
             Ok(command) => self.submit(js, command),
-            Err(error) => settled(js, Err(error)),
+            Err(error) => self.lane.settled(js, Err(error)),
         }
     }
 
@@ -111,7 +110,7 @@ impl Handle {
     /// its kind.
     pub fn start(&self, js: Js, as_command: &Command, begin: impl FnOnce(Answer)) -> Value {
         if self.is_closed() {
-            return settled(js, Err(Error::Closed));
+            return self.lane.settled(js, Err(Error::Closed));
         }
         let ticket = self.lane.ticket(js);
         begin(self.answer(ticket, as_command));
@@ -129,22 +128,18 @@ impl Handle {
         } else {
             Ok(Reply::Done)
         };
-        settled(js, outcome)
+        self.lane.settled(js, outcome)
     }
 
     fn submit(&self, js: Js, command: Command) -> Value {
-        let call = Call {
-            at: Instant::now(),
-            follows_write: self.wrote.get(),
-        };
         let writes = command.written().is_some();
-        match self.store.answer(command, call) {
+        match self.store.answer(command, self.wrote.get()) {
             Ok(outcome) => {
                 if writes && self.store.groups_writes() {
                     self.expect_more(js);
                 }
                 self.memory.tell(js, self.store.memory());
-                settled(js, outcome)
+                self.lane.settled(js, outcome)
             }
             Err(command) => {
                 let ticket = self.lane.ticket(js);
@@ -167,10 +162,15 @@ impl Handle {
         js.microtask(go_on);
     }
 
-    /// Idempotent: every call gets the promise of the first.
+    /// Idempotent: every call gets the promise of the first, or one that settles
+    /// like it.
     pub fn close(&self, js: Js) -> Value {
-        if let Closing::Promised(promise) = &*self.closing.borrow() {
-            return js.kept(promise);
+        let promised = match &*self.closing.borrow() {
+            Closing::Promised(promise) => Some(js.kept(promise)),
+            _ => None,
+        };
+        if let Some(promise) = promised {
+            return self.lane.in_turn(js, promise);
         }
         if self.is_closed() {
             return self.follow_close(js);

@@ -160,5 +160,12 @@
       }
     },
     (value, name) => apply(isPrototypeOf, prototypes[name], [value]),
+    async (turn, promise) => {
+      try {
+        return await promise;
+      } finally {
+        await turn;
+      }
+    },
   ];
 })();

@@ -8,9 +8,11 @@
 
 use super::js::{Js, Ref, Stopped, Value};
 use super::text::Text;
+use super::turns::Turns;
 use napi::sys;
 use std::ffi::c_void;
 use std::ptr;
+use std::rc::Rc;
 
 /// Evaluates to an array of the functions in [`Intrinsics`], in their order.
 const SCRIPT: &str = include_str!("intrinsics.js");
@@ -36,7 +38,11 @@ struct Intrinsics {
     end_with: Ref,
     prepare: Ref,
     is_instance: Ref,
+    after: Ref,
     ttl: Ref,
+    turns: Rc<Turns>,
+    /// The function that an immediate calls.
+    begin_turn: Ref,
 }
 
 /// The message of what JavaScript code threw.
@@ -155,9 +161,21 @@ impl Js {
         self.call(object, method, arguments)
     }
 
-    /// Runs `body` in a later turn of the event loop, after pending I/O.
-    pub fn set_immediate<F: Fn(Js) + 'static>(self, body: F) -> Result<()> {
-        let function = self.function(body);
+    /// A promise that settles like another one, but not before `turn` has
+    /// resolved.
+    pub fn after(self, turn: Value, promise: Value) -> Value {
+        self.value(|it| &it.after, &[turn, promise])
+    }
+
+    /// The turns of the event loop.
+    pub fn turns(self) -> std::result::Result<Rc<Turns>, Stopped> {
+        Ok(Rc::clone(&self.intrinsics()?.turns))
+    }
+
+    /// Calls [`Turns::begin`] in the next turn of the event loop, after pending
+    /// I/O.
+    pub fn ask_for_turn(self) -> std::result::Result<(), Stopped> {
+        let function = self.kept(&self.intrinsics()?.begin_turn);
         self.run(|it| &it.set_immediate, &[function])?;
         Ok(())
     }
@@ -245,6 +263,9 @@ impl Js {
                 self.element(functions, places.next().unwrap_or_default())
                     .map(|function| self.keep(function))
             };
+            let turns = Rc::new(Turns::default());
+            let begin_turn = Rc::clone(&turns);
+            let begin_turn = self.function(move |js| begin_turn.begin(js));
             let intrinsics = Box::new(Intrinsics {
                 stringify: next()?,
                 parse: next()?,
@@ -263,7 +284,10 @@ impl Js {
                 end_with: next()?,
                 prepare: next()?,
                 is_instance: next()?,
+                after: next()?,
                 ttl: self.keep(self.evaluate(TTL)?),
+                turns,
+                begin_turn: self.keep(begin_turn),
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;
@@ -278,5 +302,6 @@ impl Js {
 
 unsafe extern "C" fn finalize(_: sys::napi_env, data: *mut c_void, _: *mut c_void) {
     // SAFETY: the data is the box made above; a finalizer runs once.
-    drop(unsafe { Box::from_raw(data.cast::<Intrinsics>()) });
+    let intrinsics = unsafe { Box::from_raw(data.cast::<Intrinsics>()) };
+    intrinsics.turns.end();
 }

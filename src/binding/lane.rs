@@ -1,38 +1,34 @@
 //! How outcomes and pages get from a store's threads to JavaScript.
 //!
 //! One call of a threadsafe function delivers any number of them: those that
-//! arrive before the call runs are delivered with it. The [`Lane`] belongs to
-//! the JavaScript thread and has the promises; the threads use the [`Mailbox`].
+//! arrive before the call runs are delivered with it, unless they take so long
+//! that the event loop needs a turn between them. The [`Lane`] belongs to the
+//! JavaScript thread and has the promises; the threads use the [`Mailbox`].
 
 use super::guard::{guard, guard_each};
 use super::js::{Deferred, Js, Value};
 use super::list::{List, Registration};
 use super::text::Text;
+use super::turns::Turns;
 use crate::kv::{Error, Key, Outbox, Outcome, Reply, Ticket};
 use napi::sys;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use slab::Slab;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr;
 use std::rc::{Rc, Weak as RcWeak};
 use std::sync::{Arc, Weak};
 
-/// How many bytes of pages lists may read on the JavaScript thread before one of
-/// them gives the event loop a turn: only then does Node finalize the iterators
-/// that it has collected.
-const INLINE_PAGES: usize = 8 << 20;
-
-#[derive(Default)]
 pub struct Lane {
+    this: RcWeak<Self>,
+    turns: Rc<Turns>,
     /// By ticket. `None` until the promise is made.
     pending: RefCell<Slab<Option<Deferred>>>,
     lists: RefCell<Slab<Known>>,
     /// Listeners of collected iterators, to be removed when JavaScript may run.
     unheard: RefCell<Vec<Registration>>,
-    /// Bytes of pages that were read on the JavaScript thread since a list gave
-    /// the event loop a turn.
-    inline_pages: Cell<usize>,
     /// Whether the environment is ending, so that nothing will be removed.
     ended: Cell<bool>,
     /// How many promises wait for a thread. The process stays alive while any
@@ -40,6 +36,13 @@ pub struct Lane {
     waiting: Cell<usize>,
     news: Arc<Mutex<Vec<News>>>,
     mailbox: OnceCell<Weak<Mailbox>>,
+    /// News in their order, from the mailbox and of calls that were answered at
+    /// once. What is left here goes on after a turn of the event loop.
+    late: RefCell<VecDeque<News>>,
+    /// Whether this lane goes on after a turn.
+    resuming: Cell<bool>,
+    /// Whether a promise is being made, so that its outcome must not be handled.
+    promising: Cell<bool>,
 }
 
 pub struct Mailbox {
@@ -76,7 +79,20 @@ unsafe impl Sync for Waker {}
 
 impl Lane {
     pub fn new(js: Js) -> (Rc<Self>, Arc<Mailbox>) {
-        let lane = Rc::new(Self::default());
+        let lane = Rc::new_cyclic(|this| Self {
+            this: this.clone(),
+            turns: js.turns().unwrap_or_default(),
+            pending: RefCell::default(),
+            lists: RefCell::default(),
+            unheard: RefCell::default(),
+            ended: Cell::new(false),
+            waiting: Cell::new(0),
+            news: Arc::default(),
+            mailbox: OnceCell::new(),
+            late: RefCell::default(),
+            resuming: Cell::new(false),
+            promising: Cell::new(false),
+        });
         let waker = Waker::new(js, &lane);
         let mailbox = Arc::new(Mailbox {
             news: Arc::clone(&lane.news),
@@ -97,13 +113,66 @@ impl Lane {
     /// submitted: making a promise may run JavaScript, whose own operations must
     /// come after this one.
     pub fn promise(&self, js: Js, ticket: Ticket) -> Value {
+        let outer = self.promising.replace(true);
         let (deferred, promise) = js.promise();
-        // Outcomes are handled in later turns of the event loop, so the ticket
-        // is still pending.
+        self.promising.set(outer);
+        // No outcome has been handled meanwhile, so the ticket is still pending.
         if let Some(pending) = self.pending.borrow_mut().get_mut(ticket) {
             *pending = Some(deferred);
         }
         promise
+    }
+
+    /// The promise of an outcome that is there already. It is settled at once,
+    /// or later if the event loop needs a turn.
+    pub fn settled(&self, js: Js, outcome: Outcome) -> Value {
+        if self.must_wait() {
+            return self.settled_later(js, outcome);
+        }
+        let promise = settled(js, outcome);
+        self.turns.probe(js);
+        promise
+    }
+
+    /// The same for a promise, which may be settled.
+    pub fn in_turn(&self, js: Js, promise: Value) -> Value {
+        if self.must_wait() {
+            let turn = self.settled_later(js, Ok(Reply::Done));
+            return js.after(turn, promise);
+        }
+        self.turns.probe(js);
+        promise
+    }
+
+    /// Whether an answer has to wait for a turn of the event loop, or for
+    /// earlier answers that do.
+    fn must_wait(&self) -> bool {
+        !self.late.borrow().is_empty() || self.turns.is_due()
+    }
+
+    fn settled_later(&self, js: Js, outcome: Outcome) -> Value {
+        let ticket = self.ticket(js);
+        self.late.borrow_mut().push_back(News::Outcome(ticket, outcome));
+        self.resume(js);
+        self.promise(js, ticket)
+    }
+
+    /// Lets a list go on after a turn of the event loop.
+    pub fn serve_later(&self, js: Js, list: usize) {
+        self.late.borrow_mut().push_back(News::Page(list));
+        self.resume(js);
+    }
+
+    fn resume(&self, js: Js) {
+        if !self.resuming.replace(true)
+            && let Some(this) = self.this.upgrade()
+        {
+            self.turns.resume(js, this);
+        }
+    }
+
+    pub fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub fn add_list(&self, list: RcWeak<List>) -> usize {
@@ -152,20 +221,6 @@ impl Lane {
         }
     }
 
-    /// A list got a page without waiting.
-    pub fn add_inline_page(&self, bytes: usize) {
-        self.inline_pages.set(self.inline_pages.get() + bytes);
-    }
-
-    /// Whether lists have read so much that the event loop needs a turn.
-    pub fn needs_turn(&self) -> bool {
-        self.inline_pages.get() >= INLINE_PAGES
-    }
-
-    pub fn had_turn(&self) {
-        self.inline_pages.set(0);
-    }
-
     /// Counts a promise that waits.
     pub fn wait(&self, js: Js) {
         self.waiting.set(self.waiting.get() + 1);
@@ -196,21 +251,54 @@ impl Lane {
 
     fn empty_mailbox(&self, js: Js) {
         let news = std::mem::take(&mut *self.news.lock());
-        guard_each(news, |news| {
-            js.scoped(|| match news {
-                News::Outcome(ticket, outcome) => self.settle(js, ticket, outcome),
-                News::Page(id) => {
-                    let list = self.lists.borrow().get(id).and_then(|known| known.list.upgrade());
-                    if let Some(list) = list {
-                        list.serve(js);
-                    }
+        self.late.borrow_mut().extend(news);
+        if !self.resuming.get() {
+            self.deliver(js);
+        }
+    }
+
+    /// Goes on after a turn of the event loop. Returns whether nothing is left.
+    pub fn go_on(&self, js: Js) -> bool {
+        self.resuming.set(false);
+        if self.promising.get() {
+            self.resume(js);
+            return false;
+        }
+        self.deliver(js)
+    }
+
+    /// Handles the news, until the event loop needs a turn. Node runs a
+    /// threadsafe function many times in a turn, so its call is none.
+    fn deliver(&self, js: Js) -> bool {
+        while !self.late.borrow().is_empty() {
+            let due = self.turns.is_due_now();
+            self.turns.probe(js);
+            if due {
+                self.resume(js);
+                return false;
+            }
+            let news = self.late.borrow_mut().pop_front();
+            if let Some(news) = news {
+                guard(|| js.scoped(|| self.handle(js, news)));
+            }
+        }
+        true
+    }
+
+    fn handle(&self, js: Js, news: News) {
+        match news {
+            News::Outcome(ticket, outcome) => self.settle(js, ticket, outcome),
+            News::Page(id) => {
+                let list = self.lists.borrow().get(id).and_then(|known| known.list.upgrade());
+                if let Some(list) = list {
+                    list.go_on(js);
                 }
-                News::Unheard => {
-                    let registrations = self.unheard.take();
-                    guard_each(registrations, |registration| registration.remove(js));
-                }
-            });
-        });
+            }
+            News::Unheard => {
+                let registrations = self.unheard.take();
+                guard_each(registrations, |registration| registration.remove(js));
+            }
+        }
     }
 
     fn settle(&self, js: Js, ticket: Ticket, outcome: Outcome) {
@@ -260,7 +348,7 @@ fn to_js(js: Js, outcome: Outcome) -> Result<Value, Value> {
 }
 
 /// A promise that is settled already.
-pub fn settled(js: Js, outcome: Outcome) -> Value {
+fn settled(js: Js, outcome: Outcome) -> Value {
     if let Ok(Reply::Value(key, Some(value))) = outcome {
         return js
             .resolved_parsed(&Text::from(value.into_string()))

@@ -14,3 +14,4 @@ mod list;
 mod open;
 mod options;
 mod text;
+mod turns;

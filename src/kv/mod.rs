@@ -18,5 +18,5 @@ pub use error::{Error, Outcome, Result};
 pub use json::JsonText;
 pub use key::{Key, KeyBuilder, Prefix};
 pub use page::{Page, PageLimits, Pages};
-pub use store::{Call, Job, ListExecutor, Store, Task};
+pub use store::{Job, ListExecutor, Store, Task};
 pub use ttl::{Lifetime, Millis, Ttl, now};

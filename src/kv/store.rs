@@ -3,7 +3,6 @@
 use super::{Answer, Command, Outcome, PageLimits, Pages, Prefix, Result};
 use futures::future::BoxFuture;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// A command on its way to a store's worker, and the answer that it owes.
 pub struct Job {
@@ -13,25 +12,6 @@ pub struct Job {
 
 pub type Task = BoxFuture<'static, ()>;
 
-/// What is known of a call when it is made.
-#[derive(Clone, Copy)]
-pub struct Call {
-    pub at: Instant,
-    /// Whether it comes at once after a write that was answered on the calling
-    /// thread: the caller has not waited for that one, and may call more.
-    pub follows_write: bool,
-}
-
-impl Call {
-    /// A call that is made now, and alone.
-    pub fn now() -> Self {
-        Self {
-            at: Instant::now(),
-            follows_write: false,
-        }
-    }
-}
-
 /// One engine behind the common behaviour.
 ///
 /// Creating a store does no I/O and starts no thread; the first job does.
@@ -40,13 +20,16 @@ pub trait Store: Send + Sync {
     /// Answers on the calling thread if that is cheaper than two thread
     /// wake-ups and cannot block; otherwise gives the command back.
     ///
+    /// `follows_write` says that a write was answered so just before, and that the
+    /// caller has not waited for it: more may come at once.
+    ///
     /// # Errors
     ///
     /// The command, for [`Store::submit`].
-    fn answer(&self, command: Command, call: Call) -> std::result::Result<Outcome, Command>;
+    fn answer(&self, command: Command, follows_write: bool) -> std::result::Result<Outcome, Command>;
 
-    /// Whether many writes at once are cheaper than the same writes one by one on
-    /// the calling thread, so that it should be known which come at once.
+    /// Whether writes that come at once are cheaper together than one by one on
+    /// the calling thread, so that [`Store::answer`] must be told of them.
     fn groups_writes(&self) -> bool {
         false
     }

@@ -657,7 +657,7 @@ fn lone_writes_are_done_on_the_calling_thread_without_a_sync() {
                 0 => (cas(&["a", &part], expected.as_deref(), &value), Reply::Swapped(true)),
                 _ => (put(&["a", &part], &value), Reply::Done),
             };
-            match client.store.answer(command, client.now()) {
+            match client.store.answer(command, false) {
                 Ok(outcome) => {
                     inline += 1;
                     assert_eq!(outcome, Ok(reply));

@@ -1,8 +1,8 @@
 //! Entries in this process: an ordered map that answers on the calling thread.
 
 use crate::kv::{
-    Call, Command, Error, Job, JsonText, Key, ListExecutor, Millis, Outcome, Page, PageLimits, Pages, Prefix, Reply,
-    Result, Store, Write, now,
+    Command, Error, Job, JsonText, Key, ListExecutor, Millis, Outcome, Page, PageLimits, Pages, Prefix, Reply, Result,
+    Store, Write, now,
 };
 use futures::future::BoxFuture;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -223,7 +223,7 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn answer(&self, command: Command, _: Call) -> std::result::Result<Outcome, Command> {
+    fn answer(&self, command: Command, _: bool) -> std::result::Result<Outcome, Command> {
         Ok(match command {
             Command::Get(key) => {
                 let value = self.0.lock().live(key.as_json()).cloned();
@@ -244,7 +244,7 @@ impl Store for MemoryStore {
     }
 
     fn submit(&self, job: Job) {
-        let outcome = self.answer(job.command, Call::now()).unwrap_or(Err(Error::Closed));
+        let outcome = self.answer(job.command, false).unwrap_or(Err(Error::Closed));
         job.answer.deliver(outcome);
     }
 
@@ -318,7 +318,7 @@ mod tests {
     fn put(store: &MemoryStore, part: &str, length: usize, ttl: Option<Ttl>) {
         let value = JsonText::new("1".repeat(length));
         store
-            .answer(Command::Put(key(part), Write::Store { value, ttl }), Call::now())
+            .answer(Command::Put(key(part), Write::Store { value, ttl }), false)
             .unwrap()
             .unwrap();
     }
@@ -333,7 +333,7 @@ mod tests {
         put(&store, "a", 5_000, None);
         assert!((15_000..16_000).contains(&store.memory()));
         store
-            .answer(Command::Put(key("b"), Write::Delete), Call::now())
+            .answer(Command::Put(key("b"), Write::Delete), false)
             .unwrap()
             .unwrap();
         assert!((5_000..6_000).contains(&store.memory()));
@@ -341,7 +341,7 @@ mod tests {
         while store.memory() > 6_000 {
             thread::yield_now();
         }
-        store.answer(Command::Drop, Call::now()).unwrap().unwrap();
+        store.answer(Command::Drop, false).unwrap().unwrap();
         assert_eq!(store.memory(), 0);
     }
 }

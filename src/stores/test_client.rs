@@ -3,7 +3,7 @@
 
 use super::test_vfs::Disk;
 use crate::kv::{
-    Answer, Call, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
+    Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
     Store, Ticket, Ttl, Write,
 };
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ impl<S: Store> Client<S> {
     pub fn submit(&self, mut command: Command) -> Ticket {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         if command.written().is_some() {
-            match self.store.answer(command, self.now()) {
+            match self.store.answer(command, self.follows_write()) {
                 Ok(outcome) => {
                     self.wrote.store(true, Ordering::Relaxed);
                     self.inbox.deliver(vec![(ticket, outcome)]);
@@ -72,12 +72,8 @@ impl<S: Store> Client<S> {
         ticket
     }
 
-    /// A call that is made now.
-    pub fn now(&self) -> Call {
-        Call {
-            follows_write: self.wrote.load(Ordering::Relaxed),
-            ..Call::now()
-        }
+    pub fn follows_write(&self) -> bool {
+        self.wrote.load(Ordering::Relaxed)
     }
 
     pub fn wait_for(&self, ticket: Ticket) -> Outcome {
@@ -104,7 +100,7 @@ impl<S: Store> Client<S> {
 
     /// As users get, on the calling thread where that is possible.
     pub fn get(&self, parts: &[&str]) -> Result<Option<String>, Error> {
-        let outcome = match self.store.answer(Command::Get(key(parts)), self.now()) {
+        let outcome = match self.store.answer(Command::Get(key(parts)), self.follows_write()) {
             Ok(outcome) => outcome,
             Err(command) => self.run(command),
         };

@@ -3,7 +3,7 @@
 
 use super::{DenoOptions, DenoStore, Durability, MemoryStore, SqliteOptions, SqliteStore};
 use crate::kv::{
-    Answer, Call, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
+    Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
     Store, Ticket, Ttl, Write,
 };
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ impl Inbox {
 }
 
 fn run(store: &impl Store, command: Command) -> Outcome {
-    match store.answer(command, Call::now()) {
+    match store.answer(command, false) {
         Ok(outcome) => outcome,
         Err(command) => {
             let inbox = Arc::new(Inbox::default());
@@ -446,7 +446,7 @@ fn survives_panics(store: &impl Store) {
     let get_by_writer = |part: &str| value(submit(Command::Get(key(&[part]))));
     // The writer may be ending the transaction of such reads at this moment.
     let get_at_once = |part: &str| {
-        let mut tries = (0..1_000_000).map(|_| store.answer(Command::Get(key(&[part])), Call::now()));
+        let mut tries = (0..1_000_000).map(|_| store.answer(Command::Get(key(&[part])), false));
         value(tries.find_map(Result::ok).unwrap())
     };
     let break_writer = |text: &str| {

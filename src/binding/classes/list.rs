@@ -43,7 +43,8 @@ impl KvListIterator {
     pub fn end(&self, env: Env, value: Unknown<'_>) -> Ready {
         ready(env, |js| {
             self.0.end(js);
-            js.end_with(napi::JsValue::raw(&value))
+            let promise = js.end_with(napi::JsValue::raw(&value));
+            self.0.in_turn(js, promise)
         })
     }
 
@@ -56,7 +57,8 @@ impl KvListIterator {
     pub fn fail(&self, env: Env, error: Unknown<'_>) -> Ready {
         ready(env, |js| {
             self.0.end(js);
-            js.rejected(napi::JsValue::raw(&error))
+            let promise = js.rejected(napi::JsValue::raw(&error));
+            self.0.in_turn(js, promise)
         })
     }
 
@@ -76,7 +78,8 @@ impl KvListIterator {
     pub fn async_dispose(&self, env: Env) -> Ready {
         ready(env, |js| {
             self.0.end(js);
-            js.resolved(js.undefined())
+            let promise = js.resolved(js.undefined());
+            self.0.in_turn(js, promise)
         })
     }
 }

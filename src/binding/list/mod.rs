@@ -25,11 +25,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// A consumer that never waits for anything else gets pages for so long before
-/// the event loop has a turn.
-const TURN: Duration = Duration::from_millis(4);
 
 pub struct List {
     lane: Rc<Lane>,
@@ -43,9 +38,9 @@ pub struct List {
     serving: Cell<bool>,
     /// Whether something has changed since that call looked at the state.
     changed: Cell<bool>,
+    /// Whether the queue is answered after a turn of the event loop.
+    late: Cell<bool>,
     skipped: Cell<u32>,
-    /// When the event loop last had a turn between two pages.
-    turn: Cell<Instant>,
     /// What the pages read ahead hold.
     read_ahead: External,
 }
@@ -118,8 +113,8 @@ impl List {
             waiting: RefCell::default(),
             serving: Cell::new(false),
             changed: Cell::new(false),
+            late: Cell::new(false),
             skipped: Cell::new(0),
-            turn: Cell::new(Instant::now()),
             read_ahead: External::new(js),
         })
     }
@@ -131,9 +126,12 @@ impl List {
     /// `next()`
     pub fn next(self: &Rc<Self>, js: Js) -> Value {
         if self.waiting.borrow().is_empty()
+            && !self.lane.turns().is_due()
             && let Some((page, index)) = self.take_entry(js)
         {
-            return js.resolved_entry(page, index);
+            let promise = js.resolved_entry(page, index);
+            self.lane.turns().probe(js);
+            return promise;
         }
         let place = self.waiting.borrow().len();
         self.waiting.borrow_mut().push_back(None);
@@ -146,6 +144,12 @@ impl List {
         }
         self.serve(js);
         promise
+    }
+
+    /// The promise of a call that ends the list; it is settled after a turn of
+    /// the event loop if one is due.
+    pub fn in_turn(&self, js: Js, promise: Value) -> Value {
+        self.lane.in_turn(js, promise)
     }
 
     /// `return()`: ends the list. Calls still waiting find it ended.
@@ -195,14 +199,31 @@ impl List {
         old
     }
 
-    /// Answers waiting calls for as long as there is something to answer with.
-    pub fn serve(self: &Rc<Self>, js: Js) {
+    /// A page has come, or the event loop has had a turn.
+    pub fn go_on(self: &Rc<Self>, js: Js) {
+        self.late.set(false);
+        self.serve(js);
+    }
+
+    /// Answers waiting calls for as long as there is something to answer with,
+    /// and the event loop needs no turn.
+    fn serve(self: &Rc<Self>, js: Js) {
+        if self.late.get() {
+            return;
+        }
         if self.serving.replace(true) {
             self.changed.set(true);
             return;
         }
         let serving = Serving(&self.serving);
         while !self.waiting.borrow().is_empty() {
+            let due = self.lane.turns().is_due_now();
+            self.lane.turns().probe(js);
+            if due {
+                self.late.set(true);
+                self.lane.serve_later(js, self.id);
+                break;
+            }
             self.changed.set(false);
             let answer = guard(|| self.answer(js)).unwrap_or_else(|| Some(Err(self.panicked(js))));
             let Some(answer) = answer else {
@@ -250,9 +271,9 @@ impl List {
                 | State::Over => Step::End,
             };
             match step {
-                Step::Start => self.start(js)?,
+                Step::Start => self.start(js),
                 Step::Receive => {
-                    let message = self.receive(js)?;
+                    let message = self.receive()?;
                     self.accept(js, message);
                 }
                 Step::Fail => {
@@ -282,11 +303,7 @@ impl List {
         Some(taken)
     }
 
-    /// Begins to read; `None` where the event loop needs a turn before that.
-    fn start(self: &Rc<Self>, js: Js) -> Option<()> {
-        if self.lane.needs_turn() {
-            return self.after_a_turn(js).map(|message| self.accept(js, message));
-        }
+    fn start(self: &Rc<Self>, js: Js) {
         let signal = match &mut *self.state.borrow_mut() {
             State::Unstarted { request, .. } => request.signal.take(),
             _ => None,
@@ -297,7 +314,7 @@ impl List {
                 Ok(listener) => listener,
                 Err(reason) => {
                     self.abort(js, reason);
-                    return Some(());
+                    return;
                 }
             },
         };
@@ -308,7 +325,7 @@ impl List {
             if let Some(listener) = listener {
                 listener.remove(js);
             }
-            return Some(());
+            return;
         };
         let (source, first) = self.open(store, request);
         let threaded = matches!(source, Source::Thread(_));
@@ -318,14 +335,10 @@ impl List {
             listener,
         });
         match first {
-            Some(first) => {
-                self.lane.add_inline_page(first.bytes());
-                self.accept(js, first);
-            }
+            Some(first) => self.accept(js, first),
             None if threaded => self.read_ahead.tell(js, PageLimits::default().bytes),
             None => {}
         }
-        Some(())
     }
 
     /// Where pages come from, and the first one if it was there at once.
@@ -345,41 +358,26 @@ impl List {
                 Source::Thread(ahead)
             }
         };
-        self.turn.set(Instant::now());
         (source, first)
     }
 
-    /// The next message, or `None` after arranging to be called when there is
-    /// one.
-    fn receive(self: &Rc<Self>, js: Js) -> Option<Message> {
-        let turn_over = self.turn.get().elapsed() >= TURN;
-        if let State::Running { source, .. } = &mut *self.state.borrow_mut() {
-            match source {
-                // An empty channel gives the event loop its turn anyway.
-                Source::Thread(pages) if !turn_over || pages.is_empty() => return pages.next(),
-                Source::Inline(pages) if !turn_over => {
-                    let page = pages.next_page().now_or_never();
-                    let message = page.map_or_else(|| Message::Failed(Error::Closed), Message::from);
-                    self.lane.add_inline_page(message.bytes());
-                    return Some(message);
-                }
-                _ => {}
+    /// The next message. Where there is none yet, the task of the list will say
+    /// so when it has sent one.
+    fn receive(&self) -> Option<Message> {
+        match &mut *self.state.borrow_mut() {
+            State::Running {
+                source: Source::Thread(pages),
+                ..
+            } => pages.next(),
+            State::Running {
+                source: Source::Inline(pages),
+                ..
+            } => {
+                let page = pages.next_page().now_or_never();
+                Some(page.map_or_else(|| Message::Failed(Error::Closed), Message::from))
             }
+            _ => None,
         }
-        self.after_a_turn(js)
-    }
-
-    /// Goes on after a turn of the event loop.
-    fn after_a_turn(self: &Rc<Self>, js: Js) -> Option<Message> {
-        let this = Rc::clone(self);
-        let asked = js.set_immediate(move |js| {
-            this.turn.set(Instant::now());
-            this.lane.had_turn();
-            this.serve(js);
-        });
-        asked
-            .is_err()
-            .then(|| Message::Failed(Error::Backend("setImmediate failed".into())))
     }
 
     fn accept(&self, js: Js, message: Message) {

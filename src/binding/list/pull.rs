@@ -30,14 +30,6 @@ impl Message {
             Self::Failed(_) => true,
         }
     }
-
-    /// How much memory the text takes.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Page { text, .. } => text.bytes(),
-            Self::Failed(_) => 0,
-        }
-    }
 }
 
 impl From<Result<Page, Error>> for Message {
@@ -81,10 +73,6 @@ impl ReadAhead {
             _store: store,
         };
         (ahead, Box::pin(pull(pages, permits, sender, notice)))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
     }
 
     pub fn ahead(&self) -> usize {

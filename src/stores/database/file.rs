@@ -180,9 +180,9 @@ impl DatabaseFile {
     /// # Errors
     ///
     /// [`Error::Connection`]
-    pub fn check_often(&self, now: Instant) -> Result<()> {
+    pub fn check_often(&self) -> Result<()> {
         #[expect(clippy::cast_possible_truncation, reason = "it takes 500,000 years")]
-        let now = now.duration_since(self.start).as_micros() as u64;
+        let now = self.start.elapsed().as_micros() as u64;
         let looked = self.looked.load(Ordering::Relaxed);
         if looked != 0 && u128::from(now - looked.min(now)) < TRUSTED.as_micros() {
             return Ok(());

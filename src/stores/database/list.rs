@@ -10,7 +10,6 @@ use futures::future::BoxFuture;
 use rusqlite::{Row, params};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 use tokio::sync::oneshot;
 
 pub struct DatabasePages<F: Format> {
@@ -76,7 +75,7 @@ impl<F: Format> Pages for DatabasePages<F> {
         let mut snapshot = shared.snapshot.try_lock()?;
         let snapshot = snapshot.as_mut()?;
         // If this fails, the reader thread tries it again and reports the error.
-        shared.file.check_often(Instant::now()).ok()?;
+        shared.file.check_often().ok()?;
         let page = snapshot.read(|connection| shared.format.page(connection, range, self.limits));
         self.begun = page.is_ok();
         page.ok()

@@ -11,14 +11,14 @@ use super::recent::Recent;
 use super::writer::Writer;
 use super::{Connection, DatabaseFile, Durability, Expiry, Format, Location, Notes, Snapshot};
 use crate::kv::{
-    Answer, Call, Command, Job, JsonText, Key, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store,
+    Answer, Command, Job, JsonText, Key, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store,
 };
 use crate::stores::pending_writes::PendingWrites;
 use crate::stores::worker::{ListThread, WorkerThread, spawn_future};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 pub struct Options {
@@ -163,13 +163,13 @@ impl<F: Format> Shared<F> {
     /// A key's value, read on the calling thread. `None` where the writer has to
     /// do it: the store is not open yet, a write of this key is under way, or
     /// SQLite answered anything but a row.
-    fn get(&self, key: &Key, now: Instant) -> Option<Result<Option<String>>> {
+    fn get(&self, key: &Key) -> Option<Result<Option<String>>> {
         if self.pending.concerns(key.as_json()) {
             return None;
         }
         let mut snapshot = self.snapshot.try_lock()?;
         let snapshot = snapshot.as_mut()?;
-        if let Err(error) = self.file.check_often(now) {
+        if let Err(error) = self.file.check_often() {
             return Some(Err(error));
         }
         let header = snapshot.header();
@@ -222,14 +222,14 @@ impl<F: Format> Shared<F> {
 }
 
 impl<F: Format> Store for DatabaseStore<F> {
-    fn answer(&self, command: Command, call: Call) -> std::result::Result<Outcome, Command> {
+    fn answer(&self, command: Command, follows_write: bool) -> std::result::Result<Outcome, Command> {
         let shared = &self.0.shared;
         match command {
-            Command::Get(key) => match shared.get(&key, call.at) {
+            Command::Get(key) => match shared.get(&key) {
                 Some(value) => Ok(value.map(|text| Reply::Value(key, text.map(JsonText::new)))),
                 None => Err(Command::Get(key)),
             },
-            command if call.follows_write => Err(command),
+            command if follows_write => Err(command),
             command => shared.write(&command).ok_or(command),
         }
     }

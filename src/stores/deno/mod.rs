@@ -15,7 +15,7 @@ mod target;
 mod v8;
 
 use super::sqlite::url::path_of;
-use crate::kv::{Call, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store};
+use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store};
 use file::FileStore;
 use server::ServerStore;
 use std::sync::Arc;
@@ -88,8 +88,8 @@ impl DenoStore {
 }
 
 impl Store for DenoStore {
-    fn answer(&self, command: Command, call: Call) -> Result<Outcome, Command> {
-        self.engine().answer(command, call)
+    fn answer(&self, command: Command, follows_write: bool) -> Result<Outcome, Command> {
+        self.engine().answer(command, follows_write)
     }
 
     fn groups_writes(&self) -> bool {

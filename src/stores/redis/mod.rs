@@ -28,7 +28,7 @@ mod worker;
 use super::served::{Admission, Load, TlsOptions};
 use super::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_with_io};
 use crate::kv::{
-    Answer, Call, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task,
+    Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task,
 };
 use list::RedisPages;
 use rustls::ClientConfig;
@@ -184,7 +184,7 @@ impl RedisStore {
 }
 
 impl Store for RedisStore {
-    fn answer(&self, command: Command, _: Call) -> std::result::Result<Outcome, Command> {
+    fn answer(&self, command: Command, _: bool) -> std::result::Result<Outcome, Command> {
         Err(command)
     }
 

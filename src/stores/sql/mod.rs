@@ -12,7 +12,7 @@ mod worker;
 
 use super::served::{Admission, Load};
 use super::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_with_io};
-use crate::kv::{Call, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
+use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 pub use engine::{Action, Cleared, Cursor, Engine, Lost, Operation, Row, Rows, Swept};
 use list::SqlPages;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl<E: Engine> SqlStore<E> {
 }
 
 impl<E: Engine> Store for SqlStore<E> {
-    fn answer(&self, command: Command, _: Call) -> std::result::Result<Outcome, Command> {
+    fn answer(&self, command: Command, _: bool) -> std::result::Result<Outcome, Command> {
         Err(command)
     }
 

@@ -4,7 +4,7 @@
 use super::FileStore;
 use super::schema::VERSIONS;
 use crate::kv::{
-    Answer, Call, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
+    Answer, Command, Error, Job, JsonText, Key, KeyBuilder, Lifetime, Outbox, Outcome, PageLimits, Prefix, Reply,
     Store, Ticket, Ttl, Write, now,
 };
 use crate::stores::database::{Connection, Location};
@@ -65,7 +65,7 @@ fn get(store: &FileStore, part: &str) -> Option<String> {
 }
 
 fn get_at_once(store: &FileStore, part: &str) -> Option<String> {
-    match store.answer(Command::Get(key(part)), Call::now()) {
+    match store.answer(Command::Get(key(part)), false) {
         Ok(Ok(Reply::Value(_, value))) => value.map(JsonText::into_string),
         other => panic!("{other:?}"),
     }

@@ -10,7 +10,7 @@ mod worker;
 
 use super::row::Rows;
 use super::target::Server;
-use crate::kv::{Call, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
+use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 use crate::stores::database::queue::{Queued, Work};
 use crate::stores::pending_writes::PendingWrites;
 use crate::stores::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_local_with_io};
@@ -67,7 +67,7 @@ impl ServerStore {
 }
 
 impl Store for ServerStore {
-    fn answer(&self, command: Command, _: Call) -> Result<Outcome, Command> {
+    fn answer(&self, command: Command, _: bool) -> Result<Outcome, Command> {
         Err(command)
     }
 
