@@ -211,8 +211,14 @@ describe.skipIf(!existsSync("/proc/self/status"))("forgotten", () => {
           const listeners = () => getEventListeners(signal, "abort").length;
           const kept = store.list({ signal });
           await kept.next();
-          for (let i = 0; i < 500; i += 1) await store.list({ signal }).next();
+          const lists = [];
+          for (let i = 0; i < 500; i += 1) {
+            const list = store.list({ signal });
+            lists.push(list);
+            await list.next();
+          }
           const begun = listeners();
+          lists.length = 0;
           for (let i = 0; i < 1_000 && listeners() > 1; i += 1) {
             gc();
             await new Promise(setImmediate);
