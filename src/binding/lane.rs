@@ -58,6 +58,8 @@ enum News {
     Outcome(Ticket, Outcome),
     Page(usize),
     Unheard,
+    /// There is old news.
+    Nothing,
 }
 
 /// A list, and whether it must be kept.
@@ -167,7 +169,13 @@ impl Lane {
         if !self.resuming.replace(true)
             && let Some(this) = self.this.upgrade()
         {
-            self.turns.resume(js, this);
+            self.turns.add(this);
+        }
+        if !self.turns.expect(js)
+            && let Some(mailbox) = self.mailbox()
+        {
+            // The mailbox is emptied when the stack is empty.
+            mailbox.post([News::Nothing]);
         }
     }
 
@@ -252,7 +260,9 @@ impl Lane {
     fn empty_mailbox(&self, js: Js) {
         let news = std::mem::take(&mut *self.news.lock());
         self.late.borrow_mut().extend(news);
-        if !self.resuming.get() {
+        if self.resuming.get() {
+            self.resume(js);
+        } else {
             self.deliver(js);
         }
     }
@@ -294,6 +304,7 @@ impl Lane {
                     list.go_on(js);
                 }
             }
+            News::Nothing => {}
             News::Unheard => {
                 let registrations = self.unheard.take();
                 guard_each(registrations, |registration| registration.remove(js));

@@ -100,20 +100,25 @@ impl Turns {
         }
     }
 
-    /// Makes a lane go on after a turn. May run JavaScript.
-    pub fn resume(&self, js: Js, lane: Rc<Lane>) {
+    /// Makes a lane go on after the next turn.
+    pub fn add(&self, lane: Rc<Lane>) {
         self.lanes.borrow_mut().push_back(lane);
-        if self.probe.get() != Probe::Asked {
-            self.ask(js);
-        }
     }
 
-    fn ask(&self, js: Js) {
+    /// Makes sure that the next turn is noticed; false where that fails, because
+    /// the stack is full. May run JavaScript.
+    pub fn expect(&self, js: Js) -> bool {
+        self.probe.get() == Probe::Asked || self.ask(js)
+    }
+
+    fn ask(&self, js: Js) -> bool {
         // First, because JavaScript may call back.
         self.probe.set(Probe::Asked);
-        if js.ask_for_turn().is_err() {
+        let asked = js.ask_for_turn().is_ok();
+        if !asked {
             self.probe.set(Probe::None);
         }
+        asked
     }
 
     /// The immediate: the event loop has had a turn.

@@ -27,7 +27,7 @@ struct Shared {
     entries: Mutex<Entries>,
     /// The entries' counter, to be read without the lock.
     bytes: Arc<AtomicUsize>,
-    /// Notified when the earliest deadline changes, and when the store is dropped.
+    /// Notified when there is an earlier deadline, and when the store is dropped.
     sweep: Condvar,
 }
 
@@ -173,8 +173,9 @@ impl MemoryStore {
         let earliest = |entries: &Entries| entries.by_deadline.first().map(|(deadline, _)| *deadline);
         let before = earliest(&entries);
         entries.put(key.as_json().into(), write);
-        let after = earliest(&entries);
-        if after.is_none() || after == before {
+        // A thread that wakes up too early finds that itself.
+        let is_earlier = earliest(&entries).is_some_and(|after| before.is_none_or(|before| after < before));
+        if entries.sweeping && !is_earlier || entries.by_deadline.is_empty() {
             return;
         }
         if entries.sweeping {
@@ -184,7 +185,7 @@ impl MemoryStore {
             let shared = Arc::clone(&self.0);
             let sweeper = thread::Builder::new().name("fedify-kv-expiry".into());
             // Without a thread the entries still expire for callers; the next
-            // write with a ttl tries again.
+            // write tries again.
             entries.sweeping = sweeper.spawn(move || shared.sweep()).is_ok();
         }
     }
