@@ -211,14 +211,13 @@ describe.skipIf(!existsSync("/proc/self/status"))("forgotten", () => {
           const listeners = () => getEventListeners(signal, "abort").length;
           const kept = store.list({ signal });
           await kept.next();
-          const lists = [];
-          for (let i = 0; i < 500; i += 1) {
-            const list = store.list({ signal });
-            lists.push(list);
-            await list.next();
-          }
-          const begun = listeners();
-          lists.length = 0;
+          // A function of its own, so that nothing keeps them afterwards.
+          const begin = async () => {
+            const lists = Array.from({ length: 500 }, () => store.list({ signal }));
+            for (const list of lists) await list.next();
+            return listeners();
+          };
+          const begun = await begin();
           for (let i = 0; i < 1_000 && listeners() > 1; i += 1) {
             gc();
             await new Promise(setImmediate);
