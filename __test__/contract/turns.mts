@@ -36,6 +36,11 @@ async function callUntilTimer(call: () => unknown): Promise<void> {
 /** The calls of each loop, on a store that has an entry `["k"]`. */
 const calls: Record<string, (store: Store) => () => unknown> = {
   get: (store) => () => store.get(["k"]),
+  "get, and work after it": (store) => async () => {
+    await store.get(["k"]);
+    const start = performance.now();
+    while (performance.now() - start < 2);
+  },
   "get of nothing": (store) => () => store.get(["nothing"]),
   "get of an invalid key": (store) => () =>
     reasonOf(() => store.get([] as never)),

@@ -7,8 +7,8 @@
 //! settles the promise later.
 //!
 //! The loop does not say when it turns. A probe does: an immediate (see
-//! `setImmediate`) that is asked for at most once a millisecond, and never for
-//! an answer that comes alone.
+//! `setImmediate`) that is asked for at most once a millisecond, and seldom for
+//! answers that come alone.
 
 use super::js::Js;
 use super::lane::Lane;
@@ -23,6 +23,10 @@ const UNWATCHED: Duration = Duration::from_millis(1);
 /// How long answers may follow each other while the probe has not run. A loop
 /// of calls thus takes 4 ms between two turns.
 const WATCHED: Duration = Duration::from_millis(3);
+
+/// Answers with longer pauses between them mostly follow turns. Only one in so
+/// many asks for a probe, which would cost a tenth of an answer that comes alone.
+const ALONE_A_PROBE: u32 = 16;
 
 /// The clock is read for one answer in so many while they are quick, because
 /// reading it would take 3 % of a `get` of nothing.
@@ -41,6 +45,8 @@ pub struct Turns {
     looked: Cell<Option<Instant>>,
     /// How many answers may follow before it is read again.
     unlooked: Cell<u32>,
+    /// How many answers have come alone since the last one that asked for a probe.
+    alone: Cell<u32>,
     probe: Cell<Probe>,
     /// The lanes that go on after a turn.
     lanes: RefCell<VecDeque<Rc<Lane>>>,
@@ -70,13 +76,14 @@ impl Turns {
     pub fn is_due_now(&self) -> bool {
         let now = Instant::now();
         let before = self.looked.replace(Some(now));
-        let due = self.has_run_long(now);
+        let alone = before.is_none_or(|before| now - before >= UNWATCHED);
+        let due = self.has_run_long(now, alone);
         let quick = !due && before.is_some_and(|before| now - before < QUICK);
         self.unlooked.set(if quick { ANSWERS_A_LOOK - 1 } else { 0 });
         due
     }
 
-    fn has_run_long(&self, now: Instant) -> bool {
+    fn has_run_long(&self, now: Instant, alone: bool) -> bool {
         let Some(since) = self.since.get() else {
             self.since.set(Some(now));
             return false;
@@ -88,7 +95,12 @@ impl Turns {
         if passed >= UNWATCHED {
             // There may have been turns since then.
             self.since.set(Some(now));
-            self.probe.set(Probe::Wanted);
+            if alone && self.alone.get() < ALONE_A_PROBE {
+                self.alone.set(self.alone.get() + 1);
+            } else {
+                self.alone.set(0);
+                self.probe.set(Probe::Wanted);
+            }
         }
         false
     }
