@@ -638,6 +638,34 @@ fn normal() -> SqliteOptions {
     }
 }
 
+/// Waits until the log was started over, in a pause.
+fn wait_for_new_log(disk: &Disk, from: usize) {
+    let header = |event: &Event| matches!(event, Event::File(Kind::Wal, Change::Wrote { offset: 0, .. }));
+    let moved = disk.wait_for(from, synced(Kind::Database));
+    let begun = disk.wait_for(moved, header);
+    disk.wait_for(begun, synced(Kind::Wal));
+}
+
+#[test]
+fn the_first_write_after_a_pause_does_not_start_the_log() {
+    let folder = Folder::new();
+    let client = warm(&folder, SqliteOptions::default());
+    wait_for_new_log(&client.disk, 0);
+    let before = client.disk.now();
+    client.run(put(&["b"], "1")).unwrap();
+    let events = client.disk.events();
+    let syncs = events[before..].iter().filter(|event| synced(Kind::Wal)(event));
+    assert_eq!(syncs.count(), 1);
+
+    let folder = Folder::new();
+    let client = warm(&folder, normal());
+    wait_for_new_log(&client.disk, 0);
+    // The writer may still hold the lock.
+    while client.store.answer(put(&["b"], "1"), false).is_err() {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn lone_writes_are_done_on_the_calling_thread_without_a_sync() {
     for options in [normal(), relaxed()] {

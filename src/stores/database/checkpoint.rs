@@ -39,7 +39,8 @@ pub struct Checkpoints {
     retry: Duration,
     /// How many frames the log had when it was last looked at.
     seen: u32,
-    /// Frames at the start of the log that hold nothing to be moved.
+    /// How many frames the log had when it was started over, with nothing in them
+    /// that has to be moved; 0 once more was written.
     empty: u32,
 }
 
@@ -102,6 +103,7 @@ impl Checkpoints {
         if frames <= backfilled || frames == self.empty {
             return Log::Short;
         }
+        self.empty = 0;
         self.in_pause = false;
         self.retry = RETRY;
         self.due = Some(Instant::now() + PAUSE);

@@ -110,6 +110,9 @@ impl<F: Format> Writer<F> {
         else {
             return;
         };
+        if self.shared.file.check().is_err() {
+            return;
+        }
         self.shared.release_snapshot();
         let mut kept = None;
         let begun = transaction(connection, &self.shared.file, Some(Durability::Normal), || {
