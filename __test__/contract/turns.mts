@@ -195,11 +195,11 @@ export function describeTurns(test: ContractTest): void {
     await fill(store, 10);
     const reads = numbers(5_000).map((i) => store.get(keyOf(i % 10)));
     const list = store.list();
-    const steps = numbers(20).map(() => list.next());
+    // Some of these are rejected before the reads are over.
+    const steps = Promise.allSettled(numbers(20).map(() => list.next()));
     const closed = store.close();
     expect(await Promise.all(reads)).toEqual(numbers(5_000).map((i) => i % 10));
-    const settled = await Promise.allSettled(steps);
-    expect(settled).toHaveLength(20);
+    expect(await steps).toHaveLength(20);
     await closed;
   });
 }
