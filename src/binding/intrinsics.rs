@@ -180,8 +180,8 @@ impl Js {
         Ok(())
     }
 
-    /// Calls a function once the JavaScript code that runs now has ended, and
-    /// before what waits for promises that are resolved from now on.
+    /// Calls a function as a microtask: after the JavaScript code that runs now,
+    /// and before the code that awaits a promise resolved later.
     pub fn microtask(self, function: &Ref) {
         let function = self.kept(function);
         self.value(|it| &it.microtask, &[function]);

@@ -32,7 +32,7 @@ const ALONE_A_PROBE: u32 = 16;
 /// reading it would take 3 % of a `get` of nothing.
 const ANSWERS_A_LOOK: u32 = 4;
 
-/// Answers are quick if no more than this passes between two looks.
+/// Answers are quick if two readings of the clock are closer together than this.
 const QUICK: Duration = Duration::from_micros(100);
 
 /// The turns of one environment, for all its stores.

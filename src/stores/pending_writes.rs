@@ -1,5 +1,5 @@
-//! Which keys have writes under way, so that what is done on the calling thread
-//! never overtakes what was called before it.
+//! Which keys have writes under way. An operation on the calling thread must not
+//! overtake one that was called before it.
 
 use crate::kv::Command;
 use std::hash::{BuildHasher, RandomState};
