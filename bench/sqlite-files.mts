@@ -11,7 +11,7 @@ export const WAL_NORMAL =
   "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL";
 
 /** The options of an app that relaxes Fedify's own entries. */
-export const RELAXED = { relaxed: [["_fedify"]] } as SqliteKvStoreOptions;
+export const RELAXED: SqliteKvStoreOptions = { relaxed: [["_fedify"]] };
 
 export interface Peer {
   readonly store: FedifySqliteKvStore;

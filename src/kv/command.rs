@@ -25,6 +25,16 @@ pub enum Command {
 }
 
 impl Command {
+    /// About how many bytes it stores.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Put(_, Write::Store { value, .. }) | Self::Cas(_, _, Write::Store { value, .. }) => {
+                value.as_str().len()
+            }
+            _ => 0,
+        }
+    }
+
     /// The key of the entry that this may write.
     pub fn written(&self) -> Option<&Key> {
         match self {

@@ -8,7 +8,7 @@ use super::checkpoint::is_appended_to;
 use super::store::Shared;
 use super::transaction::{Failure, Kept, transaction};
 use super::{Durability, Format, Location};
-use crate::kv::{Command, Outcome, Write};
+use crate::kv::{Command, Outcome};
 
 /// Larger values take long to copy.
 const MOST_BYTES: usize = 64 * 1024;
@@ -58,14 +58,8 @@ impl<F: Format> Shared<F> {
     }
 
     fn may_write(&self, command: &Command) -> bool {
-        let size = match command {
-            Command::Put(_, write) | Command::Cas(_, _, write) => match write {
-                Write::Store { value, .. } => value.as_str().len(),
-                Write::Delete => 0,
-            },
-            _ => return false,
-        };
-        size <= MOST_BYTES
+        command.written().is_some()
+            && command.size() <= MOST_BYTES
             && self.options.durability_of(command) == Durability::Normal
             && self.pending.is_idle()
             && !self.notes.are_syncs_under_way()

@@ -1,6 +1,6 @@
 //! The work of a store's writer, in the order of the calls.
 
-use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result, Write};
+use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result};
 use crate::stores::pending_writes::{PendingJob, PendingWrites};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -63,12 +63,7 @@ impl Queued {
 
     /// About how many bytes it stores.
     pub fn size(&self) -> usize {
-        match self.work.command() {
-            Some(Command::Put(_, Write::Store { value, .. }) | Command::Cas(_, _, Write::Store { value, .. })) => {
-                value.as_str().len()
-            }
-            _ => 0,
-        }
+        self.work.command().map_or(0, Command::size)
     }
 
     /// The work, which is no longer pending.
