@@ -384,15 +384,6 @@ export type KvErrorCode =
   | "ERR_KV_CORRUPT"
   | "ERR_KV_BACKEND";
 
-
-/**
- * Which binding artifact the generated loader actually loaded: `'native'` for
- * a native addon, otherwise the `platformArchABI` of the WASI flavor. Every
- * flavor napi-rs can build is listed, because `NAPI_RS_NATIVE_LIBRARY_PATH`
- * can point the loader at a WASI artifact this package does not build itself.
- */
-export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
-
 /**
  * Keeps entries in a Deno KV database: a file that `Deno.openKv(path)` may
  * have open at the same time in other processes, or a server that speaks KV

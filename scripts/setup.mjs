@@ -1,6 +1,7 @@
-// Prepares a fresh clone for tests, demo and benchmark: installs the packages
-// and builds the addon. Skips steps that are already done. It must run on any
-// version of Node, because the right version is one of the packages.
+// Prepares a fresh clone for tests, demo and benchmark: installs packages and
+// tools, and builds the addon (unless --no-build). Skips steps that are already
+// done. It must run on any version of Node, because the right version is one of
+// the packages.
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
@@ -55,7 +56,10 @@ function setDone(step, inputs) {
   writeFileSync(join(stamps, step), inputs);
 }
 
-if (spawnSync("cargo", ["--version"]).error) {
+/** Whether a command exists and succeeds. */
+const works = (command, ...args) => spawnSync(command, args).status === 0;
+
+if (!works("cargo", "--version")) {
   fail("Rust is missing: install it from https://rustup.rs and run this again");
 }
 
@@ -74,16 +78,46 @@ if (!existsSync(join(root, "node_modules")) || !isDone("packages", lock)) {
   setDone("packages", lock);
 }
 
+const requirements = hash(["scripts/requirements.txt"]);
+if (process.platform !== "win32" && !isDone("requirements", requirements)) {
+  // Debian has Python's own venv in a package of its own.
+  const hasVenv = () => works("python3", "-c", "import ensurepip, venv");
+  if (!hasVenv() && process.getuid() === 0 && works("apt-get", "--version")) {
+    run("apt-get", ["update", "--quiet=2"]);
+    run("apt-get", ["install", "--quiet=2", "--yes", "python3-venv"]);
+  }
+  if (!hasVenv()) {
+    fail("Python's venv is missing: install python3-venv and run this again");
+  }
+  const tools = join(stamps, "tools");
+  run("python3", ["-m", "venv", tools]);
+  run(join(tools, "bin/pip"), [
+    "install",
+    "--quiet",
+    "--disable-pip-version-check",
+    "--requirement",
+    "scripts/requirements.txt",
+  ]);
+  setDone("requirements", requirements);
+}
+
 /**
  * A hash of everything that the addon is built from and that its build writes.
  */
 function addon() {
   const sources = readdirSync(join(root, "src"), { recursive: true })
-    .filter((name) => name.endsWith(".rs"))
+    .filter((name) => /\.(rs|js)$/.test(name))
     .map((name) => join("src", name))
     .sort();
-  const others = ["Cargo.lock", "Cargo.toml", "build.rs", "package.json"];
-  const types = ["scripts/index.d.ts.header", "index.js", "index.d.ts"];
+  const others = [
+    ".cargo/config.toml",
+    "Cargo.lock",
+    "Cargo.toml",
+    "build.rs",
+    "scripts/build.sh",
+    "scripts/requirements.txt",
+  ];
+  const types = ["scripts/index.d.ts.header", "index.d.ts"];
   const settings = Object.entries(process.env)
     .filter(([name]) => /^(CARGO_|RUSTFLAGS$)/.test(name))
     .map(([name, value]) => `${name}=${value}`)
@@ -95,7 +129,8 @@ function addon() {
 // Cargo could detect what is stale. But the build generates the types each
 // time, and for that it compiles the crate again.
 const isBuilt = readdirSync(root).some((name) => name.endsWith(".node"));
-if (!isBuilt || !isDone("addon", addon())) {
+const mayBuild = !process.argv.includes("--no-build");
+if (mayBuild && (!isBuilt || !isDone("addon", addon()))) {
   run("npm", ["run", "--silent", "build"]);
   setDone("addon", addon());
 }
