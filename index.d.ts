@@ -581,6 +581,7 @@ export declare class KvListIterator {
  * ```
  */
 export declare class MemoryKvStore {
+  /** @throws `ERR_KV_INVALID_OPTION`, because this store has no options. */
   constructor()
   /**
    * Gets the value of a key.

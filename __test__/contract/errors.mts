@@ -47,6 +47,17 @@ export function describeErrors(test: ContractTest): void {
     await reasonOf(() => list.next());
   });
 
+  test("unknown options of set, cas and list are ignored", async ({
+    store,
+  }) => {
+    // Fedify may pass further ones some day.
+    const unknown = { unheardOf: 1 };
+    await store.set(["k"], 1, unknown as object);
+    expect(await store.cas(["k"], 1, 2, unknown as object)).toBe(true);
+    const list = store.list({ prefix: ["k"], ...unknown } as object);
+    expect(await collect(list)).toEqual([{ key: ["k"], value: 2 }]);
+  });
+
   test("an error has a class, a message and a stack", async ({ store }) => {
     const error = await expectRejection(
       () => store.get(["a", 1] as never),

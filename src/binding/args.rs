@@ -53,7 +53,10 @@ impl Parse for Key {
 fn parts(js: Js, value: Value) -> Result<KeyBuilder> {
     match array(js, value)? {
         Some(array) => parts_of(js, array),
-        None => Err(Error::InvalidKey("it is not an array of strings".into())),
+        None => Err(Error::InvalidKey(format!(
+            "it must be an array of strings, not {}",
+            js.kind(value)
+        ))),
     }
 }
 
@@ -68,8 +71,8 @@ fn parts_of(js: Js, array: Value) -> Result<KeyBuilder> {
         let part = js.element_given(array, index);
         js.with_text(part, |part| parts.push(part)).map_err(|why| {
             Error::InvalidKey(match why {
-                NotText::NotString => format!("part {index} is not a string"),
-                NotText::LoneSurrogate => format!("part {index} has a lone surrogate"),
+                NotText::NotString => format!("part {index} must be a string, not {}", js.kind(part)),
+                NotText::LoneSurrogate => format!("part {index} has a lone surrogate, which UTF-8 can't encode"),
             })
         })?;
     }
@@ -84,7 +87,7 @@ impl Parse for ClearPrefix {
         let prefix = parts(js, value)?.prefix();
         if prefix == Prefix::ALL {
             return Err(Error::InvalidKey(
-                "an empty prefix would clear the whole store; drop() does that".into(),
+                "clear() needs a prefix of at least one part; drop() deletes everything".into(),
             ));
         }
         Ok(Self(prefix))
@@ -102,7 +105,9 @@ impl Parse for Json {
         let text = js.stringify(value).map_err(|thrown| Error::InvalidValue(thrown.0))?;
         match js.to_text(text) {
             Ok(text) => Ok(Self(Some(JsonText::new(text)))),
-            Err(_) => Err(Error::InvalidValue("JSON has no form for it".into())),
+            Err(_) => Err(Error::InvalidValue(
+                "JSON.stringify() returns undefined for it, as for functions and symbols".into(),
+            )),
         }
     }
 }
@@ -116,7 +121,10 @@ impl Parse for SetOptions {
             return Ok(Self(Lifetime::Unlimited));
         }
         if !js.is_object(value) {
-            return Err(Error::InvalidOption("the options are not an object".into()));
+            return Err(Error::InvalidOption(format!(
+                "the options must be an object such as {{ ttl: {{ hours: 1 }} }}, not {}",
+                js.kind(value)
+            )));
         }
         let length = js.ttl(value).map_err(|thrown| Error::InvalidTtl(thrown.0))?;
         let millis = match length {
@@ -131,7 +139,7 @@ impl Parse for SetOptions {
 /// The length of some years and months, counted from now.
 fn months_millis(years: f64, months: f64) -> Result<f64> {
     if years.fract() != 0.0 || months.fract() != 0.0 {
-        return Err(Error::InvalidTtl("years and months have no fractions".into()));
+        return Err(Error::InvalidTtl("years and months must be whole numbers".into()));
     }
     let now: DateTime = jiff::tz::TimeZone::UTC.to_datetime(Timestamp::now());
     #[expect(clippy::cast_possible_truncation, reason = "it saturates, and then is out of range")]
@@ -139,7 +147,7 @@ fn months_millis(years: f64, months: f64) -> Result<f64> {
         .try_years(years as i64)
         .and_then(|span| span.try_months(months as i64));
     let later = span.and_then(|span| now.checked_add(span));
-    let later = later.map_err(|error| Error::InvalidTtl(error.to_string()))?;
+    let later = later.map_err(|error| Error::InvalidTtl(format!("years or months are out of range: {error}")))?;
     Ok(now.duration_until(later).as_secs_f64() * 1000.0)
 }
 
@@ -158,9 +166,15 @@ impl Parse for Request {
             return Ok(request);
         }
         if !js.is_object(value) {
-            return Err(Error::InvalidKey("the prefix is not an array of strings".into()));
+            return Err(Error::InvalidKey(format!(
+                "list() takes a prefix (an array of strings) or an object with options, not {}",
+                js.kind(value)
+            )));
         }
-        let option = |name| js.get(value, name).map_err(|thrown| Error::InvalidOption(thrown.0));
+        let option = |name| {
+            js.get(value, name)
+                .map_err(|thrown| Error::InvalidOption(format!("{name} can't be read: {}", thrown.0)))
+        };
         let prefix = option("prefix")?;
         if !js.is_nullish(prefix) {
             request.prefix = parts(js, prefix)?.prefix();
@@ -186,7 +200,7 @@ fn abort_signal(js: Js, value: Value) -> Result<Ref> {
             .get(value, "removeEventListener")
             .is_ok_and(|method| js.is_function(method));
     if !listens {
-        return Err(Error::InvalidOption("signal is not an AbortSignal".into()));
+        return Err(Error::InvalidOption("signal must be an AbortSignal".into()));
     }
     Ok(js.keep(value))
 }
@@ -195,7 +209,7 @@ impl Parse for String {
     fn parse(js: Js, value: Value) -> Result<Self> {
         js.to_text(value).map_err(|why| {
             Error::InvalidOption(match why {
-                NotText::NotString => "the path or URL is not a string".into(),
+                NotText::NotString => format!("the path or URL must be a string, not {}", js.kind(value)),
                 NotText::LoneSurrogate => "the path or URL has a lone surrogate".into(),
             })
         })

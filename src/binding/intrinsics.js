@@ -6,6 +6,7 @@
   const { apply, get, ownKeys, defineProperty, getOwnPropertyDescriptor } =
     Reflect;
   const { isArray } = Array;
+  const { keys } = Object;
   const { isPrototypeOf } = Object.prototype;
   const resolve = Promise.resolve.bind(Promise);
   const { then } = Promise.prototype;
@@ -128,6 +129,7 @@
     attempt(apply),
     attempt((error) => String(error?.message ?? error)),
     attempt(strings),
+    attempt(keys),
     setImmediate,
     (run) => void apply(then, settled, [run]),
     resolve,

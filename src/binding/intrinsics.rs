@@ -28,6 +28,7 @@ struct Intrinsics {
     apply: Ref,
     message: Ref,
     strings: Ref,
+    names: Ref,
     set_immediate: Ref,
     microtask: Ref,
     resolve: Ref,
@@ -148,6 +149,15 @@ impl Js {
         let result = self.run(|it| &it.strings, &[value])?;
         let copy = self.attempted(result)?;
         Ok((!self.is_undefined(copy)).then_some(copy))
+    }
+
+    /// The names of an object's own enumerable properties, without symbols.
+    pub fn names(self, object: Value) -> Result<Vec<String>> {
+        let result = self.run(|it| &it.names, &[object])?;
+        let names = self.attempted(result)?;
+        // No option has a name with a lone surrogate, so "" may stand for it.
+        let name = |index| Ok(self.to_text(self.element(names, index)?).unwrap_or_default());
+        (0..self.length(names)).map(name).collect()
     }
 
     pub fn call(self, this: Value, function: Value, arguments: &[Value]) -> Result<Value> {
@@ -274,6 +284,7 @@ impl Js {
                 apply: next()?,
                 message: next()?,
                 strings: next()?,
+                names: next()?,
                 set_immediate: next()?,
                 microtask: next()?,
                 resolve: next()?,

@@ -131,6 +131,21 @@ impl Js {
         node!(napi_typeof(self, value) -> sys::ValueType::napi_undefined).unwrap_or(sys::ValueType::napi_undefined)
     }
 
+    /// The type of a value, as it can follow "not" in a message.
+    pub fn kind(self, value: Value) -> &'static str {
+        match self.type_of(value) {
+            sys::ValueType::napi_undefined => "undefined",
+            sys::ValueType::napi_null => "null",
+            sys::ValueType::napi_boolean => "a boolean",
+            sys::ValueType::napi_number => "a number",
+            sys::ValueType::napi_string => "a string",
+            sys::ValueType::napi_symbol => "a symbol",
+            sys::ValueType::napi_function => "a function",
+            sys::ValueType::napi_bigint => "a BigInt",
+            _ => "an object",
+        }
+    }
+
     pub fn is_undefined(self, value: Value) -> bool {
         self.type_of(value) == sys::ValueType::napi_undefined
     }

@@ -10,6 +10,7 @@ use super::classes::sqlite::SqliteKvStore;
 use super::classes::{js, thrown};
 use super::handle::Handle;
 use super::js::{Js, Value};
+use super::options::NoOptions;
 use crate::kv::{Error, Result};
 use crate::stores::{
     DenoOptions, DenoStore, MemoryStore, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, RedisOptions,
@@ -64,8 +65,13 @@ pub fn prepare(exports: Object<'_>, env: Env) {
 fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
     let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
     match scheme.to_ascii_lowercase().as_str() {
-        "memory" if rest.is_empty() => Ok(Either6::A(MemoryKvStore(Handle::new(js, MemoryStore::default())))),
-        "memory" => Err(Error::InvalidOption("nothing follows memory: in a URL".into())),
+        "memory" if rest.is_empty() => {
+            NoOptions::parse(js, options)?;
+            Ok(Either6::A(MemoryKvStore(Handle::new(js, MemoryStore::default()))))
+        }
+        "memory" => Err(Error::InvalidOption(
+            "the URL of a memory store must be memory: alone".into(),
+        )),
         "sqlite" => {
             let store = SqliteStore::at_url(rest, SqliteOptions::parse(js, options)?)?;
             Ok(Either6::B(SqliteKvStore::of(js, store)))
@@ -88,7 +94,8 @@ fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
         }
         // The rest may contain a password.
         other => Err(Error::InvalidOption(format!(
-            "a store's URL starts with memory:, sqlite:, redis:, postgres:, mysql: or denokv:, not with {:?}",
+            "the URL must start with memory:, sqlite:, redis:, postgres:, mysql: or denokv:, not with {:?}; for a SQLite \
+            file, write sqlite:path",
             other.chars().take(20).collect::<String>()
         ))),
     }

@@ -116,7 +116,7 @@
     );
     const length = apply(total, ttl, [{ unit: "millisecond", relativeTo }]);
     if (typeof length !== "number" || isNaN(length)) {
-      throw new RangeError("its total() gave no number");
+      throw new RangeError("its total() must return a number");
     }
     return length;
   };
@@ -130,7 +130,7 @@
     const field = (name, value) => {
       if (value === undefined) return 0;
       if (!isFinite(value)) {
-        throw new RangeError(`${name} is not a finite number`);
+        throw new RangeError(`${name} must be a finite number`);
       }
       given = true;
       positive ||= value > 0;
@@ -149,8 +149,10 @@
       field("microseconds", ttl.microseconds),
       field("nanoseconds", ttl.nanoseconds),
     );
-    if (!given) throw new RangeError("it has none of the fields of a duration");
-    if (positive && negative) throw new RangeError("its fields differ in sign");
+    if (!given)
+      throw new RangeError("it must have at least one field, such as hours");
+    if (positive && negative)
+      throw new RangeError("its fields must all have the same sign");
     return years || months ? [years, months, length] : length;
   };
 
@@ -160,7 +162,7 @@
     if (kept !== undefined) return kept;
     if (typeof ttl !== "object" || ttl === null) {
       throw new RangeError(
-        "it is neither a Temporal.Duration nor an object like { hours: 1 }",
+        `it must be a Temporal.Duration or an object like { hours: 1 }, not ${ttl === null ? "null" : `a ${typeof ttl}`}`,
       );
     }
     const { total } = ttl;

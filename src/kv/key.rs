@@ -68,7 +68,8 @@ impl KeyBuilder {
     ///
     /// [`Error::InvalidKey`] if there are no parts.
     pub fn key(self) -> Result<Key> {
-        self.some().ok_or_else(|| Error::InvalidKey("it has no parts".into()))
+        self.some()
+            .ok_or_else(|| Error::InvalidKey("it must have at least one part".into()))
     }
 
     /// A prefix of no parts holds all keys.

@@ -81,7 +81,7 @@ fn runtime_with_io() -> io::Result<Runtime> {
     }
     let build = || Builder::new_current_thread().enable_time().enable_io().build();
     // Another thread may have taken them meanwhile.
-    catch_unwind(build).unwrap_or_else(|_| Err(io::Error::other("there are too few file descriptors")))
+    catch_unwind(build).unwrap_or_else(|_| Err(io::Error::other("too few file descriptors are free")))
 }
 
 /// A store's worker thread, which runs for as long as a sender to it exists. It

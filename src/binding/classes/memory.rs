@@ -2,10 +2,11 @@
 
 use super::list::KvListIterator;
 use super::methods::store_methods;
-use super::{Ready, called_with_new, js, ready};
+use super::{Ready, called_with_new, js, ready, thrown};
 use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
 use crate::binding::handle::Handle;
 use crate::binding::list::Request;
+use crate::binding::options::NoOptions;
 use crate::kv::{Command, Key};
 use crate::stores::MemoryStore;
 use napi::bindgen_prelude::{Env, This};
@@ -30,9 +31,11 @@ pub struct MemoryKvStore(pub(in crate::binding) Handle);
 
 #[napi]
 impl MemoryKvStore {
-    #[napi(constructor)]
-    pub fn new(env: Env, this: This<'_>) -> napi::Result<Self> {
+    /// @throws `ERR_KV_INVALID_OPTION`, because this store has no options.
+    #[napi(constructor, ts_args_type = "")]
+    pub fn new(env: Env, this: This<'_>, options: Arg<NoOptions>) -> napi::Result<Self> {
         called_with_new(env, &this, "MemoryKvStore")?;
+        options.0.map_err(|error| thrown(env, &error))?;
         Ok(Self(Handle::new(js(env), MemoryStore::default())))
     }
 }

@@ -43,7 +43,7 @@ fn called_with_new(env: Env, this: &This<'_>, class: &str) -> napi::Result<()> {
     if js(env).is_instance(this.raw(), class) {
         return Ok(());
     }
-    let words = format!("class constructor {class} cannot be called without 'new'");
+    let words = format!("{class} must be called with new");
     Err(thrown(env, &Error::InvalidOption(words)))
 }
 

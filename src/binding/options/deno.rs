@@ -8,16 +8,17 @@ use crate::stores::DenoOptions;
 
 impl Parse for DenoOptions {
     fn parse(js: Js, value: Value) -> Result<Self> {
-        let given = Given::of(js, value)?;
-        let default = Self::default();
-        let access_token = given.text("accessToken")?;
-        if access_token.as_deref() == Some("") {
-            return Err(Error::InvalidOption("accessToken is empty".into()));
-        }
-        Ok(Self {
-            access_token,
-            busy_timeout: given.millis("busyTimeout", 0.0, default.busy_timeout)?,
-            command_timeout: given.timeout("commandTimeout", default.command_timeout)?,
+        Given::read(js, value, "DenoKvStore", |given| {
+            let default = Self::default();
+            let access_token = given.text("accessToken")?;
+            if access_token.as_deref() == Some("") {
+                return Err(Error::InvalidOption("accessToken must not be empty".into()));
+            }
+            Ok(Self {
+                access_token,
+                busy_timeout: given.millis("busyTimeout", 0.0, default.busy_timeout)?,
+                command_timeout: given.timeout("commandTimeout", default.command_timeout)?,
+            })
         })
     }
 }

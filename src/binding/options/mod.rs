@@ -2,16 +2,20 @@
 //! has what their options have in common.
 
 mod deno;
+mod memory;
 mod mysql;
 mod postgres;
 mod redis;
 mod sqlite;
 mod tls;
 
+pub use memory::NoOptions;
+
 use super::args::Parse;
 use super::js::{Js, Value};
 use crate::kv::{Error, Key, Prefix, Result};
 use crate::stores::TlsOptions;
+use std::cell::RefCell;
 use std::time::Duration;
 
 /// The longest queue that a caller may ask for.
@@ -20,70 +24,141 @@ const MOST_WAITING: u32 = 10_000_000;
 /// The largest number of connections that a caller may ask for.
 const MOST_CONNECTIONS: u32 = 1_000;
 
+/// The option that has options of its own.
+const TLS: &str = "tls";
+
 /// An options object from a caller. Options are read by name; one that is
-/// missing or `undefined` leaves the default.
+/// missing or `undefined` has its default.
 struct Given {
     js: Js,
     object: Option<Value>,
-    /// The name of the option that has these as its value, for errors.
-    within: Option<&'static str>,
+    /// The class, or the option, that has these options.
+    owner: &'static str,
+    /// The names of the options that were read: those that exist.
+    names: RefCell<Vec<&'static str>>,
 }
 
 impl Given {
-    fn of(js: Js, value: Value) -> Result<Self> {
-        let given = !js.is_nullish(value);
-        if given && !js.is_object(value) {
-            return Err(Error::InvalidOption("the options are not an object".into()));
+    /// Reads the options of a class, and refuses those that `read` did not ask
+    /// for.
+    fn read<T>(js: Js, value: Value, class: &'static str, read: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let object = (!js.is_nullish(value)).then_some(value);
+        Self::read_object(js, object, class, read)
+    }
+
+    fn read_object<T>(
+        js: Js,
+        object: Option<Value>,
+        owner: &'static str,
+        read: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(object) = object
+            && !js.is_object(object)
+        {
+            let kind = js.kind(object);
+            return Err(Error::InvalidOption(format!(
+                "the options of {owner} must be an object, not {kind}"
+            )));
         }
-        Ok(Self {
+        let given = Self {
             js,
-            object: given.then_some(value),
-            within: None,
-        })
-    }
-
-    /// The options within an option.
-    fn within(&self, name: &'static str) -> Result<Option<Self>> {
-        let Some(value) = self.value(name)? else {
-            return Ok(None);
+            object,
+            owner,
+            names: RefCell::default(),
         };
-        if !self.js.is_object(value) {
-            return Err(Error::InvalidOption(format!("{name} is not an object")));
-        }
-        Ok(Some(Self {
-            js: self.js,
-            object: Some(value),
-            within: Some(name),
-        }))
+        let options = read(&given)?;
+        given.refuse_others()?;
+        Ok(options)
     }
 
-    fn value(&self, name: &str) -> Result<Option<Value>> {
+    /// The options within an option, read by `read`.
+    fn within<T>(&self, name: &'static str, read: impl FnOnce(&Self) -> Result<T>) -> Result<Option<T>> {
+        let object = self.value(name)?;
+        object
+            .map(|object| Self::read_object(self.js, Some(object), name, read))
+            .transpose()
+    }
+
+    fn refuse_others(&self) -> Result<()> {
+        let Some(object) = self.object else { return Ok(()) };
+        let given = self.js.names(object);
+        let given = given.map_err(|thrown| Error::InvalidOption(format!("the options can't be read: {}", thrown.0)))?;
+        let names = self.names.borrow();
+        let Some(unknown) = given.iter().find(|name| !names.contains(&name.as_str())) else {
+            return Ok(());
+        };
+        let options = if names.is_empty() {
+            "it has none".into()
+        } else {
+            format!("its options are {}", names.join(", "))
+        };
+        let unknown = unknown.chars().take(40).collect::<String>();
+        Err(Error::InvalidOption(format!(
+            "{} has no option {unknown:?}; {options}",
+            self.owner
+        )))
+    }
+
+    fn value(&self, name: &'static str) -> Result<Option<Value>> {
+        self.names.borrow_mut().push(name);
+        self.property(name)
+    }
+
+    fn property(&self, name: &str) -> Result<Option<Value>> {
         let Some(object) = self.object else { return Ok(None) };
         let value = self.js.get(object, name);
-        let value = value.map_err(|thrown| Error::InvalidOption(thrown.0))?;
+        let value =
+            value.map_err(|thrown| Error::InvalidOption(format!("{} can't be read: {}", self.path(name), thrown.0)))?;
         Ok((!self.js.is_undefined(value)).then_some(value))
     }
 
-    /// An option, read by `read`. If that returns `None`, the error says that the
-    /// option must be a `kind`.
-    fn read<T>(&self, name: &str, kind: &str, read: impl FnOnce(Value) -> Option<T>) -> Result<Option<T>> {
+    /// Refuses an option of the official package that this one doesn't have.
+    fn refuse(&self, name: &str, why: &str) -> Result<()> {
+        match self.property(name)? {
+            Some(_) => Err(Error::InvalidOption(format!(
+                "{} has no option {name}: {why}",
+                self.owner
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// An option's name, after the name of the option that contains it.
+    fn path(&self, name: &str) -> String {
+        if self.owner == TLS {
+            format!("{TLS}.{name}")
+        } else {
+            name.into()
+        }
+    }
+
+    /// An option, converted by `convert`. If that returns `None`, the error says
+    /// that the option must be `kind`.
+    fn option<T>(&self, name: &'static str, kind: &str, convert: impl FnOnce(Value) -> Option<T>) -> Result<Option<T>> {
         let Some(value) = self.value(name)? else {
             return Ok(None);
         };
-        let wrong = || {
-            let name = self.within.map_or(name.into(), |within| format!("{within}.{name}"));
-            Error::InvalidOption(format!("{name} must be {kind}"))
-        };
-        read(value).map(Some).ok_or_else(wrong)
+        let wrong = || Error::InvalidOption(format!("{} must be {kind}, not {}", self.path(name), self.shown(value)));
+        convert(value).map(Some).ok_or_else(wrong)
     }
 
-    fn text(&self, name: &str) -> Result<Option<String>> {
-        self.read(name, "a string", |value| self.js.to_text(value).ok())
+    /// A wrong value of an option, if it is short and cannot be a secret;
+    /// otherwise its type.
+    fn shown(&self, value: Value) -> String {
+        match (self.js.to_number(value), self.js.to_text(value)) {
+            (Some(number), _) => number.to_string(),
+            (_, Ok(text)) if self.owner != TLS && text.len() <= 40 => format!("{text:?}"),
+            _ => self.js.kind(value).into(),
+        }
     }
 
-    /// Text or the bytes of a Buffer.
-    fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        self.read(name, "a string or a Buffer", |value| {
+    fn text(&self, name: &'static str) -> Result<Option<String>> {
+        self.option(name, "a string", |value| self.js.to_text(value).ok())
+    }
+
+    /// Text, or the bytes of a `Uint8Array`.
+    fn bytes(&self, name: &'static str) -> Result<Option<Vec<u8>>> {
+        self.option(name, "a string or a Uint8Array", |value| {
             let text = || self.js.to_text(value).ok().map(String::into_bytes);
             self.js.to_bytes(value).or_else(text)
         })
@@ -91,7 +166,7 @@ impl Given {
 
     /// An array of keys, each the prefix of others.
     fn prefixes(&self, name: &'static str) -> Result<Vec<Prefix>> {
-        let array = self.read(name, "an array of keys", |value| {
+        let array = self.option(name, "an array of keys", |value| {
             self.js.is_array(value).then_some(value)
         })?;
         let Some(array) = array else { return Ok(Vec::new()) };
@@ -103,25 +178,25 @@ impl Given {
         (0..self.js.length(array)).map(prefix).collect()
     }
 
-    fn boolean(&self, name: &str, default: bool) -> Result<bool> {
-        let boolean = self.read(name, "a boolean", |value| self.js.to_bool(value))?;
+    fn boolean(&self, name: &'static str, default: bool) -> Result<bool> {
+        let boolean = self.option(name, "a boolean", |value| self.js.to_bool(value))?;
         Ok(boolean.unwrap_or(default))
     }
 
-    fn millis(&self, name: &str, least: f64, default: Duration) -> Result<Duration> {
+    fn millis(&self, name: &'static str, least: f64, default: Duration) -> Result<Duration> {
         let kind = format!("a number of milliseconds from {least} to 2147483647");
-        let millis = self.read(name, &kind, |value| {
+        let millis = self.option(name, &kind, |value| {
             let millis = self.js.to_number(value);
             millis.filter(|millis| (least..=2_147_483_647.0).contains(millis))
         })?;
         Ok(millis.map_or(default, |millis| Duration::from_secs_f64(millis / 1000.0)))
     }
 
-    fn timeout(&self, name: &str, default: Duration) -> Result<Duration> {
+    fn timeout(&self, name: &'static str, default: Duration) -> Result<Duration> {
         self.millis(name, 1.0, default)
     }
 
-    fn count(&self, name: &str, most: u32, default: usize) -> Result<usize> {
+    fn count(&self, name: &'static str, most: u32, default: usize) -> Result<usize> {
         match self.value(name)? {
             Some(value) => Ok(whole(self.js, value, name, most)? as usize),
             None => Ok(default),
@@ -137,7 +212,7 @@ impl Given {
     }
 
     fn tls(&self) -> Result<Option<TlsOptions>> {
-        self.within("tls")?.map(|tls| tls::options(&tls)).transpose()
+        self.within(TLS, tls::read)
     }
 }
 

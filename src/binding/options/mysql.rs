@@ -8,17 +8,18 @@ use crate::stores::MysqlOptions;
 
 impl Parse for MysqlOptions {
     fn parse(js: Js, value: Value) -> Result<Self> {
-        let given = Given::of(js, value)?;
-        let mut options = Self::default();
-        if let Some(name) = given.text("tableName")? {
-            options = options.table(name)?;
-        }
-        options.initialized = given.boolean("initialized", options.initialized)?;
-        options.max_connections = given.max_connections(options.max_connections)?;
-        options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
-        options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
-        options.queue_limit = given.queue_limit(options.queue_limit)?;
-        options.tls = given.tls()?;
-        Ok(options)
+        Given::read(js, value, "MysqlKvStore", |given| {
+            let mut options = Self::default();
+            if let Some(name) = given.text("tableName")? {
+                options = options.table(name)?;
+            }
+            options.initialized = given.boolean("initialized", options.initialized)?;
+            options.max_connections = given.max_connections(options.max_connections)?;
+            options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
+            options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
+            options.queue_limit = given.queue_limit(options.queue_limit)?;
+            options.tls = given.tls()?;
+            Ok(options)
+        })
     }
 }

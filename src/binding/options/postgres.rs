@@ -8,19 +8,20 @@ use crate::stores::PostgresOptions;
 
 impl Parse for PostgresOptions {
     fn parse(js: Js, value: Value) -> Result<Self> {
-        let given = Given::of(js, value)?;
-        let mut options = Self::default();
-        if let Some(name) = given.text("tableName")? {
-            options.table_name = name;
-        }
-        options.initialized = given.boolean("initialized", options.initialized)?;
-        options.unlogged = given.boolean("unlogged", options.unlogged)?;
-        options.prepared_statements = given.boolean("preparedStatements", options.prepared_statements)?;
-        options.max_connections = given.max_connections(options.max_connections)?;
-        options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
-        options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
-        options.queue_limit = given.queue_limit(options.queue_limit)?;
-        options.tls = given.tls()?;
-        Ok(options)
+        Given::read(js, value, "PostgresKvStore", |given| {
+            let mut options = Self::default();
+            if let Some(name) = given.text("tableName")? {
+                options.table_name = name;
+            }
+            options.initialized = given.boolean("initialized", options.initialized)?;
+            options.unlogged = given.boolean("unlogged", options.unlogged)?;
+            options.prepared_statements = given.boolean("preparedStatements", options.prepared_statements)?;
+            options.max_connections = given.max_connections(options.max_connections)?;
+            options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
+            options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
+            options.queue_limit = given.queue_limit(options.queue_limit)?;
+            options.tls = given.tls()?;
+            Ok(options)
+        })
     }
 }

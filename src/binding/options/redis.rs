@@ -3,27 +3,26 @@
 use super::Given;
 use crate::binding::args::Parse;
 use crate::binding::js::{Js, Value};
-use crate::kv::{Error, Result};
+use crate::kv::Result;
 use crate::stores::RedisOptions;
 
 impl Parse for RedisOptions {
     fn parse(js: Js, value: Value) -> Result<Self> {
-        let given = Given::of(js, value)?;
-        let mut options = Self::default();
-        if given.value("codec")?.is_some() {
-            return Err(Error::InvalidOption(
-                "there is no codec option: values are always JSON, as the official store's default codec writes them"
-                    .into(),
-            ));
-        }
-        if let Some(prefix) = given.bytes("keyPrefix")? {
-            options.key_prefix = prefix;
-        }
-        options.index = given.boolean("index", options.index)?;
-        options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
-        options.command_timeout = given.timeout("commandTimeout", options.command_timeout)?;
-        options.queue_limit = given.queue_limit(options.queue_limit)?;
-        options.tls = given.tls()?;
-        Ok(options)
+        Given::read(js, value, "RedisKvStore", |given| {
+            let mut options = Self::default();
+            given.refuse(
+                "codec",
+                "values are always JSON, as with the default codec of @fedify/redis",
+            )?;
+            if let Some(prefix) = given.bytes("keyPrefix")? {
+                options.key_prefix = prefix;
+            }
+            options.index = given.boolean("index", options.index)?;
+            options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
+            options.command_timeout = given.timeout("commandTimeout", options.command_timeout)?;
+            options.queue_limit = given.queue_limit(options.queue_limit)?;
+            options.tls = given.tls()?;
+            Ok(options)
+        })
     }
 }

@@ -4,7 +4,7 @@ use super::Given;
 use crate::kv::Result;
 use crate::stores::TlsOptions;
 
-pub fn options(given: &Given) -> Result<TlsOptions> {
+pub fn read(given: &Given) -> Result<TlsOptions> {
     let default = TlsOptions::default();
     Ok(TlsOptions {
         ca: given.bytes("ca")?,

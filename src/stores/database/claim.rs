@@ -42,9 +42,9 @@ mod unix {
             let foreign = |fd: &RawFd| !known.is_some_and(|known| known.contains(fd));
             if descriptors_of(file).iter().any(foreign) {
                 return Err(Error::Connection(format!(
-                    "{} is open in this process already, through another copy of the SQLite library (node:sqlite or \
-                    better-sqlite3, say) or as a plain file; closing either one would cancel the other's locks and can \
-                    corrupt the database. Give this store a file of its own, or close the other one first",
+                    "{} is already open in this process, through another copy of SQLite (such as node:sqlite or \
+                    better-sqlite3) or as a plain file. Closing one would release the other's locks, which can corrupt \
+                    the database. Close the other one first, or give this store a file of its own",
                     path.display()
                 )));
             }

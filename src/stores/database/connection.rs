@@ -49,11 +49,19 @@ impl Deref for Connection {
     }
 }
 
+/// The usual reason why a file can't be created. SQLite does not say it.
+fn folder_note(location: &Location) -> &'static str {
+    match location {
+        Location::File(path) if path.parent().is_some_and(|folder| !folder.exists()) => " (its folder doesn't exist)",
+        _ => "",
+    }
+}
+
 impl Connection {
     /// Runs no statement yet, so that the caller can look at which file it is.
     pub fn open(location: &Location, creates: bool) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let unopened = |why: rusqlite::Error| Error::Connection(format!("{location}: {why}"));
+        let unopened = |why: rusqlite::Error| Error::Connection(format!("{location}{}: {why}", folder_note(location)));
         let path = match location {
             Location::File(path) => path,
             Location::Memory(name) => {

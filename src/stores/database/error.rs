@@ -8,7 +8,9 @@ impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         let words = error.to_string();
         match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Timeout(words),
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Timeout(format!(
+                "another process kept its lock for longer than busyTimeout ({words})"
+            )),
             Some(ErrorCode::CannotOpen | ErrorCode::NotADatabase) => Self::Connection(words),
             Some(ErrorCode::TooBig) => Self::ValueTooLarge(words),
             _ => Self::Backend(words),

@@ -195,7 +195,7 @@ impl DatabaseFile {
     fn moved(&self) -> Error {
         Error::Connection(format!(
             "{} was replaced, moved or removed while it was open; put the file back, or close this store and open \
-            another one",
+            a new one",
             self.location
         ))
     }

@@ -24,18 +24,18 @@ impl Location {
         }
         let invalid = |why: &str| Err(Error::InvalidOption(format!("{why}: {path:?}")));
         if path.is_empty() {
-            return invalid("the path is empty");
+            return Err(Error::InvalidOption("the path must not be empty".into()));
         }
         if path.contains('\0') {
-            return invalid("the path has a NUL character");
+            return invalid("the path must not contain a NUL character");
         }
         if path.starts_with("file:") {
-            return invalid("give a file's path, not a file: URL");
+            return invalid("the path must not be a file: URL; convert it with fileURLToPath() of node:url");
         }
         // Resolved now: the process may change its directory.
         match std::path::absolute(PathBuf::from(path)) {
             Ok(path) => Ok(Self::File(path)),
-            Err(error) => invalid(&error.to_string()),
+            Err(error) => invalid(&format!("the path can't be resolved ({error})")),
         }
     }
 

@@ -69,7 +69,7 @@ fn encode_value(value: &JsonText) -> Result<Vec<u8>> {
     let bytes = v8::to_v8(value.as_str());
     if bytes.len() > MOST_VALUE_BYTES {
         return Err(Error::ValueTooLarge(format!(
-            "Deno KV takes values of up to {MOST_VALUE_BYTES} bytes; this one has {}",
+            "Deno KV allows values of up to {MOST_VALUE_BYTES} bytes; this one has {}",
             bytes.len()
         )));
     }

@@ -29,7 +29,7 @@ pub fn encode(key: &Key) -> Result<Vec<u8>> {
     });
     if bytes.len() > MOST_BYTES {
         return Err(Error::KeyTooLong(format!(
-            "Deno KV takes keys of up to {MOST_BYTES} bytes; this one has {}",
+            "Deno KV allows keys of up to {MOST_BYTES} bytes; this one has {}",
             bytes.len()
         )));
     }

@@ -134,7 +134,7 @@ impl Remote {
                     let why = self.http.failures.borrow().clone();
                     Err(match why {
                         Some(why) => Error::Connection(format!("{why}{outcome}")),
-                        None => Error::Timeout(format!("the server did not answer{outcome}")),
+                        None => Error::Timeout(format!("the server did not answer in time{outcome}")),
                     })
                 }
             },

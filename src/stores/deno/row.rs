@@ -28,12 +28,12 @@ impl Stored {
             VALUE_ENCODING_V8 => Self::V8(value.to_vec()),
             VALUE_ENCODING_BYTES => Self::BYTES,
             VALUE_ENCODING_LE64 => Self::U64,
-            _ => Self::Other("of an unknown encoding"),
+            _ => Self::Other("in an unknown encoding"),
         }
     }
 
-    const BYTES: Self = Self::Other("binary data, which JSON has no form for");
-    const U64: Self = Self::Other("a Deno.KvU64, which JSON has no form for");
+    const BYTES: Self = Self::Other("binary data, which has no JSON form");
+    const U64: Self = Self::Other("a Deno.KvU64, which has no JSON form");
 
     /// The value as JSON text; `None` for `undefined`, which a Deno program may
     /// have stored, and which here is no entry.

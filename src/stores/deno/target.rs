@@ -40,16 +40,16 @@ impl Server {
     fn parse(url: &str, token: Option<String>) -> Result<Self> {
         let invalid = |why: &str| Err(Error::InvalidOption(why.into()));
         let Ok(url) = Url::parse(url) else {
-            return invalid("the URL is not one");
+            return invalid("the URL is invalid");
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return invalid("the URL has a user or password: a server is told the accessToken instead");
+            return invalid("the URL must not have a user name or password; use the option accessToken");
         }
         let Some(token) = token.or_else(|| std::env::var(TOKEN).ok()) else {
-            return invalid("a server needs an accessToken, or the environment variable DENO_KV_ACCESS_TOKEN");
+            return invalid("a server needs the option accessToken, or the environment variable DENO_KV_ACCESS_TOKEN");
         };
         if HeaderValue::from_str(&token).is_err() {
-            return invalid("the accessToken has characters that no token can have");
+            return invalid("accessToken has a character that an HTTP header can't contain");
         }
         Ok(Self { url, token })
     }

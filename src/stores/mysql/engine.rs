@@ -200,7 +200,7 @@ impl Engine for MysqlEngine {
             }
             let ended = self.work(&mut group).await;
             group.finish(|action| match &ended {
-                Ok(()) => Ok(Err(Error::Backend("the operation was overlooked".into()))),
+                Ok(()) => Ok(Err(Error::Backend("internal error: an operation without an outcome".into()))),
                 Err(Ended::Not(lost)) => Err(lost.clone()),
                 Err(
                     Ended::Failed(error)

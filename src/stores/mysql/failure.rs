@@ -54,7 +54,7 @@ pub fn verdict(error: &ServerError) -> Verdict {
         // The check of a JSON column in MariaDB, and the JSON parser's errors
         // in MySQL.
         4025 | 3140 | 3141 | 3157 | 3158 | 3819 => Verdict::Final(Error::InvalidValue(format!(
-            "the server's JSON cannot hold it: {words}"
+            "the server can't store it as JSON: {words}"
         ))),
         _ => Verdict::Final(Error::Backend(words)),
     }

@@ -53,7 +53,7 @@ impl<'a> Group<'a> {
             // A character has at least one byte.
             (text.len() > MOST_CHARACTERS && text.chars().count() > MOST_CHARACTERS).then(|| {
                 Ok(Err(Error::KeyTooLong(format!(
-                    "MySQL keeps keys of up to {MOST_CHARACTERS} characters, as JSON text: {text:.100}…"
+                    "a MySQL key may have {MOST_CHARACTERS} characters as JSON text: {text:.100}…"
                 ))))
             })
         };
@@ -395,7 +395,7 @@ fn fits(row: &Row<'_>, connection: &Connection) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::ValueTooLarge(format!(
-        "the value of {} has {} bytes, and the server's max_allowed_packet is {}",
+        "the value of {} has {} bytes, but the server's max_allowed_packet is {}",
         row.key,
         row.value.as_str().len(),
         connection.packet

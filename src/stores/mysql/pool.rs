@@ -104,7 +104,7 @@ impl Pool {
         let place = timeout_at(deadline, self.places.acquire()).await;
         let Ok(Ok(place)) = place else {
             return Err(Lost::Refused {
-                error: Error::Timeout("all connections were in use for the whole time".into()),
+                error: Error::Timeout("no connection became free in time; see maxConnections and queryTimeout".into()),
                 lasting: true,
             });
         };
@@ -152,7 +152,7 @@ impl Pool {
                 Ok(connection)
             }
             Ok(Ok(Err(error))) => Err(refusal(place, &error, reached)),
-            Ok(Err(_)) => Err(passing(Error::Connection(format!("{place}: no answer in time")))),
+            Ok(Err(_)) => Err(passing(Error::Connection(format!("{place}: not connected in time")))),
             Err(error) => Err(passing(error)),
         }
     }
@@ -222,12 +222,12 @@ impl Pool {
     /// The error when the time is over.
     pub fn too_late(&self, undone: bool) -> Error {
         let what = if undone {
-            "it was stopped and is undone"
+            "it was stopped and undone"
         } else {
-            "what became of it is unknown"
+            "the outcome is unknown"
         };
         Error::Timeout(format!(
-            "{}: no end within {} ms; {what}",
+            "{}: not finished within {} ms; {what}",
             self.target.place,
             self.query_timeout.as_millis()
         ))

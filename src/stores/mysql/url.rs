@@ -32,27 +32,29 @@ impl Target {
     /// message never shows the URL, which may hold a password.
     pub fn parse(url: &str) -> Result<Self> {
         let Some((scheme, rest)) = url.split_once(':') else {
-            return Err(invalid("it has no scheme"));
+            return Err(invalid("it must start with mysql: or mariadb:"));
         };
         if !matches!(scheme.to_ascii_lowercase().as_str(), "mysql" | "mariadb") {
-            return Err(invalid("its scheme must be mysql: or mariadb:"));
+            return Err(invalid("it must start with mysql: or mariadb:"));
         }
         if rest.contains('#') {
-            return Err(invalid("write %23 for # in names and passwords"));
+            return Err(invalid("it must not contain #; write %23 in names and passwords"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         // The driver's message could show parts of the URL.
         let opts = Opts::from_url(&format!("mysql:{rest}"))
             .map_err(|_| invalid("it must look like mysql://user:password@host:port/database"))?;
         if opts.ip_or_hostname().is_empty() {
-            return Err(invalid("it names no server"));
+            return Err(invalid("it has no host"));
         }
         if opts.db_name().is_none_or(str::is_empty) {
-            return Err(invalid("it names no database"));
+            return Err(invalid("it has no database name; write mysql://host/database"));
         }
         // The driver ignores further parts of the path.
         if rest.trim_start_matches('/').matches('/').count() > 1 {
-            return Err(invalid("write %2F for / in names and passwords"));
+            return Err(invalid(
+                "it must have only one / after the host; write %2F in names and passwords",
+            ));
         }
         let mut socket = None;
         let mut encryption = Encryption::Unsaid;
@@ -67,13 +69,13 @@ impl Target {
                         "DISABLED" => Encryption::Unsaid,
                         "REQUIRED" => Encryption::Required,
                         "VERIFY_IDENTITY" => Encryption::Verified,
-                        _ => return Err(invalid("ssl-mode is DISABLED, REQUIRED or VERIFY_IDENTITY")),
+                        _ => return Err(invalid("ssl-mode must be DISABLED, REQUIRED or VERIFY_IDENTITY")),
                     };
                 }
                 _ => {
                     return Err(invalid(
-                        "its only parameters are socket and ssl-mode; options go into the second argument, and ? is \
-                        %3F in names and passwords",
+                        "its only parameters are socket and ssl-mode; pass options as the second argument, and write \
+                        %3F for ? in names and passwords",
                     ));
                 }
             }
@@ -108,7 +110,7 @@ impl Target {
 }
 
 fn invalid(why: impl fmt::Display) -> Error {
-    Error::InvalidOption(format!("not a MySQL URL: {why}"))
+    Error::InvalidOption(format!("the MySQL URL is invalid: {why}"))
 }
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ impl Driver {
                 return Poll::Ready(Err(closed));
             }
             self.answer().map_err(|Malformed| {
-                Error::new(ErrorKind::InvalidData, "what the server says is not the Redis protocol")
+                Error::new(ErrorKind::InvalidData, "the server does not speak the Redis protocol")
             })?;
         }
     }

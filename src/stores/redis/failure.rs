@@ -94,7 +94,7 @@ pub fn verdict(reply: &ServerError, key: Option<&Key>) -> Verdict {
         },
         "READONLY" => Verdict::Demoted(Error::Backend(words())),
         _ if words().contains("WRONGTYPE") => Verdict::Final(match key {
-            Some(key) => Error::Corrupt(format!("what is stored under {key} is not a string")),
+            Some(key) => Error::Corrupt(format!("the value of {key} is not a string of Redis")),
             None => Error::Backend(words()),
         }),
         _ => Verdict::Final(Error::Backend(words())),
@@ -112,6 +112,6 @@ pub fn unexpected(reply: &Value) -> Error {
             Verdict::Final(error) | Verdict::Demoted(error) => error,
             _ => Error::Backend(error.to_string()),
         },
-        _ => Error::Backend("the server's reply is not what the command answers".into()),
+        _ => Error::Backend("the server sent an unexpected reply".into()),
     }
 }

@@ -176,7 +176,7 @@ impl Hub {
         self.topology.masters().await?;
         self.topology
             .owner_of(&self.wire.index())
-            .ok_or_else(|| Error::Connection("no server has this slot of the cluster".into()))
+            .ok_or_else(|| Error::Connection("no server of the cluster has the key's slot".into()))
     }
 
     /// Sends one command for each name to the server that has it.
@@ -195,7 +195,7 @@ impl Hub {
             for index in left.drain(..) {
                 let name = &names[index];
                 let Some(server) = self.topology.owner_of(name) else {
-                    return Err(Error::Connection("no server has this slot of the cluster".into()));
+                    return Err(Error::Connection("no server of the cluster has the key's slot".into()));
                 };
                 let (_, indexes, request) = groups
                     .entry(server.place.clone())
@@ -229,7 +229,7 @@ impl Hub {
                 return Ok(replies);
             }
             if Instant::now() >= patience {
-                return Err(Error::Timeout("the cluster is changing".into()));
+                return Err(Error::Timeout("the cluster kept moving keys to other servers".into()));
             }
             sleep(PAUSE).await;
             self.topology.refresh().await?;

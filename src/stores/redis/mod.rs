@@ -123,15 +123,15 @@ impl RedisStore {
         let target = Target::parse(urls)?;
         if let Some(tls) = &options.tls {
             if !target.tls {
-                return Err(Error::InvalidOption("tls needs a rediss: URL".into()));
+                return Err(Error::InvalidOption("the option tls needs a rediss: URL".into()));
             }
             tls.check()?;
         }
         let wire = Wire::new(options.key_prefix);
         if options.index && target.cluster && !wire.is_in_one_slot() {
             return Err(Error::InvalidOption(
-                "in a cluster, an index must be in the same slot as all it indexes: use a keyPrefix with a hash tag, \
-                such as \"{fedify}::\""
+                "in a cluster, index: true needs a keyPrefix with a hash tag, such as \"{fedify}::\", which keeps all \
+                entries on one server"
                     .into(),
             ));
         }
@@ -160,7 +160,7 @@ impl RedisStore {
     /// number.
     pub fn reindex(&self, answer: Answer) {
         if !self.0.hub.settings.index {
-            let error = Error::InvalidOption("the store was not opened with index: true".into());
+            let error = Error::InvalidOption("reindex() needs a store with index: true".into());
             return answer.deliver(Err(error));
         }
         match self.worker() {

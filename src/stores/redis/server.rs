@@ -73,7 +73,7 @@ impl Server {
     pub fn last_error(&self) -> Error {
         self.refusal()
             .clone()
-            .unwrap_or_else(|| Error::Timeout(format!("{} takes too long", self.place)))
+            .unwrap_or_else(|| Error::Timeout(format!("{}: no connection within commandTimeout", self.place)))
     }
 
     /// The connection, or one attempt at a new one, not too soon after the last
@@ -96,7 +96,7 @@ impl Server {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) => Err(Refusal::passing(
                 &place,
-                format!("no connection within {} ms", limit.as_millis()),
+                format!("not connected within {} ms", limit.as_millis()),
             )),
             Err(error) => Err(Refusal { error, lasting: false }),
         };
@@ -235,7 +235,9 @@ async fn introduce(connection: &Connection, last: Option<&Client>, place: &str) 
         [Value::ServerError(error), _] if error.code() == "NOAUTH" => {
             return Err(Refusal::lasting(
                 place,
-                error.details().unwrap_or("it wants a password"),
+                error
+                    .details()
+                    .unwrap_or("the server requires a password; add it to the URL"),
             ));
         }
         // Not every user may do that.

@@ -152,7 +152,7 @@ async fn ranges(server: Arc<Server>) -> Result<Ranges> {
     let mut request = pipe();
     request.cmd("CLUSTER").arg("SLOTS");
     let replies = server.ask_once(&request).await?;
-    let wrong = || Error::Backend("the answer to CLUSTER SLOTS is not what it should be".into());
+    let wrong = || Error::Backend("the server sent an unexpected reply to CLUSTER SLOTS".into());
     let [Value::Array(entries)] = &replies[..] else {
         return Err(replies.first().map_or_else(wrong, unexpected));
     };
@@ -181,7 +181,7 @@ async fn ranges(server: Arc<Server>) -> Result<Ranges> {
     }
     if ranges.is_empty() {
         return Err(Error::Connection(format!(
-            "{}: the cluster has no slots yet",
+            "{}: the cluster has not assigned any slots yet",
             server.place
         )));
     }

@@ -46,26 +46,26 @@ impl Target {
         let mut targets = targets.into_iter();
         let mut target = targets
             .next()
-            .ok_or_else(|| Error::InvalidOption("there is no URL".into()))?;
+            .ok_or_else(|| Error::InvalidOption("the array of URLs must not be empty".into()))?;
         for another in targets {
             if another.tls != target.tls {
-                return Err(invalid("of one cluster, all URLs or none must be encrypted"));
+                return Err(invalid("all URLs of a cluster must be encrypted (rediss:), or none"));
             }
             target.cluster = true;
             target.places.extend(another.places);
         }
         if target.cluster && target.places.iter().any(|place| matches!(place, Place::Unix(_))) {
-            return Err(invalid("a cluster's servers have no Unix sockets"));
+            return Err(invalid("a cluster can't be reached through a Unix socket"));
         }
         if target.cluster && target.login.db() != 0 {
-            return Err(invalid("a cluster has no databases but 0"));
+            return Err(invalid("a cluster has only database 0"));
         }
         Ok(target)
     }
 
     fn parse_one(url: &str) -> Result<Self> {
         let Some((scheme, rest)) = url.split_once(':') else {
-            return Err(invalid("it has no scheme"));
+            return Err(invalid(WRONG_SCHEME));
         };
         let (tls, cluster, plain) = match scheme {
             "redis" | "valkey" => (false, false, "redis"),
@@ -73,15 +73,12 @@ impl Target {
             "redis+cluster" | "valkey+cluster" => (false, true, "redis"),
             "rediss+cluster" | "valkeys+cluster" => (true, true, "redis"),
             "unix" | "redis+unix" | "valkey+unix" => (false, false, "unix"),
-            _ => {
-                return Err(invalid(
-                    "its scheme must be redis:, rediss:, redis+cluster:, rediss+cluster: or unix:",
-                ));
-            }
+            _ => return Err(invalid(WRONG_SCHEME)),
         };
         if rest.contains('#') || (plain == "redis" && rest.contains('?')) {
             return Err(invalid(
-                "options go into the second argument; write %23 and %3F for # and ? in names and passwords",
+                "it must not contain ? or #; pass options as the second argument, and write %3F and %23 in names and \
+                passwords",
             ));
         }
         let info: ConnectionInfo = format!("{plain}:{rest}")
@@ -91,7 +88,7 @@ impl Target {
         let place = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Place::Tcp(host.clone(), *port),
             ConnectionAddr::Unix(path) => Place::Unix(path.clone()),
-            _ => return Err(invalid("it names no server")),
+            _ => return Err(invalid("it has no host")),
         };
         Ok(Self {
             places: vec![place],
@@ -105,8 +102,10 @@ impl Target {
     }
 }
 
+const WRONG_SCHEME: &str = "it must start with redis:, rediss:, redis+cluster:, rediss+cluster: or unix:";
+
 fn invalid(why: impl fmt::Display) -> Error {
-    Error::InvalidOption(format!("not a Redis URL: {why}"))
+    Error::InvalidOption(format!("the Redis URL is invalid: {why}"))
 }
 
 #[cfg(test)]

@@ -542,7 +542,8 @@ impl Worker {
                 self.finish(&mut op, Err(error));
             }
             Verdict::Moved | Verdict::Ask(_) => {
-                let words = format!("this server is part of a cluster: use several URLs, or redis+cluster: ({error})");
+                let words =
+                    format!("the server is part of a cluster: use a redis+cluster: URL or an array of URLs ({error})");
                 self.finish(&mut op, Err(Error::Backend(words)));
             }
         }
@@ -592,7 +593,7 @@ impl Worker {
             let patience = Instant::now() + hub.settings.command_timeout;
             let result = timeout_at(patience, hub.topology.refresh())
                 .await
-                .unwrap_or_else(|_| Err(Error::Timeout("no server of the cluster answers".into())));
+                .unwrap_or_else(|_| Err(Error::Timeout("no server of the cluster answered".into())));
             if result.is_err() {
                 sleep(PAUSE).await;
             }
@@ -653,7 +654,7 @@ impl Worker {
             }
         }
         while self.unrouted.front().is_some_and(|op| op.patience <= now) {
-            let error = Error::Timeout("no server has this slot of the cluster".into());
+            let error = Error::Timeout("no server of the cluster has the key's slot".into());
             expired.extend(self.unrouted.pop_front().map(|op| (op, error)));
         }
         for (mut op, error) in expired {

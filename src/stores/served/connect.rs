@@ -33,7 +33,7 @@ pub async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     })?;
     addresses
         .await
-        .unwrap_or_else(|_| Err(io::Error::other("the look-up ended without a result")))
+        .unwrap_or_else(|_| Err(io::Error::other("the look-up of the host's name gave no result")))
 }
 
 /// A connection to the first address of a host that accepts one.

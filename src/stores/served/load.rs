@@ -42,7 +42,7 @@ impl Load {
         let light = matches!(command, Command::Close | Command::Initialize);
         if full && !light {
             return Err(Error::Backend(format!(
-                "{jobs} operations wait for the server already; no more fit in the queue"
+                "the queue is full: {jobs} operations already wait for the server (the limits are queueLimit and 256 MiB)"
             )));
         }
         Ok(admission)

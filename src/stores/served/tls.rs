@@ -61,7 +61,7 @@ impl TlsOptions {
         match self.identity()? {
             Some((chain, key)) => builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|error| Error::InvalidOption(format!("tls.cert and tls.key: {error}"))),
+                .map_err(|error| Error::InvalidOption(format!("tls.cert and tls.key can't be used: {error}"))),
             None => Ok(builder.with_no_client_auth()),
         }
     }
@@ -72,9 +72,9 @@ impl TlsOptions {
         };
         let mut roots = RootCertStore::empty();
         for certificate in certificates(ca, "tls.ca")? {
-            roots
-                .add(certificate)
-                .map_err(|error| Error::InvalidOption(format!("tls.ca: {error}")))?;
+            roots.add(certificate).map_err(|error| {
+                Error::InvalidOption(format!("tls.ca has a certificate that can't be used: {error}"))
+            })?;
         }
         Ok(Some(roots))
     }
@@ -84,10 +84,12 @@ impl TlsOptions {
             (None, None) => Ok(None),
             (Some(cert), Some(key)) => {
                 let key = PrivateKeyDer::from_pem_slice(key)
-                    .map_err(|_| Error::InvalidOption("tls.key is not a private key in PEM".into()))?;
+                    .map_err(|_| Error::InvalidOption("tls.key must be a private key in PEM".into()))?;
                 Ok(Some((certificates(cert, "tls.cert")?, key)))
             }
-            _ => Err(Error::InvalidOption("tls.cert and tls.key need each other".into())),
+            _ => Err(Error::InvalidOption(
+                "tls.cert and tls.key must be given together".into(),
+            )),
         }
     }
 }
@@ -97,7 +99,7 @@ fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>> 
         .filter_map(std::result::Result::ok)
         .collect();
     if all.is_empty() {
-        return Err(Error::InvalidOption(format!("{name} has no certificate in PEM")));
+        return Err(Error::InvalidOption(format!("{name} must have a certificate in PEM")));
     }
     Ok(all)
 }

@@ -36,7 +36,7 @@ fn check_columns(format: &SqliteFormat, connection: &Connection, columns: &[Stri
         return Ok(());
     }
     Err(Error::Backend(format!(
-        "the table {:?} in {} is not a key–value table of Fedify's: it lacks {}. Choose another tableName",
+        "the table {:?} in {} is not a key–value table of Fedify: it has no column {}. Choose another tableName",
         format.table,
         connection.location(),
         missing.join(", ")

@@ -20,7 +20,8 @@ impl SqliteStore {
 pub fn path_of(rest: &str) -> Result<String> {
     if rest.contains(['?', '#']) {
         return Err(Error::InvalidOption(
-            "options go into the second argument, not into the URL; write %3F and %23 for ? and # in a path".into(),
+            "the URL must not contain ? or #; pass options as the second argument, and write %3F and %23 in a path"
+                .into(),
         ));
     }
     // `//` starts a host, which here can only be the empty one.
@@ -28,7 +29,7 @@ pub fn path_of(rest: &str) -> Result<String> {
         Some(path) if path.starts_with('/') => path,
         Some(_) => {
             return Err(Error::InvalidOption(
-                "a path's URL has no host: write sqlite:relative/path or sqlite:///absolute/path".into(),
+                "the URL of a file must not have a host: write sqlite:relative/path or sqlite:///absolute/path".into(),
             ));
         }
         None => rest,

@@ -42,7 +42,7 @@ impl Worker {
             }));
             if !write.mutations.is_empty() && !remote.write(write).await? {
                 if progress.elapsed() >= timeout {
-                    let why = "other programs write the same entries all the time";
+                    let why = "other programs kept changing the same entries";
                     return Err(Error::Timeout(why.into()));
                 }
                 continue;

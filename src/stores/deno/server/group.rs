@@ -126,7 +126,7 @@ impl Worker {
                 return Ok(outcomes);
             }
             conflicts += 1;
-            let error = || Error::Timeout("other programs write the same entries all the time".into());
+            let error = || Error::Timeout("other programs kept changing the same entries".into());
             if group.len() > 1 && conflicts > ATTEMPTS {
                 return Err(Failed::Apart(error()));
             }

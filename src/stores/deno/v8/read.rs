@@ -295,12 +295,12 @@ impl Reader<'_> {
                 let string = it.byte()?;
                 it.string(string)
             })?,
-            b'Z' | b'z' => return Err(Unreadable("a BigInt, which JSON has no form for")),
-            b';' => return Err(Unreadable("a Map, which JSON has no form for")),
-            b'\'' => return Err(Unreadable("a Set, which JSON has no form for")),
-            b'B' | b'~' | b'V' => return Err(Unreadable("binary data, which JSON has no form for")),
-            b'R' => return Err(Unreadable("a regular expression, which JSON has no form for")),
-            b'r' => return Err(Unreadable("an Error, which JSON has no form for")),
+            b'Z' | b'z' => return Err(Unreadable("a BigInt, which has no JSON form")),
+            b';' => return Err(Unreadable("a Map, which has no JSON form")),
+            b'\'' => return Err(Unreadable("a Set, which has no JSON form")),
+            b'B' | b'~' | b'V' => return Err(Unreadable("binary data, which has no JSON form")),
+            b'R' => return Err(Unreadable("a regular expression, which has no JSON form")),
+            b'r' => return Err(Unreadable("an Error, which has no JSON form")),
             string => self.string(string)?,
         }
         Ok(Read::Text)
@@ -343,7 +343,7 @@ impl Reader<'_> {
                 Ok(())
             }
             Some(Text::Aside(text, start, end)) => self.push(&text[start..end]),
-            Some(Text::From(_)) => Err(Unreadable("a cycle, which JSON has no form for")),
+            Some(Text::From(_)) => Err(Unreadable("a cycle, which has no JSON form")),
             None => Err(DAMAGED),
         }
     }
