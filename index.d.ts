@@ -1,8 +1,56 @@
+/// <reference lib="esnext.disposable" />
 // Written by `npm run build` from the doc comments in src/binding and from
 // scripts/index.d.ts.header. Change it there.
-import type { KvKey, KvStoreListEntry } from "@fedify/fedify";
 
-export type { KvKey, KvStore, KvStoreListEntry, KvStoreSetOptions } from "@fedify/fedify";
+/**
+ * A key: an array of one or more strings. It is the type of the same name in
+ * Fedify.
+ *
+ * Any string is allowed as a part, the empty one too, unless it has a lone
+ * surrogate. Each engine limits the length of keys; see the stores.
+ */
+export type KvKey = readonly [string] | readonly [string, ...string[]];
+
+/** An entry of a list. It is the type of the same name in Fedify. */
+export interface KvStoreListEntry {
+  /** The entry's key. */
+  readonly key: KvKey;
+  /** The entry's value: a copy, as `JSON.parse` returns it. */
+  readonly value: unknown;
+}
+
+/** The options that Fedify passes to `set` and `cas`. */
+export interface KvStoreSetOptions {
+  /**
+   * The time to live.
+   *
+   * @default The entry never expires.
+   */
+  ttl?: Duration;
+}
+
+/**
+ * Fedify's interface for key–value stores, as Fedify 2 declares it. All stores of
+ * this package implement it. It is declared here so that the package can be used
+ * without Fedify.
+ */
+export interface KvStore {
+  /** Gets the value of a key; `undefined` if there is none. */
+  get<T = unknown>(key: KvKey): Promise<T | undefined>;
+  /** Sets the value of a key. */
+  set(key: KvKey, value: unknown, options?: KvStoreSetOptions): Promise<void>;
+  /** Deletes the entry of a key. */
+  delete(key: KvKey): Promise<void>;
+  /** Sets the value if the current one equals the expected one. */
+  cas?(
+    key: KvKey,
+    expectedValue: unknown,
+    newValue: unknown,
+    options?: KvStoreSetOptions,
+  ): Promise<boolean>;
+  /** Lists the entries under a prefix, or all entries. */
+  list(prefix?: KvKey): AsyncIterable<KvStoreListEntry>;
+}
 
 /**
  * A duration as an object, as `Temporal.Duration.from` accepts it. At least one
@@ -27,21 +75,43 @@ export interface DurationLike {
  * with a method `total`.
  */
 export interface Duration {
-  total(options: any): number;
+  /**
+   * The length in a unit. It is called with `{ unit: "millisecond", relativeTo }`,
+   * where `relativeTo` is today's date, such as `"2026-01-31"`.
+   */
+  total(options: unknown): number;
 }
 
-/** Options of `set` and `cas`. */
+/**
+ * Options of `set` and `cas`. Unknown options are ignored, because later versions
+ * of Fedify may pass some.
+ */
 export interface SetOptions {
   /**
-   * The time to live. Fractions of a millisecond round up. If it is zero or
-   * negative, the entry expires at once.
+   * The time to live, from now. Fractions of a millisecond round up. If it is
+   * zero or negative, the entry expires at once.
    *
    * @default The entry never expires.
+   * @example
+   * ```ts
+   * await kv.set(["session", "1"], { user: "alice" }, { ttl: { hours: 1 } });
+   * ```
    */
   ttl?: Duration | DurationLike;
 }
 
-/** Options of `list`. */
+/** What `list` needs of an `AbortSignal`. Any `AbortSignal` has it. */
+export interface AbortSignalLike {
+  readonly aborted: boolean;
+  readonly reason?: unknown;
+  addEventListener(type: "abort", listener: () => void): void;
+  removeEventListener(type: "abort", listener: () => void): void;
+}
+
+/**
+ * Options of `list`. Unknown options are ignored, because later versions of
+ * Fedify may pass some.
+ */
 export interface ListOptions {
   /**
    * Lists only the entry with this key, and entries whose keys extend it by
@@ -58,7 +128,7 @@ export interface ListOptions {
    */
   pageSize?: number;
   /** Aborts the list. The pending `next()` rejects with the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignalLike;
 }
 
 /** Options of {@link SqliteKvStore}. */
@@ -71,49 +141,97 @@ export interface SqliteKvStoreOptions {
   tableName?: string;
   /**
    * Whether the table exists already. If `true`, the store never creates it,
-   * and operations fail if it doesn't exist.
+   * and operations reject with `ERR_KV_BACKEND` if it doesn't exist.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * With `"full"`, an awaited write survives a power loss. With `"normal"`, it
-   * survives a crash of the process, but a power loss may lose the last writes;
-   * the database stays intact. `"normal"` saves a sync to disk for each group
-   * of writes.
+   * What an awaited write survives.
+   *
+   * - `"full"`: a power loss. All waiting writes share a sync to disk.
+   * - `"normal"`: a crash of the process. There is no sync, so a power loss may
+   *   take the last writes. The database is not damaged.
    *
    * @default "full"
    */
   durability?: "full" | "normal";
   /**
-   * Prefixes of keys that need less: with `durability: "full"`, writes under
-   * these are as with `"normal"`. What is written after them with a sync makes
-   * them safe too: after a power loss, the database has all writes up to some
-   * moment. A write that waits together with others that need a sync waits for
-   * it too.
+   * Prefixes of keys that are written with `durability: "normal"`, while others
+   * are written with `"full"`. The next `"full"` write makes earlier writes under
+   * these prefixes safe too. A write that shares a commit with a `"full"` one
+   * waits for its sync.
    *
-   * Fedify keeps caches and marks under `["_fedify"]`. Without the last of them,
-   * it fetches a document again, or handles an activity twice if it is delivered
-   * twice.
+   * Fedify keeps caches and marks under `["_fedify"]`. If a power loss takes the
+   * last of them, Fedify fetches a document again, or handles an activity again
+   * if it is delivered again.
    *
    * @default []
    * @example
    * ```ts
-   * const kv = new SqliteKvStore("app.db", { relaxed: [["_fedify"]] });
+   * const kv = new SqliteKvStore("fedify.db", { relaxed: [["_fedify"]] });
    * ```
    */
   relaxed?: readonly KvKey[];
   /**
-   * The time in milliseconds that an operation waits for another process's
-   * lock, before it rejects with `ERR_KV_TIMEOUT`.
+   * How long an operation waits for another process's lock, in milliseconds,
+   * from 0. After that it rejects with `ERR_KV_TIMEOUT`.
    *
    * @default 5000
    */
   busyTimeout?: number;
 }
 
+/** Options of the stores that connect to a server with its own protocol. */
+export interface ServerOptions {
+  /**
+   * How long an attempt to connect may take, in milliseconds, from 1.
+   *
+   * If the server was never reached, operations reject with `ERR_KV_CONNECTION`
+   * at once when it refuses. If a connection is lost later, they wait for a new
+   * one until their own timeout.
+   *
+   * @default 5000
+   */
+  connectTimeout?: number;
+  /**
+   * How many operations may wait for the server, from 1 to 10,000,000. Further
+   * operations reject with `ERR_KV_BACKEND`. The same happens if the waiting
+   * operations would exceed 256 MiB.
+   *
+   * @default 100000
+   */
+  queueLimit?: number;
+  /**
+   * Certificates, and whether to verify the server's. See the store's own
+   * options for when connections are encrypted.
+   */
+  tls?: TlsOptions;
+}
+
+/** Options for encrypted connections. */
+export interface TlsOptions {
+  /**
+   * Trusted certificates in PEM. They replace the system's.
+   *
+   * @default The certificates that the system trusts.
+   */
+  ca?: string | Uint8Array;
+  /** The client's certificate chain in PEM. It needs `key`. */
+  cert?: string | Uint8Array;
+  /** The private key of `cert`, in PEM. It needs `cert`. */
+  key?: string | Uint8Array;
+  /**
+   * Whether to refuse servers whose certificate is not valid. `false` encrypts
+   * but does not verify the server.
+   *
+   * @default true
+   */
+  rejectUnauthorized?: boolean;
+}
+
 /** Options of {@link RedisKvStore}. */
-export interface RedisKvStoreOptions {
+export interface RedisKvStoreOptions extends ServerOptions {
   /**
    * The prefix of all keys in Redis. `drop()` deletes every key with this
    * prefix, of any type. Characters that are special in Redis patterns have no
@@ -133,150 +251,91 @@ export interface RedisKvStoreOptions {
    * `list` and `clear` until `reindex()` is called. Entries that were deleted
    * without it vanish from lists at once.
    *
-   * In a cluster the index needs a `keyPrefix` with a hash tag, like
-   * `"{fedify}::"`, which puts all entries on one server.
+   * In a cluster the index needs a `keyPrefix` with a hash tag, such as
+   * `"{fedify}::"`, which keeps all entries on one server.
    *
    * @default false
    */
   index?: boolean;
   /**
-   * The time in milliseconds that an attempt to connect may take. If a server
-   * that was never reached refuses, operations reject with `ERR_KV_CONNECTION`
-   * at once. If a connection is lost later, they wait up to `commandTimeout`
-   * for a new one.
-   *
-   * @default 5000
-   */
-  connectTimeout?: number;
-  /**
-   * The time in milliseconds that an operation waits for a connection, and then
-   * for its answer, before it rejects with `ERR_KV_TIMEOUT` (or with
-   * `ERR_KV_CONNECTION` if the reason for the missing connection is known). The
-   * outcome of a write is then unknown.
+   * How long an operation waits for a connection, and then for its answer, in
+   * milliseconds, from 1. After that it rejects with `ERR_KV_TIMEOUT`, or with
+   * `ERR_KV_CONNECTION` if the reason for the missing connection is known. If
+   * the server was asked, the outcome of a write is then unknown.
    *
    * @default 5000
    */
   commandTimeout?: number;
   /**
-   * The number of operations that may wait. Further operations reject with
-   * `ERR_KV_BACKEND`, as do those with which the queue would exceed 256 MiB.
-   *
-   * @default 100000
+   * Certificates, and whether to verify the server's. Only allowed with
+   * `rediss:` and `rediss+cluster:` URLs, which encrypt connections.
    */
-  queueLimit?: number;
-  /** TLS options for `rediss:` URLs. */
-  tls?: {
-    /**
-     * Trusted certificates in PEM.
-     *
-     * @default The certificates that the system trusts.
-     */
-    ca?: string | Uint8Array;
-    /** The client's certificate chain in PEM. */
-    cert?: string | Uint8Array;
-    /** The private key of `cert`, in PEM. */
-    key?: string | Uint8Array;
-    /**
-     * Whether to verify the server's certificate, and to refuse servers whose
-     * certificate is not valid.
-     *
-     * @default true
-     */
-    rejectUnauthorized?: boolean;
-  };
+  tls?: TlsOptions;
 }
 
 /** Options of {@link PostgresKvStore}. */
-export interface PostgresKvStoreOptions {
+export interface PostgresKvStoreOptions extends ServerOptions {
   /**
-   * The table's name, or `schema.table`. The name is case-sensitive.
+   * The table's name, or `schema.table`. The name is case-sensitive, and each
+   * part has 1 to 63 bytes.
    *
    * @default "fedify_kv_v2"
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If `true`, the store never creates it and
-   * needs no right to do so, and operations fail if it doesn't exist.
+   * Whether the table exists already. If `true`, the store never creates or
+   * changes it and needs no right to do so, and operations reject with
+   * `ERR_KV_BACKEND` if it doesn't exist.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * Whether a table that the store creates is unlogged, like the official
-   * package's. Writes are cheaper then, but the server empties the table when
-   * it restarts after a crash. With `false`, an awaited write survives a crash.
+   * Whether the table is unlogged. Writes are cheaper then, but the server
+   * empties the table when it restarts after a crash, and replicas don't have
+   * it. If `false`, an awaited write survives a crash of the server, and an
+   * existing unlogged table is made a logged one.
    *
-   * @default true
+   * @default false
    */
   unlogged?: boolean;
   /**
-   * The maximum number of open connections. They are opened on demand.
+   * The maximum number of open connections, from 1 to 1,000. They are opened on
+   * demand.
    *
    * @default 10
    */
   maxConnections?: number;
   /**
-   * The time in milliseconds that an attempt to connect may take. If a server
-   * that was never reached refuses, operations reject with `ERR_KV_CONNECTION`
-   * at once. If a connection is lost later, they wait up to `queryTimeout` for
-   * a new one.
-   *
-   * @default 5000
-   */
-  connectTimeout?: number;
-  /**
-   * The time in milliseconds that an operation waits for a connection, and then
-   * for its answer. After that its statement is cancelled on the server, and it
-   * rejects with `ERR_KV_TIMEOUT` (or with `ERR_KV_CONNECTION` if the reason
-   * for the missing connection is known).
+   * How long an operation waits for a connection, and then for its answer, in
+   * milliseconds, from 1. After that its statement is cancelled on the server,
+   * and it rejects with `ERR_KV_TIMEOUT`, or with `ERR_KV_CONNECTION` if the
+   * reason for the missing connection is known.
    *
    * @default 5000
    */
   queryTimeout?: number;
   /**
-   * The number of operations that may wait. Further operations reject with
-   * `ERR_KV_BACKEND`, as do those with which the queue would exceed 256 MiB.
-   *
-   * @default 100000
-   */
-  queueLimit?: number;
-  /**
-   * Encrypts connections, as `sslmode` in the URL does. `require`, `verify-ca`
-   * and `verify-full` require a trusted certificate with the host's name.
-   * `no-verify` accepts any certificate. `prefer` also accepts a server without
-   * encryption.
-   */
-  tls?: {
-    /**
-     * Trusted certificates in PEM.
-     *
-     * @default The certificates that the system trusts.
-     */
-    ca?: string | Uint8Array;
-    /** The client's certificate chain in PEM. */
-    cert?: string | Uint8Array;
-    /** The private key of `cert`, in PEM. */
-    key?: string | Uint8Array;
-    /**
-     * Whether to verify the server's certificate, and to refuse servers whose
-     * certificate is not valid.
-     *
-     * @default true
-     */
-    rejectUnauthorized?: boolean;
-  };
-  /**
-   * Whether to prepare statements. Use `false` behind a pooler that can run
-   * each transaction on a different connection (PgBouncer in transaction mode).
+   * Whether to prepare statements. Use `false` behind a pooler that may run
+   * each transaction on another connection (PgBouncer in transaction mode).
    * Each connection then runs one statement at a time, which some poolers need.
    *
    * @default true
    */
   preparedStatements?: boolean;
+  /**
+   * Encrypts connections, as `sslmode` in the URL does. `require`, `verify-ca`
+   * and `verify-full` require a trusted certificate with the host's name.
+   * `no-verify` accepts any certificate. `prefer` also accepts a server without
+   * encryption.
+   *
+   * @default Connections are not encrypted, unless `sslmode` in the URL says so.
+   */
+  tls?: TlsOptions;
 }
 
 /** Options of {@link MysqlKvStore}. */
-export interface MysqlKvStoreOptions {
+export interface MysqlKvStoreOptions extends ServerOptions {
   /**
    * The table's name: a letter or `_`, then up to 49 letters, digits or `_`.
    *
@@ -284,93 +343,101 @@ export interface MysqlKvStoreOptions {
    */
   tableName?: string;
   /**
-   * Whether the table exists already. If `true`, the store never creates it,
-   * and operations fail if it doesn't exist. Use it for database users without
-   * the right to create tables.
+   * Whether the table exists already. If `true`, the store never creates it and
+   * needs no right to do so, and operations reject with `ERR_KV_BACKEND` if it
+   * doesn't exist.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * The maximum number of open connections, apart from a short-lived one that
-   * stops a statement. Waiting operations share statements, so more connections
-   * help little.
+   * The maximum number of open connections, from 1 to 1,000, apart from a
+   * short-lived one that stops a statement. Waiting operations share statements,
+   * so more connections help little.
    *
    * @default 4
    */
   maxConnections?: number;
   /**
-   * The time in milliseconds that an attempt to connect may take. If a server
-   * that was never reached refuses, operations reject with `ERR_KV_CONNECTION`
-   * at once. If a connection is lost later, they wait up to `queryTimeout` for
-   * a new one.
-   *
-   * @default 5000
-   */
-  connectTimeout?: number;
-  /**
-   * The time in milliseconds that an operation waits for a connection, and then
-   * for its answer. After that its statement is stopped on the server, and it
-   * rejects with `ERR_KV_TIMEOUT`.
+   * How long an operation waits for a connection, and then for its answer, in
+   * milliseconds, from 1. After that its statement is stopped on the server, and
+   * it rejects with `ERR_KV_TIMEOUT`.
    *
    * @default 5000
    */
   queryTimeout?: number;
   /**
-   * The number of operations that may wait. Further operations reject with
-   * `ERR_KV_BACKEND`, as do those with which the queue would exceed 256 MiB.
+   * Encrypts connections, as `ssl-mode` in the URL does.
    *
-   * @default 100000
+   * @default Connections are not encrypted, unless `ssl-mode` in the URL says so.
    */
-  queueLimit?: number;
-  /** Encrypts the connections. */
-  tls?: {
-    /**
-     * Trusted certificates in PEM.
-     *
-     * @default The certificates that the system trusts.
-     */
-    ca?: string | Uint8Array;
-    /** The client's certificate chain in PEM. */
-    cert?: string | Uint8Array;
-    /** The private key of `cert`, in PEM. */
-    key?: string | Uint8Array;
-    /**
-     * Whether to verify the server's certificate, and to refuse servers whose
-     * certificate is not valid.
-     *
-     * @default true
-     */
-    rejectUnauthorized?: boolean;
-  };
+  tls?: TlsOptions;
 }
 
 /** Options of {@link DenoKvStore}. */
 export interface DenoKvStoreOptions {
   /**
-   * The access token for the server.
+   * The access token for the server. Not used for files.
    *
    * @default The environment variable `DENO_KV_ACCESS_TOKEN`.
    */
   accessToken?: string;
   /**
-   * The time in milliseconds that an operation waits for another process's lock
-   * on the file, before it rejects with `ERR_KV_TIMEOUT`.
+   * For files: how long an operation waits for another process's lock, in
+   * milliseconds, from 0. After that it rejects with `ERR_KV_TIMEOUT`.
    *
    * @default 5000
    */
   busyTimeout?: number;
   /**
-   * The time in milliseconds that an operation waits for a server's answer,
-   * before it rejects with `ERR_KV_TIMEOUT`. The outcome of a write is then
-   * unknown.
+   * For servers: how long an operation waits for an answer, in milliseconds,
+   * from 1. After that it rejects with `ERR_KV_TIMEOUT`. The outcome of a write
+   * is then unknown.
    *
    * @default 5000
    */
   commandTimeout?: number;
 }
 
-/** The `code` of the errors that stores throw or reject with. */
+/**
+ * The `code` of the errors that constructors throw and that operations reject
+ * with.
+ *
+ * A rejected operation has changed nothing, unless its message says that the
+ * outcome is unknown.
+ *
+ * - `ERR_KV_INVALID_KEY` (`TypeError`): the key is not an array of one or more
+ *   strings, or a part has a lone surrogate, or (PostgreSQL) a NUL character.
+ * - `ERR_KV_INVALID_VALUE` (`TypeError`): `JSON.stringify` can't represent the
+ *   value, or the engine can't store its JSON.
+ * - `ERR_KV_INVALID_TTL` (`RangeError`): the `ttl` is not a duration.
+ * - `ERR_KV_INVALID_OPTION` (`TypeError`): an option, path or URL is invalid, or
+ *   there is no such option.
+ * - `ERR_KV_KEY_TOO_LONG` (`RangeError`): the engine doesn't allow keys of this
+ *   length.
+ * - `ERR_KV_VALUE_TOO_LARGE` (`RangeError`): the engine doesn't allow values of
+ *   this size.
+ * - `ERR_KV_CONNECTION` (`Error`): the file can't be opened, or the server can't
+ *   be reached.
+ * - `ERR_KV_TIMEOUT` (`Error`): another process held its lock for too long, or
+ *   the server didn't answer in time.
+ * - `ERR_KV_CLOSED` (`Error`): the store is closed.
+ * - `ERR_KV_CORRUPT` (`Error`): the stored bytes don't follow the format. The
+ *   message names the key; other entries can be read.
+ * - `ERR_KV_BACKEND` (`Error`): any other error of the engine, with its message.
+ * - `ERR_KV_NATIVE_LOAD` (`Error`): the package's native addon can't be loaded.
+ *   `import` and `require` of the package throw it; its message says why.
+ *
+ * @example
+ * ```ts
+ * try {
+ *   await kv.set(["k"], 1);
+ * } catch (error) {
+ *   const { code } = error as { code?: KvErrorCode };
+ *   if (code !== "ERR_KV_TIMEOUT") throw error;
+ * }
+ * ```
+ */
 export type KvErrorCode =
   | "ERR_KV_INVALID_KEY"
   | "ERR_KV_INVALID_VALUE"
@@ -382,23 +449,27 @@ export type KvErrorCode =
   | "ERR_KV_TIMEOUT"
   | "ERR_KV_CLOSED"
   | "ERR_KV_CORRUPT"
-  | "ERR_KV_BACKEND";
+  | "ERR_KV_BACKEND"
+  | "ERR_KV_NATIVE_LOAD";
 
 /**
- * Keeps entries in a Deno KV database: a file that `Deno.openKv(path)` may
- * have open at the same time in other processes, or a server that speaks KV
- * Connect, such as `denokv`. Works in Node.js and Bun too.
+ * Keeps entries in a Deno KV database: in a file, which other processes may
+ * have open with `Deno.openKv(path)` at the same time, or on a server for KV
+ * Connect, such as `denokv`. It works in Node.js and Bun too.
  *
- * For Deno programs a key is an array of strings, and a value is an ordinary
- * value. Values that they wrote come back as JSON has them (a `Date` as its ISO
- * string). `get` of a value without a JSON form (a `BigInt`, a `Map`, a
- * `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
+ * In Deno programs a key is an array of strings, and a value is an ordinary
+ * value. Values that Deno programs wrote are returned as JSON has them: a `Date`
+ * as its ISO string. `get` of a value without a JSON form (a `BigInt`, a `Map`,
+ * a `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
  * values, and keys with parts that are not strings.
  *
- * Values may have 65,536 bytes when serialized, and keys about 2,040, as in Deno
- * itself. All writes that wait are committed together; an awaited write to a
- * file survives a power loss. This store does not see expired entries of a
- * file; Deno programs see them until they are removed, about a second later.
+ * All waiting writes are committed together. An awaited write to a file
+ * survives a power loss. This store does not see expired entries of a file;
+ * Deno programs see them until they are removed, about a second later. Entries
+ * on a server are visible until the server removes them.
+ *
+ * A value may have 65,536 bytes when serialized (`ERR_KV_VALUE_TOO_LARGE`), and
+ * a key about 2,040 (`ERR_KV_KEY_TOO_LONG`), as in Deno itself.
  *
  * @example
  * ```ts
@@ -406,14 +477,15 @@ export type KvErrorCode =
  * import { DenoKvStore } from "fedify-kv";
  *
  * const kv = new DenoKvStore("deno-kv.db");
+ * await kv.initialize();
  * const federation = createFederation<void>({ kv });
  * ```
  */
 export declare class DenoKvStore {
   /**
-   * @param place The file's path, which is created if there is none, or
-   *              `":memory:"`, or the `http:` or `https:` URL of a server.
-   *              Nothing is opened before the first operation.
+   * @param place The file's path, or `":memory:"`, or the `http:` or `https:`
+   *              URL of a server. A missing file is created, a missing folder is
+   *              not. Nothing is opened before the first operation.
    * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
@@ -422,105 +494,130 @@ export declare class DenoKvStore {
    * Gets the value of a key.
    *
    * @param key One or more strings.
-   * @returns The value, or `undefined` if there is none or it has
-   *          expired.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
-   *         stored is not JSON.
+   * @returns A copy of the value, or `undefined` if there is no entry or
+   *          it has expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if the stored value is
+   *         not JSON. See {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * const actor = await kv.get<{ name: string }>(["actors", "alice"]);
+   * ```
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key and its time to live. Without `ttl` the
-   * entry lives until it is deleted, even if it had a `ttl` before.
+   * Sets the value of a key and its time to live. Without `ttl` the entry
+   * stays until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Any value with a JSON form, `null` included.
-   *              `undefined` does nothing.
+   * @param value Anything that `JSON.stringify` can represent, `null`
+   *              included. If it is `undefined`, nothing happens.
    * @param options The time to live.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
-   *         BigInts, cycles, functions and symbols;
-   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for BigInts,
+   *         cycles, functions and symbols; `ERR_KV_INVALID_TTL`;
+   *         `ERR_KV_KEY_TOO_LONG`; `ERR_KV_VALUE_TOO_LARGE`. See
+   *         {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * await kv.set(["actors", "alice"], { name: "Alice" }, { ttl: { days: 1 } });
+   * ```
    */
   set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
   /**
    * Deletes the entry of a key, if there is one.
    *
    * @param key One or more strings.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    */
   delete(key: KvKey): Promise<void>
   /**
-   * Compares and swaps: sets the value only if the present one is
-   * what you expect. It is atomic with respect to all other writers,
-   * those in other processes included.
+   * Compares and swaps: sets the value only if the current one equals the
+   * expected one. It is atomic with respect to all other writers, in other
+   * processes too.
    *
-   * Values are compared deeply as JSON; the order of an object's
-   * keys doesn't count.
+   * Values are compared deeply as JSON; the order of an object's keys
+   * doesn't count.
    *
    * @param key One or more strings.
-   * @param expectedValue The value you expect; `undefined` for none,
-   *                      missing or expired.
+   * @param expectedValue The expected value; `undefined` if there should be
+   *                      no entry, or an expired one.
    * @param newValue The new value; `undefined` deletes the entry.
    * @param options The time to live.
-   * @returns Whether it was swapped. A lost race is `false`.
+   * @returns Whether the value was swapped. If another writer was first, it
+   *          is `false`.
+   * @throws The same as `set`. If a connection is lost, it may reject with
+   *         `ERR_KV_CONNECTION` and say that the outcome is unknown.
    *
    * @example
    * ```ts
-   * const first = await store.cas(["seen", id], undefined, true);
+   * const isFirst = await kv.cas(["seen", id], undefined, true);
    * ```
    */
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
-   * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all keys that extend it by whole parts.
+   * Lists the entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
    * An entry that exists during the whole list is listed exactly once,
-   * even if others are written or deleted meanwhile. The order is
-   * that of the store's encoded keys, and is the same each time. You
-   * may delete entries while you list them.
+   * even if others are written or deleted meanwhile. You may delete
+   * entries while you list them. Entries come in the order of the store's
+   * encoded keys, which is the same each time.
    *
-   * @param prefix A prefix; missing or `[]` for all entries. Or
-   *               options.
-   * @throws Nothing. The first `next()` rejects with
-   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   * @param prefix A prefix, or options. Without it, or with `[]`, all
+   *               entries are listed.
+   * @returns An async iterator. Nothing is read before its first `next()`.
+   * @throws Nothing. The first `next()` rejects with `ERR_KV_INVALID_KEY`
+   *         or `ERR_KV_INVALID_OPTION`.
    *
    * @example
    * ```ts
-   * for await (const { key, value } of store.list(["traces"])) {
+   * for await (const { key, value } of kv.list(["fedify", "traces"])) {
    *   console.log(key, value);
    * }
    * ```
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all keys under it.
+   * Deletes all entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
-   * Large numbers of entries are deleted in several steps, so that
-   * other writes don't have to wait for all of them. An entry that
-   * is written meanwhile may remain.
+   * Large numbers of entries are deleted in several steps, so that other
+   * writes don't have to wait for all of them. An entry that is written
+   * meanwhile may remain. If a step fails, earlier steps are not undone.
    *
-   * @param prefix One or more strings. `[]` is refused; `drop()`
-   *               deletes everything.
-   * @returns How many entries were deleted.
+   * @param prefix One or more strings. `[]` is refused; `drop()` deletes
+   *               everything.
+   * @returns The number of deleted entries.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    *
    * @example
    * ```ts
-   * await store.clear(["_fedify", "remoteDocument"]);
+   * await kv.clear(["_fedify", "remoteDocument"]);
    * ```
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects, and creates the store's table if it needs one. Without
-   * this call the first operation does it.
+   * Opens the file or connects to the server, and creates the table if it
+   * doesn't exist. Without this call the first operation does it. Call it at
+   * start-up, so that a wrong path or URL is noticed at once.
+   *
+   * @throws `ERR_KV_CONNECTION`; `ERR_KV_TIMEOUT`; `ERR_KV_BACKEND` if the
+   *         table can't be created or has other columns.
    */
   initialize(): Promise<void>
   /**
-   * Deletes all of the store's data. The next operation starts with an
-   * empty store.
+   * Deletes all of the store's data: its table, all keys with its
+   * `keyPrefix` in Redis, all entries of the database in Deno KV. The next
+   * operation starts with an empty store.
    */
   drop(): Promise<void>
   /**
    * Finishes all earlier writes, and then releases all files and
-   * connections. Open lists and later calls reject with
-   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
+   * connections. Open lists and later calls reject with `ERR_KV_CLOSED`.
+   * Calling `close()` again is harmless.
+   *
+   * An open store does not keep the process alive.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -536,7 +633,7 @@ export declare class DenoKvStore {
  *
  * @example
  * ```ts
- * for await (const { key, value } of store.list(["traces", traceId])) {
+ * for await (const { key, value } of kv.list(["fedify", "traces", traceId])) {
  *   console.log(key, value);
  * }
  * ```
@@ -545,6 +642,9 @@ export declare class KvListIterator {
   /**
    * The next entry. You may call it again before the last call has resolved;
    * calls resolve in their order.
+   *
+   * @throws `ERR_KV_CLOSED` if the store was closed; the reason of an aborted
+   *         `signal`. See {@link KvErrorCode} for the others.
    */
   next(): Promise<IteratorResult<KvStoreListEntry, undefined>>
   /**
@@ -556,11 +656,13 @@ export declare class KvListIterator {
   /** Ends the iterator and rejects with the given error. */
   throw(error?: unknown): Promise<IteratorResult<KvStoreListEntry, undefined>>
   /**
-   * How many unreadable entries were skipped so far. `get` of their keys
-   * rejects with `ERR_KV_CORRUPT`.
+   * The number of unreadable entries that were skipped so far. `get` of their
+   * keys rejects with `ERR_KV_CORRUPT`.
    */
   get skipped(): number
+  /** Returns the iterator itself, for `for await`. */
   [globalThis.Symbol.asyncIterator](): this
+  /** Ends the iterator at the end of an `await using` block. */
   [globalThis.Symbol.asyncDispose](): Promise<void>
 }
 
@@ -569,15 +671,17 @@ export declare class KvListIterator {
  * be lost.
  *
  * Unlike Fedify's own `MemoryKvStore`, it removes expired entries, returns
- * copies instead of the objects that were passed in, and finds a prefix without
- * looking at every entry. It runs on the calling thread.
+ * copies instead of the objects that were passed in, and finds the entries under
+ * a prefix without looking at the others. All operations run on the calling
+ * thread. Keys and values may be as long as a string in JavaScript.
  *
  * @example
  * ```ts
  * import { createFederation } from "@fedify/fedify";
  * import { MemoryKvStore } from "fedify-kv";
  *
- * const federation = createFederation<void>({ kv: new MemoryKvStore() });
+ * const kv = new MemoryKvStore();
+ * const federation = createFederation<void>({ kv });
  * ```
  */
 export declare class MemoryKvStore {
@@ -587,105 +691,130 @@ export declare class MemoryKvStore {
    * Gets the value of a key.
    *
    * @param key One or more strings.
-   * @returns The value, or `undefined` if there is none or it has
-   *          expired.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
-   *         stored is not JSON.
+   * @returns A copy of the value, or `undefined` if there is no entry or
+   *          it has expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if the stored value is
+   *         not JSON. See {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * const actor = await kv.get<{ name: string }>(["actors", "alice"]);
+   * ```
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key and its time to live. Without `ttl` the
-   * entry lives until it is deleted, even if it had a `ttl` before.
+   * Sets the value of a key and its time to live. Without `ttl` the entry
+   * stays until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Any value with a JSON form, `null` included.
-   *              `undefined` does nothing.
+   * @param value Anything that `JSON.stringify` can represent, `null`
+   *              included. If it is `undefined`, nothing happens.
    * @param options The time to live.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
-   *         BigInts, cycles, functions and symbols;
-   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for BigInts,
+   *         cycles, functions and symbols; `ERR_KV_INVALID_TTL`;
+   *         `ERR_KV_KEY_TOO_LONG`; `ERR_KV_VALUE_TOO_LARGE`. See
+   *         {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * await kv.set(["actors", "alice"], { name: "Alice" }, { ttl: { days: 1 } });
+   * ```
    */
   set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
   /**
    * Deletes the entry of a key, if there is one.
    *
    * @param key One or more strings.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    */
   delete(key: KvKey): Promise<void>
   /**
-   * Compares and swaps: sets the value only if the present one is
-   * what you expect. It is atomic with respect to all other writers,
-   * those in other processes included.
+   * Compares and swaps: sets the value only if the current one equals the
+   * expected one. It is atomic with respect to all other writers, in other
+   * processes too.
    *
-   * Values are compared deeply as JSON; the order of an object's
-   * keys doesn't count.
+   * Values are compared deeply as JSON; the order of an object's keys
+   * doesn't count.
    *
    * @param key One or more strings.
-   * @param expectedValue The value you expect; `undefined` for none,
-   *                      missing or expired.
+   * @param expectedValue The expected value; `undefined` if there should be
+   *                      no entry, or an expired one.
    * @param newValue The new value; `undefined` deletes the entry.
    * @param options The time to live.
-   * @returns Whether it was swapped. A lost race is `false`.
+   * @returns Whether the value was swapped. If another writer was first, it
+   *          is `false`.
+   * @throws The same as `set`. If a connection is lost, it may reject with
+   *         `ERR_KV_CONNECTION` and say that the outcome is unknown.
    *
    * @example
    * ```ts
-   * const first = await store.cas(["seen", id], undefined, true);
+   * const isFirst = await kv.cas(["seen", id], undefined, true);
    * ```
    */
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
-   * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all keys that extend it by whole parts.
+   * Lists the entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
    * An entry that exists during the whole list is listed exactly once,
-   * even if others are written or deleted meanwhile. The order is
-   * that of the store's encoded keys, and is the same each time. You
-   * may delete entries while you list them.
+   * even if others are written or deleted meanwhile. You may delete
+   * entries while you list them. Entries come in the order of the store's
+   * encoded keys, which is the same each time.
    *
-   * @param prefix A prefix; missing or `[]` for all entries. Or
-   *               options.
-   * @throws Nothing. The first `next()` rejects with
-   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   * @param prefix A prefix, or options. Without it, or with `[]`, all
+   *               entries are listed.
+   * @returns An async iterator. Nothing is read before its first `next()`.
+   * @throws Nothing. The first `next()` rejects with `ERR_KV_INVALID_KEY`
+   *         or `ERR_KV_INVALID_OPTION`.
    *
    * @example
    * ```ts
-   * for await (const { key, value } of store.list(["traces"])) {
+   * for await (const { key, value } of kv.list(["fedify", "traces"])) {
    *   console.log(key, value);
    * }
    * ```
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all keys under it.
+   * Deletes all entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
-   * Large numbers of entries are deleted in several steps, so that
-   * other writes don't have to wait for all of them. An entry that
-   * is written meanwhile may remain.
+   * Large numbers of entries are deleted in several steps, so that other
+   * writes don't have to wait for all of them. An entry that is written
+   * meanwhile may remain. If a step fails, earlier steps are not undone.
    *
-   * @param prefix One or more strings. `[]` is refused; `drop()`
-   *               deletes everything.
-   * @returns How many entries were deleted.
+   * @param prefix One or more strings. `[]` is refused; `drop()` deletes
+   *               everything.
+   * @returns The number of deleted entries.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    *
    * @example
    * ```ts
-   * await store.clear(["_fedify", "remoteDocument"]);
+   * await kv.clear(["_fedify", "remoteDocument"]);
    * ```
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects, and creates the store's table if it needs one. Without
-   * this call the first operation does it.
+   * Opens the file or connects to the server, and creates the table if it
+   * doesn't exist. Without this call the first operation does it. Call it at
+   * start-up, so that a wrong path or URL is noticed at once.
+   *
+   * @throws `ERR_KV_CONNECTION`; `ERR_KV_TIMEOUT`; `ERR_KV_BACKEND` if the
+   *         table can't be created or has other columns.
    */
   initialize(): Promise<void>
   /**
-   * Deletes all of the store's data. The next operation starts with an
-   * empty store.
+   * Deletes all of the store's data: its table, all keys with its
+   * `keyPrefix` in Redis, all entries of the database in Deno KV. The next
+   * operation starts with an empty store.
    */
   drop(): Promise<void>
   /**
    * Finishes all earlier writes, and then releases all files and
-   * connections. Open lists and later calls reject with
-   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
+   * connections. Open lists and later calls reject with `ERR_KV_CLOSED`.
+   * Calling `close()` again is harmless.
+   *
+   * An open store does not keep the process alive.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -693,19 +822,19 @@ export declare class MemoryKvStore {
 }
 
 /**
- * Keeps entries in MySQL (8.0 or later) or MariaDB (10.7 or later), where other
- * processes may use them at the same time, `@fedify/mysql` among them: the
+ * Keeps entries in a table of MySQL (8.0 or later) or MariaDB (10.7 or later).
+ * Other processes may use it at the same time, also with `@fedify/mysql`: the
  * format is the same.
  *
- * Operations that wait share statements: some hundred reads or writes take one
- * round trip. After a connection is lost, operations are repeated where that is
- * safe; a `cas` whose outcome is unknown rejects.
+ * Waiting operations share statements: up to 512 reads or writes take one round
+ * trip. After a connection is lost, operations are repeated where that is safe;
+ * a `cas` whose outcome is unknown rejects.
  *
- * A key may have 768 characters as JSON text; a longer one rejects with
- * `ERR_KV_KEY_TOO_LONG`. A value may be as large as the server's
- * `max_allowed_packet` (`ERR_KV_VALUE_TOO_LARGE`), and must be JSON that the
- * server accepts (`ERR_KV_INVALID_VALUE`): neither accepts lone surrogates in
- * strings; MySQL allows 100 levels and MariaDB 10 allows 31.
+ * A key may have 768 characters as JSON text (`ERR_KV_KEY_TOO_LONG`). A value
+ * may be as large as the server's `max_allowed_packet`
+ * (`ERR_KV_VALUE_TOO_LARGE`). It must be JSON that the server accepts
+ * (`ERR_KV_INVALID_VALUE`): without lone surrogates, and with up to 100 levels
+ * in MySQL, 31 in MariaDB 10.
  *
  * @example
  * ```ts
@@ -713,6 +842,7 @@ export declare class MemoryKvStore {
  * import { MysqlKvStore } from "fedify-kv";
  *
  * const kv = new MysqlKvStore("mysql://user:password@localhost/fedify");
+ * await kv.initialize();
  * const federation = createFederation<void>({ kv });
  * ```
  */
@@ -732,105 +862,130 @@ export declare class MysqlKvStore {
    * Gets the value of a key.
    *
    * @param key One or more strings.
-   * @returns The value, or `undefined` if there is none or it has
-   *          expired.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
-   *         stored is not JSON.
+   * @returns A copy of the value, or `undefined` if there is no entry or
+   *          it has expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if the stored value is
+   *         not JSON. See {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * const actor = await kv.get<{ name: string }>(["actors", "alice"]);
+   * ```
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key and its time to live. Without `ttl` the
-   * entry lives until it is deleted, even if it had a `ttl` before.
+   * Sets the value of a key and its time to live. Without `ttl` the entry
+   * stays until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Any value with a JSON form, `null` included.
-   *              `undefined` does nothing.
+   * @param value Anything that `JSON.stringify` can represent, `null`
+   *              included. If it is `undefined`, nothing happens.
    * @param options The time to live.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
-   *         BigInts, cycles, functions and symbols;
-   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for BigInts,
+   *         cycles, functions and symbols; `ERR_KV_INVALID_TTL`;
+   *         `ERR_KV_KEY_TOO_LONG`; `ERR_KV_VALUE_TOO_LARGE`. See
+   *         {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * await kv.set(["actors", "alice"], { name: "Alice" }, { ttl: { days: 1 } });
+   * ```
    */
   set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
   /**
    * Deletes the entry of a key, if there is one.
    *
    * @param key One or more strings.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    */
   delete(key: KvKey): Promise<void>
   /**
-   * Compares and swaps: sets the value only if the present one is
-   * what you expect. It is atomic with respect to all other writers,
-   * those in other processes included.
+   * Compares and swaps: sets the value only if the current one equals the
+   * expected one. It is atomic with respect to all other writers, in other
+   * processes too.
    *
-   * Values are compared deeply as JSON; the order of an object's
-   * keys doesn't count.
+   * Values are compared deeply as JSON; the order of an object's keys
+   * doesn't count.
    *
    * @param key One or more strings.
-   * @param expectedValue The value you expect; `undefined` for none,
-   *                      missing or expired.
+   * @param expectedValue The expected value; `undefined` if there should be
+   *                      no entry, or an expired one.
    * @param newValue The new value; `undefined` deletes the entry.
    * @param options The time to live.
-   * @returns Whether it was swapped. A lost race is `false`.
+   * @returns Whether the value was swapped. If another writer was first, it
+   *          is `false`.
+   * @throws The same as `set`. If a connection is lost, it may reject with
+   *         `ERR_KV_CONNECTION` and say that the outcome is unknown.
    *
    * @example
    * ```ts
-   * const first = await store.cas(["seen", id], undefined, true);
+   * const isFirst = await kv.cas(["seen", id], undefined, true);
    * ```
    */
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
-   * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all keys that extend it by whole parts.
+   * Lists the entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
    * An entry that exists during the whole list is listed exactly once,
-   * even if others are written or deleted meanwhile. The order is
-   * that of the store's encoded keys, and is the same each time. You
-   * may delete entries while you list them.
+   * even if others are written or deleted meanwhile. You may delete
+   * entries while you list them. Entries come in the order of the store's
+   * encoded keys, which is the same each time.
    *
-   * @param prefix A prefix; missing or `[]` for all entries. Or
-   *               options.
-   * @throws Nothing. The first `next()` rejects with
-   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   * @param prefix A prefix, or options. Without it, or with `[]`, all
+   *               entries are listed.
+   * @returns An async iterator. Nothing is read before its first `next()`.
+   * @throws Nothing. The first `next()` rejects with `ERR_KV_INVALID_KEY`
+   *         or `ERR_KV_INVALID_OPTION`.
    *
    * @example
    * ```ts
-   * for await (const { key, value } of store.list(["traces"])) {
+   * for await (const { key, value } of kv.list(["fedify", "traces"])) {
    *   console.log(key, value);
    * }
    * ```
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all keys under it.
+   * Deletes all entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
-   * Large numbers of entries are deleted in several steps, so that
-   * other writes don't have to wait for all of them. An entry that
-   * is written meanwhile may remain.
+   * Large numbers of entries are deleted in several steps, so that other
+   * writes don't have to wait for all of them. An entry that is written
+   * meanwhile may remain. If a step fails, earlier steps are not undone.
    *
-   * @param prefix One or more strings. `[]` is refused; `drop()`
-   *               deletes everything.
-   * @returns How many entries were deleted.
+   * @param prefix One or more strings. `[]` is refused; `drop()` deletes
+   *               everything.
+   * @returns The number of deleted entries.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    *
    * @example
    * ```ts
-   * await store.clear(["_fedify", "remoteDocument"]);
+   * await kv.clear(["_fedify", "remoteDocument"]);
    * ```
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects, and creates the store's table if it needs one. Without
-   * this call the first operation does it.
+   * Opens the file or connects to the server, and creates the table if it
+   * doesn't exist. Without this call the first operation does it. Call it at
+   * start-up, so that a wrong path or URL is noticed at once.
+   *
+   * @throws `ERR_KV_CONNECTION`; `ERR_KV_TIMEOUT`; `ERR_KV_BACKEND` if the
+   *         table can't be created or has other columns.
    */
   initialize(): Promise<void>
   /**
-   * Deletes all of the store's data. The next operation starts with an
-   * empty store.
+   * Deletes all of the store's data: its table, all keys with its
+   * `keyPrefix` in Redis, all entries of the database in Deno KV. The next
+   * operation starts with an empty store.
    */
   drop(): Promise<void>
   /**
    * Finishes all earlier writes, and then releases all files and
-   * connections. Open lists and later calls reject with
-   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
+   * connections. Open lists and later calls reject with `ERR_KV_CLOSED`.
+   * Calling `close()` again is harmless.
+   *
+   * An open store does not keep the process alive.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -838,17 +993,17 @@ export declare class MysqlKvStore {
 }
 
 /**
- * Keeps entries in a PostgreSQL table, which other processes may use at the
- * same time, `@fedify/postgres` among them: the format is the same.
+ * Keeps entries in a PostgreSQL table. Other processes may use it at the same
+ * time, also with `@fedify/postgres`: the format is the same.
  *
- * Operations that wait are sent together, gets in one statement and writes in
+ * Waiting operations are sent together, gets in one statement and writes in
  * another, over a few connections. After a connection is lost, operations are
  * repeated where that is safe; a `cas` whose outcome is unknown rejects. Lists
  * read a range of the primary key, a page at a time.
  *
  * Values are stored as `jsonb`, which allows neither NUL characters nor lone
- * surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys may
- * not contain NUL either (`ERR_KV_INVALID_KEY`), and a key may have about 2,700
+ * surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys
+ * must not contain NUL either (`ERR_KV_INVALID_KEY`). A key may have about 2,700
  * bytes after compression (`ERR_KV_KEY_TOO_LONG`).
  *
  * @example
@@ -857,6 +1012,7 @@ export declare class MysqlKvStore {
  * import { PostgresKvStore } from "fedify-kv";
  *
  * const kv = new PostgresKvStore("postgres://user:password@localhost/app");
+ * await kv.initialize();
  * const federation = createFederation<void>({ kv });
  * ```
  */
@@ -875,105 +1031,130 @@ export declare class PostgresKvStore {
    * Gets the value of a key.
    *
    * @param key One or more strings.
-   * @returns The value, or `undefined` if there is none or it has
-   *          expired.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
-   *         stored is not JSON.
+   * @returns A copy of the value, or `undefined` if there is no entry or
+   *          it has expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if the stored value is
+   *         not JSON. See {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * const actor = await kv.get<{ name: string }>(["actors", "alice"]);
+   * ```
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key and its time to live. Without `ttl` the
-   * entry lives until it is deleted, even if it had a `ttl` before.
+   * Sets the value of a key and its time to live. Without `ttl` the entry
+   * stays until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Any value with a JSON form, `null` included.
-   *              `undefined` does nothing.
+   * @param value Anything that `JSON.stringify` can represent, `null`
+   *              included. If it is `undefined`, nothing happens.
    * @param options The time to live.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
-   *         BigInts, cycles, functions and symbols;
-   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for BigInts,
+   *         cycles, functions and symbols; `ERR_KV_INVALID_TTL`;
+   *         `ERR_KV_KEY_TOO_LONG`; `ERR_KV_VALUE_TOO_LARGE`. See
+   *         {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * await kv.set(["actors", "alice"], { name: "Alice" }, { ttl: { days: 1 } });
+   * ```
    */
   set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
   /**
    * Deletes the entry of a key, if there is one.
    *
    * @param key One or more strings.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    */
   delete(key: KvKey): Promise<void>
   /**
-   * Compares and swaps: sets the value only if the present one is
-   * what you expect. It is atomic with respect to all other writers,
-   * those in other processes included.
+   * Compares and swaps: sets the value only if the current one equals the
+   * expected one. It is atomic with respect to all other writers, in other
+   * processes too.
    *
-   * Values are compared deeply as JSON; the order of an object's
-   * keys doesn't count.
+   * Values are compared deeply as JSON; the order of an object's keys
+   * doesn't count.
    *
    * @param key One or more strings.
-   * @param expectedValue The value you expect; `undefined` for none,
-   *                      missing or expired.
+   * @param expectedValue The expected value; `undefined` if there should be
+   *                      no entry, or an expired one.
    * @param newValue The new value; `undefined` deletes the entry.
    * @param options The time to live.
-   * @returns Whether it was swapped. A lost race is `false`.
+   * @returns Whether the value was swapped. If another writer was first, it
+   *          is `false`.
+   * @throws The same as `set`. If a connection is lost, it may reject with
+   *         `ERR_KV_CONNECTION` and say that the outcome is unknown.
    *
    * @example
    * ```ts
-   * const first = await store.cas(["seen", id], undefined, true);
+   * const isFirst = await kv.cas(["seen", id], undefined, true);
    * ```
    */
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
-   * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all keys that extend it by whole parts.
+   * Lists the entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
    * An entry that exists during the whole list is listed exactly once,
-   * even if others are written or deleted meanwhile. The order is
-   * that of the store's encoded keys, and is the same each time. You
-   * may delete entries while you list them.
+   * even if others are written or deleted meanwhile. You may delete
+   * entries while you list them. Entries come in the order of the store's
+   * encoded keys, which is the same each time.
    *
-   * @param prefix A prefix; missing or `[]` for all entries. Or
-   *               options.
-   * @throws Nothing. The first `next()` rejects with
-   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   * @param prefix A prefix, or options. Without it, or with `[]`, all
+   *               entries are listed.
+   * @returns An async iterator. Nothing is read before its first `next()`.
+   * @throws Nothing. The first `next()` rejects with `ERR_KV_INVALID_KEY`
+   *         or `ERR_KV_INVALID_OPTION`.
    *
    * @example
    * ```ts
-   * for await (const { key, value } of store.list(["traces"])) {
+   * for await (const { key, value } of kv.list(["fedify", "traces"])) {
    *   console.log(key, value);
    * }
    * ```
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all keys under it.
+   * Deletes all entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
-   * Large numbers of entries are deleted in several steps, so that
-   * other writes don't have to wait for all of them. An entry that
-   * is written meanwhile may remain.
+   * Large numbers of entries are deleted in several steps, so that other
+   * writes don't have to wait for all of them. An entry that is written
+   * meanwhile may remain. If a step fails, earlier steps are not undone.
    *
-   * @param prefix One or more strings. `[]` is refused; `drop()`
-   *               deletes everything.
-   * @returns How many entries were deleted.
+   * @param prefix One or more strings. `[]` is refused; `drop()` deletes
+   *               everything.
+   * @returns The number of deleted entries.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    *
    * @example
    * ```ts
-   * await store.clear(["_fedify", "remoteDocument"]);
+   * await kv.clear(["_fedify", "remoteDocument"]);
    * ```
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects, and creates the store's table if it needs one. Without
-   * this call the first operation does it.
+   * Opens the file or connects to the server, and creates the table if it
+   * doesn't exist. Without this call the first operation does it. Call it at
+   * start-up, so that a wrong path or URL is noticed at once.
+   *
+   * @throws `ERR_KV_CONNECTION`; `ERR_KV_TIMEOUT`; `ERR_KV_BACKEND` if the
+   *         table can't be created or has other columns.
    */
   initialize(): Promise<void>
   /**
-   * Deletes all of the store's data. The next operation starts with an
-   * empty store.
+   * Deletes all of the store's data: its table, all keys with its
+   * `keyPrefix` in Redis, all entries of the database in Deno KV. The next
+   * operation starts with an empty store.
    */
   drop(): Promise<void>
   /**
    * Finishes all earlier writes, and then releases all files and
-   * connections. Open lists and later calls reject with
-   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
+   * connections. Open lists and later calls reject with `ERR_KV_CLOSED`.
+   * Calling `close()` again is harmless.
+   *
+   * An open store does not keep the process alive.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -982,13 +1163,13 @@ export declare class PostgresKvStore {
 
 /**
  * Keeps entries in Redis or Valkey (6.0 or later), on one server or in a
- * cluster, where other processes may use them at the same time,
- * `@fedify/redis` among them: the format is the same.
+ * cluster. Other processes may use them at the same time, also with
+ * `@fedify/redis`: the format is the same.
  *
- * Operations that wait are sent together, over one connection to each server.
+ * Waiting operations are sent together, over one connection to each server.
  * After a connection is lost, operations are repeated where that is safe; a
- * `cas` whose outcome is unknown rejects. Values may have up to 512 MB, the
- * limit of Redis.
+ * `cas` whose outcome is unknown rejects. The server's configuration
+ * (`appendfsync`) decides what a crash of the server loses.
  *
  * Redis does not keep keys in order, so by default `list` and `clear` scan the
  * whole database, which takes a second for some million keys, and `list` holds
@@ -996,12 +1177,15 @@ export declare class PostgresKvStore {
  * cost depends only on the number of matches; see
  * {@link RedisKvStoreOptions.index}.
  *
+ * Keys and values may have up to 512 MB, the limit of Redis.
+ *
  * @example
  * ```ts
  * import { createFederation } from "@fedify/fedify";
  * import { RedisKvStore } from "fedify-kv";
  *
  * const kv = new RedisKvStore("redis://localhost");
+ * await kv.initialize();
  * const federation = createFederation<void>({ kv });
  * ```
  */
@@ -1017,118 +1201,151 @@ export declare class RedisKvStore {
    */
   constructor(url: string | readonly string[], options?: RedisKvStoreOptions)
   /**
-   * Rebuilds the index: for entries from before `index: true`, and from writers
-   * that do not maintain the index. Others may write meanwhile.
+   * Rebuilds the index, so that it has the entries from before `index: true`,
+   * and those of writers that do not maintain it. Others may write meanwhile.
+   * It scans the whole database.
    *
-   * @returns How many entries there are.
-   * @throws `ERR_KV_INVALID_OPTION` if the store has no index.
+   * @returns The number of entries.
+   * @throws `ERR_KV_INVALID_OPTION` if the store was made without
+   *         `index: true`.
+   *
+   * @example
+   * ```ts
+   * const kv = new RedisKvStore("redis://localhost", { index: true });
+   * await kv.reindex();
+   * ```
    */
   reindex(): Promise<number>
-  /** How many entries the running or the last call of `reindex` has processed. */
+  /** The number of entries that the running or the last `reindex()` has processed. */
   get reindexed(): number
   /**
    * Gets the value of a key.
    *
    * @param key One or more strings.
-   * @returns The value, or `undefined` if there is none or it has
-   *          expired.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
-   *         stored is not JSON.
+   * @returns A copy of the value, or `undefined` if there is no entry or
+   *          it has expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if the stored value is
+   *         not JSON. See {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * const actor = await kv.get<{ name: string }>(["actors", "alice"]);
+   * ```
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key and its time to live. Without `ttl` the
-   * entry lives until it is deleted, even if it had a `ttl` before.
+   * Sets the value of a key and its time to live. Without `ttl` the entry
+   * stays until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Any value with a JSON form, `null` included.
-   *              `undefined` does nothing.
+   * @param value Anything that `JSON.stringify` can represent, `null`
+   *              included. If it is `undefined`, nothing happens.
    * @param options The time to live.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
-   *         BigInts, cycles, functions and symbols;
-   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for BigInts,
+   *         cycles, functions and symbols; `ERR_KV_INVALID_TTL`;
+   *         `ERR_KV_KEY_TOO_LONG`; `ERR_KV_VALUE_TOO_LARGE`. See
+   *         {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * await kv.set(["actors", "alice"], { name: "Alice" }, { ttl: { days: 1 } });
+   * ```
    */
   set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
   /**
    * Deletes the entry of a key, if there is one.
    *
    * @param key One or more strings.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    */
   delete(key: KvKey): Promise<void>
   /**
-   * Compares and swaps: sets the value only if the present one is
-   * what you expect. It is atomic with respect to all other writers,
-   * those in other processes included.
+   * Compares and swaps: sets the value only if the current one equals the
+   * expected one. It is atomic with respect to all other writers, in other
+   * processes too.
    *
-   * Values are compared deeply as JSON; the order of an object's
-   * keys doesn't count.
+   * Values are compared deeply as JSON; the order of an object's keys
+   * doesn't count.
    *
    * @param key One or more strings.
-   * @param expectedValue The value you expect; `undefined` for none,
-   *                      missing or expired.
+   * @param expectedValue The expected value; `undefined` if there should be
+   *                      no entry, or an expired one.
    * @param newValue The new value; `undefined` deletes the entry.
    * @param options The time to live.
-   * @returns Whether it was swapped. A lost race is `false`.
+   * @returns Whether the value was swapped. If another writer was first, it
+   *          is `false`.
+   * @throws The same as `set`. If a connection is lost, it may reject with
+   *         `ERR_KV_CONNECTION` and say that the outcome is unknown.
    *
    * @example
    * ```ts
-   * const first = await store.cas(["seen", id], undefined, true);
+   * const isFirst = await kv.cas(["seen", id], undefined, true);
    * ```
    */
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
-   * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all keys that extend it by whole parts.
+   * Lists the entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
    * An entry that exists during the whole list is listed exactly once,
-   * even if others are written or deleted meanwhile. The order is
-   * that of the store's encoded keys, and is the same each time. You
-   * may delete entries while you list them.
+   * even if others are written or deleted meanwhile. You may delete
+   * entries while you list them. Entries come in the order of the store's
+   * encoded keys, which is the same each time.
    *
-   * @param prefix A prefix; missing or `[]` for all entries. Or
-   *               options.
-   * @throws Nothing. The first `next()` rejects with
-   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   * @param prefix A prefix, or options. Without it, or with `[]`, all
+   *               entries are listed.
+   * @returns An async iterator. Nothing is read before its first `next()`.
+   * @throws Nothing. The first `next()` rejects with `ERR_KV_INVALID_KEY`
+   *         or `ERR_KV_INVALID_OPTION`.
    *
    * @example
    * ```ts
-   * for await (const { key, value } of store.list(["traces"])) {
+   * for await (const { key, value } of kv.list(["fedify", "traces"])) {
    *   console.log(key, value);
    * }
    * ```
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all keys under it.
+   * Deletes all entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
-   * Large numbers of entries are deleted in several steps, so that
-   * other writes don't have to wait for all of them. An entry that
-   * is written meanwhile may remain.
+   * Large numbers of entries are deleted in several steps, so that other
+   * writes don't have to wait for all of them. An entry that is written
+   * meanwhile may remain. If a step fails, earlier steps are not undone.
    *
-   * @param prefix One or more strings. `[]` is refused; `drop()`
-   *               deletes everything.
-   * @returns How many entries were deleted.
+   * @param prefix One or more strings. `[]` is refused; `drop()` deletes
+   *               everything.
+   * @returns The number of deleted entries.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    *
    * @example
    * ```ts
-   * await store.clear(["_fedify", "remoteDocument"]);
+   * await kv.clear(["_fedify", "remoteDocument"]);
    * ```
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects, and creates the store's table if it needs one. Without
-   * this call the first operation does it.
+   * Opens the file or connects to the server, and creates the table if it
+   * doesn't exist. Without this call the first operation does it. Call it at
+   * start-up, so that a wrong path or URL is noticed at once.
+   *
+   * @throws `ERR_KV_CONNECTION`; `ERR_KV_TIMEOUT`; `ERR_KV_BACKEND` if the
+   *         table can't be created or has other columns.
    */
   initialize(): Promise<void>
   /**
-   * Deletes all of the store's data. The next operation starts with an
-   * empty store.
+   * Deletes all of the store's data: its table, all keys with its
+   * `keyPrefix` in Redis, all entries of the database in Deno KV. The next
+   * operation starts with an empty store.
    */
   drop(): Promise<void>
   /**
    * Finishes all earlier writes, and then releases all files and
-   * connections. Open lists and later calls reject with
-   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
+   * connections. Open lists and later calls reject with `ERR_KV_CLOSED`.
+   * Calling `close()` again is harmless.
+   *
+   * An open store does not keep the process alive.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -1136,17 +1353,22 @@ export declare class RedisKvStore {
 }
 
 /**
- * Keeps entries in a SQLite file, which other processes may use at the same
- * time, `@fedify/sqlite` among them: the format is the same.
+ * Keeps entries in a SQLite file. Other processes may use the file at the same
+ * time, also with `@fedify/sqlite`: the format is the same.
  *
- * All writes that wait are committed together, on a thread of the store. By
- * default an awaited write survives a power loss; the options `durability` and
- * `relaxed` choose less, and a lone write is then done on the calling thread.
- * Single keys are read on the calling thread, lists on another one.
+ * By default an awaited write survives a power loss; see
+ * {@link SqliteKvStoreOptions.durability}. All waiting writes are committed
+ * together, on a thread of the store. Single keys are read on the calling
+ * thread, lists on another one. A lone write that needs no sync is done on the
+ * calling thread too.
  *
- * The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
- * while it is open), so it must be on a local disk. Values may be as large as
- * a string in JavaScript, and keys too.
+ * The file must be on a local disk, because the database gets a write-ahead
+ * log: two files beside it, `-wal` and `-shm`, while it is open. Don't open the
+ * file in the same process with another SQLite library, such as `node:sqlite`;
+ * the store refuses a file that is open in that way already.
+ *
+ * Keys and values may be as long as a string in JavaScript. A `":memory:"`
+ * database may have up to 1 GiB.
  *
  * @example
  * ```ts
@@ -1154,27 +1376,28 @@ export declare class RedisKvStore {
  * import { SqliteKvStore } from "fedify-kv";
  *
  * const kv = new SqliteKvStore("fedify.db");
+ * await kv.initialize();
  * const federation = createFederation<void>({ kv });
  * ```
  */
 export declare class SqliteKvStore {
   /**
-   * @param path The file's path, which is created if there is none, or
-   *             `":memory:"`. Nothing is opened before the first operation.
+   * @param path The file's path, or `":memory:"`. A missing file is created, a
+   *             missing folder is not. Nothing is opened before the first
+   *             operation.
    * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
   constructor(path: string, options?: SqliteKvStoreOptions)
   /**
-   * Gives the space that deleted and expired entries have left back to the
-   * file system. Without it, a file keeps the largest size that it ever had,
-   * and reuses the space for new entries.
+   * Gives the space of deleted and expired entries back to the file system.
+   * Without it, a file never shrinks, and new entries use the free space.
    *
-   * It rewrites the whole file (SQLite's `VACUUM`), or only moves what is at
-   * its end where the file was made with `auto_vacuum = INCREMENTAL`. It runs
-   * off the event loop and reads go on, but writes wait for it: about a second
-   * for 200 MB on a fast disk. It needs up to twice the file's size of free
-   * space meanwhile. A pause in the night is a good time.
+   * It rewrites the whole file (SQLite's `VACUUM`). If the file was made with
+   * `auto_vacuum = INCREMENTAL`, it only moves the end of the file. It runs off
+   * the event loop and reads go on, but writes wait: about a second for 200 MB
+   * on a fast disk. It needs up to twice the file's size of free disk space.
+   * Call it when few writes are expected.
    *
    * @throws `ERR_KV_TIMEOUT` if another process holds its lock for longer
    *         than `busyTimeout`; `ERR_KV_BACKEND` if the disk is full. No
@@ -1182,8 +1405,8 @@ export declare class SqliteKvStore {
    *
    * @example
    * ```ts
-   * await store.clear(["fedify", "traces"]);
-   * await store.compact();
+   * await kv.clear(["fedify", "traces"]);
+   * await kv.compact();
    * ```
    */
   compact(): Promise<void>
@@ -1191,105 +1414,130 @@ export declare class SqliteKvStore {
    * Gets the value of a key.
    *
    * @param key One or more strings.
-   * @returns The value, or `undefined` if there is none or it has
-   *          expired.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
-   *         stored is not JSON.
+   * @returns A copy of the value, or `undefined` if there is no entry or
+   *          it has expired.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if the stored value is
+   *         not JSON. See {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * const actor = await kv.get<{ name: string }>(["actors", "alice"]);
+   * ```
    */
   get<T = unknown>(key: KvKey): Promise<T | undefined>
   /**
-   * Sets the value of a key and its time to live. Without `ttl` the
-   * entry lives until it is deleted, even if it had a `ttl` before.
+   * Sets the value of a key and its time to live. Without `ttl` the entry
+   * stays until it is deleted, even if it had a `ttl` before.
    *
    * @param key One or more strings.
-   * @param value Any value with a JSON form, `null` included.
-   *              `undefined` does nothing.
+   * @param value Anything that `JSON.stringify` can represent, `null`
+   *              included. If it is `undefined`, nothing happens.
    * @param options The time to live.
-   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
-   *         BigInts, cycles, functions and symbols;
-   *         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+   * @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for BigInts,
+   *         cycles, functions and symbols; `ERR_KV_INVALID_TTL`;
+   *         `ERR_KV_KEY_TOO_LONG`; `ERR_KV_VALUE_TOO_LARGE`. See
+   *         {@link KvErrorCode} for the others.
+   *
+   * @example
+   * ```ts
+   * await kv.set(["actors", "alice"], { name: "Alice" }, { ttl: { days: 1 } });
+   * ```
    */
   set(key: KvKey, value: unknown, options?: SetOptions): Promise<void>
   /**
    * Deletes the entry of a key, if there is one.
    *
    * @param key One or more strings.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    */
   delete(key: KvKey): Promise<void>
   /**
-   * Compares and swaps: sets the value only if the present one is
-   * what you expect. It is atomic with respect to all other writers,
-   * those in other processes included.
+   * Compares and swaps: sets the value only if the current one equals the
+   * expected one. It is atomic with respect to all other writers, in other
+   * processes too.
    *
-   * Values are compared deeply as JSON; the order of an object's
-   * keys doesn't count.
+   * Values are compared deeply as JSON; the order of an object's keys
+   * doesn't count.
    *
    * @param key One or more strings.
-   * @param expectedValue The value you expect; `undefined` for none,
-   *                      missing or expired.
+   * @param expectedValue The expected value; `undefined` if there should be
+   *                      no entry, or an expired one.
    * @param newValue The new value; `undefined` deletes the entry.
    * @param options The time to live.
-   * @returns Whether it was swapped. A lost race is `false`.
+   * @returns Whether the value was swapped. If another writer was first, it
+   *          is `false`.
+   * @throws The same as `set`. If a connection is lost, it may reject with
+   *         `ERR_KV_CONNECTION` and say that the outcome is unknown.
    *
    * @example
    * ```ts
-   * const first = await store.cas(["seen", id], undefined, true);
+   * const isFirst = await kv.cas(["seen", id], undefined, true);
    * ```
    */
   cas(key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions): Promise<boolean>
   /**
-   * Lists the entries whose keys start with a prefix: the prefix
-   * itself, and all keys that extend it by whole parts.
+   * Lists the entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
    * An entry that exists during the whole list is listed exactly once,
-   * even if others are written or deleted meanwhile. The order is
-   * that of the store's encoded keys, and is the same each time. You
-   * may delete entries while you list them.
+   * even if others are written or deleted meanwhile. You may delete
+   * entries while you list them. Entries come in the order of the store's
+   * encoded keys, which is the same each time.
    *
-   * @param prefix A prefix; missing or `[]` for all entries. Or
-   *               options.
-   * @throws Nothing. The first `next()` rejects with
-   *         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+   * @param prefix A prefix, or options. Without it, or with `[]`, all
+   *               entries are listed.
+   * @returns An async iterator. Nothing is read before its first `next()`.
+   * @throws Nothing. The first `next()` rejects with `ERR_KV_INVALID_KEY`
+   *         or `ERR_KV_INVALID_OPTION`.
    *
    * @example
    * ```ts
-   * for await (const { key, value } of store.list(["traces"])) {
+   * for await (const { key, value } of kv.list(["fedify", "traces"])) {
    *   console.log(key, value);
    * }
    * ```
    */
   list(prefix?: KvKey | readonly [] | ListOptions): KvListIterator
   /**
-   * Deletes a prefix and all keys under it.
+   * Deletes all entries under a prefix: the entry of the prefix itself, and
+   * all entries whose keys extend it by whole parts.
    *
-   * Large numbers of entries are deleted in several steps, so that
-   * other writes don't have to wait for all of them. An entry that
-   * is written meanwhile may remain.
+   * Large numbers of entries are deleted in several steps, so that other
+   * writes don't have to wait for all of them. An entry that is written
+   * meanwhile may remain. If a step fails, earlier steps are not undone.
    *
-   * @param prefix One or more strings. `[]` is refused; `drop()`
-   *               deletes everything.
-   * @returns How many entries were deleted.
+   * @param prefix One or more strings. `[]` is refused; `drop()` deletes
+   *               everything.
+   * @returns The number of deleted entries.
+   * @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
    *
    * @example
    * ```ts
-   * await store.clear(["_fedify", "remoteDocument"]);
+   * await kv.clear(["_fedify", "remoteDocument"]);
    * ```
    */
   clear(prefix: KvKey): Promise<number>
   /**
-   * Connects, and creates the store's table if it needs one. Without
-   * this call the first operation does it.
+   * Opens the file or connects to the server, and creates the table if it
+   * doesn't exist. Without this call the first operation does it. Call it at
+   * start-up, so that a wrong path or URL is noticed at once.
+   *
+   * @throws `ERR_KV_CONNECTION`; `ERR_KV_TIMEOUT`; `ERR_KV_BACKEND` if the
+   *         table can't be created or has other columns.
    */
   initialize(): Promise<void>
   /**
-   * Deletes all of the store's data. The next operation starts with an
-   * empty store.
+   * Deletes all of the store's data: its table, all keys with its
+   * `keyPrefix` in Redis, all entries of the database in Deno KV. The next
+   * operation starts with an empty store.
    */
   drop(): Promise<void>
   /**
    * Finishes all earlier writes, and then releases all files and
-   * connections. Open lists and later calls reject with
-   * `ERR_KV_CLOSED`. Calling `close()` again is harmless.
+   * connections. Open lists and later calls reject with `ERR_KV_CLOSED`.
+   * Calling `close()` again is harmless.
+   *
+   * An open store does not keep the process alive.
    */
   close(): Promise<void>
   /** Closes the store at the end of an `await using` block. */
@@ -1298,7 +1546,7 @@ export declare class SqliteKvStore {
 
 /**
  * Opens the store that a URL names, so that an app can take its store from
- * one environment variable.
+ * one environment variable. Like the constructors, it does no I/O.
  *
  * - `memory:` — {@link MemoryKvStore}
  * - `sqlite:fedify.db`, `sqlite:///var/lib/app/fedify.db`,
@@ -1311,13 +1559,20 @@ export declare class SqliteKvStore {
  * - `denokv:deno-kv.db`, `denokv::memory:` (paths as after `sqlite:`),
  *   `denokv:https://host` — {@link DenoKvStore}
  *
- * @param url The URL.
- * @param options The options of that store's constructor.
- * @throws `ERR_KV_INVALID_OPTION` for a URL that names no store.
+ * @param url The URL. Percent-encode special characters in user names,
+ *            passwords and paths.
+ * @param options The options of that store's constructor. An option of another
+ *                store is refused.
+ * @returns The store.
+ * @throws `ERR_KV_INVALID_OPTION` for a URL that names no store, and for
+ *         invalid options.
  *
  * @example
  * ```ts
+ * import { openKvStore } from "fedify-kv";
+ *
  * const kv = openKvStore(process.env.KV_URL ?? "sqlite:fedify.db");
+ * await kv.initialize();
  * ```
  */
 export declare function openKvStore(url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions | MysqlKvStoreOptions | DenoKvStoreOptions): MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore | MysqlKvStore | DenoKvStore

@@ -26,7 +26,8 @@ const sql = { tableName: "t", initialized: true, queryTimeout: 1, ...served };
 // Nothing connects before the first operation, so no server is needed.
 const rows: Record<string, Row> = {
   MemoryKvStore: {
-    construct: (options) => new MemoryKvStore(...([options] as [])),
+    construct: (options) =>
+      new (MemoryKvStore as new (options: unknown) => unknown)(options),
     url: "memory:",
     options: {},
   },

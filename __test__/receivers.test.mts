@@ -79,7 +79,7 @@ for (const [name, [Class, argument]] of Object.entries(classes)) {
           expect.objectContaining({
             constructor: TypeError,
             code: "ERR_KV_INVALID_OPTION",
-            message: expect.stringContaining(`${name} cannot be called`),
+            message: expect.stringContaining(`${name} must be called with new`),
           }),
         );
       }

@@ -308,16 +308,23 @@ describe("says what is wrong with", () => {
       { ttl: new Proxy({}, { getPrototypeOf: thrower, get: thrower }) },
       "not today",
     ],
-    "a number": [{ ttl: 5 }, "neither a Temporal.Duration nor an object"],
-    "a field": [{ ttl: { minutes: "5" } }, "minutes is not a finite number"],
-    "no field": [{ ttl: { minute: 5 } }, "none of the fields"],
+    "a number": [
+      { ttl: 5 },
+      "must be a Temporal.Duration or an object like { hours: 1 }, not a number",
+    ],
+    null: [{ ttl: null }, "not null"],
+    "a field": [{ ttl: { minutes: "5" } }, "minutes must be a finite number"],
+    "no field": [{ ttl: { minute: 5 } }, "at least one field"],
     "a tag alone": [
       { ttl: { [tag]: "Temporal.Duration" } },
-      "none of the fields",
+      "at least one field",
     ],
-    signs: [{ ttl: { days: 1, hours: -1 } }, "differ in sign"],
-    "a fraction of a month": [{ ttl: { months: 0.5 } }, "have no fractions"],
-    "a total": [{ ttl: { total: () => NaN } }, "gave no number"],
+    signs: [{ ttl: { days: 1, hours: -1 } }, "must all have the same sign"],
+    "a fraction of a month": [
+      { ttl: { months: 0.5 } },
+      "must be whole numbers",
+    ],
+    "a total": [{ ttl: { total: () => NaN } }, "must return a number"],
   };
   test.each(Object.entries(wrong))("%s", async (_, [options, message]) => {
     const store = new MemoryKvStore();

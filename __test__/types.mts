@@ -1,38 +1,54 @@
 // Code that must compile, and code that must not. `tsc` checks this file.
 import {
-  type KvStore,
-  type KvStoreListEntry,
+  type KvKey as FedifyKey,
+  type KvStore as FedifyStore,
+  type KvStoreListEntry as FedifyEntry,
+  type KvStoreSetOptions as FedifySetOptions,
+  MemoryKvStore as FedifyMemoryKvStore,
   createFederation,
 } from "@fedify/fedify";
 import { Temporal as JsTemporal } from "@js-temporal/polyfill";
 import {
-  type KvStore as OldKvStore,
+  type KvKey as OldKey,
+  type KvStore as OldStore,
+  type KvStoreListEntry as OldEntry,
+  type KvStoreSetOptions as OldSetOptions,
   createFederation as createOldFederation,
 } from "fedify-1.10";
 import { Temporal as TemporalPolyfill } from "temporal-polyfill";
 import {
+  DenoKvStore,
   type KvErrorCode,
   type KvKey,
   type KvListIterator,
+  type KvStore,
+  type KvStoreListEntry,
+  type KvStoreSetOptions,
   MemoryKvStore,
   MysqlKvStore,
   PostgresKvStore,
+  RedisKvStore,
+  type SetOptions,
   SqliteKvStore,
+  type TlsOptions,
   openKvStore,
 } from "../index.js";
 
 const memory = new MemoryKvStore();
 const sqlite = new SqliteKvStore("fedify.db");
+const tls: TlsOptions = { ca: "", rejectUnauthorized: false };
+const redis = new RedisKvStore("rediss://localhost", { index: true, tls });
+const deno = new DenoKvStore("deno-kv.db", { busyTimeout: 1_000 });
 const postgres = new PostgresKvStore("postgres://localhost/app", {
   unlogged: false,
   maxConnections: 4,
   preparedStatements: false,
-  tls: { rejectUnauthorized: false },
+  tls,
 });
 const mysql = new MysqlKvStore("mysql://localhost/app", {
   tableName: "kv",
   maxConnections: 4,
-  tls: { rejectUnauthorized: false },
+  tls,
 });
 const opened = openKvStore("sqlite:fedify.db", { durability: "normal" });
 
@@ -45,24 +61,59 @@ type Same<A, B> =
 function is<_ extends true>(): void {}
 
 // Fedify 1.10 and 2.x accept every store.
-export const stores: KvStore[] = [memory, sqlite, postgres, mysql, opened];
-export const oldStores: OldKvStore[] = [
-  memory,
-  sqlite,
-  postgres,
-  mysql,
-  opened,
+const stores = [memory, sqlite, redis, postgres, mysql, deno, opened] as const;
+export const asOurs: readonly KvStore[] = stores;
+export const asFedifys: readonly FedifyStore[] = stores;
+export const asOlds: readonly OldStore[] = stores;
+for (const kv of stores) {
+  createFederation<void>({ kv });
+  createOldFederation<void>({ kv });
+}
+
+// Our types are Fedify's, in both directions. Fedify's own declarations are not
+// needed for that.
+is<Same<KvKey, FedifyKey>>();
+is<Same<KvKey, OldKey>>();
+is<Same<KvStoreListEntry, FedifyEntry>>();
+export const oldEntry: OldEntry = { key: ["k"], value: 1 } as KvStoreListEntry;
+export const entry: KvStoreListEntry = { key: ["k"], value: 1 } as OldEntry;
+declare const ours: KvStore;
+export const fedifys: FedifyStore = ours;
+export const olds: OldStore = ours;
+export const backFromFedifys: KvStore =
+  new FedifyMemoryKvStore() as FedifyStore;
+// In Fedify 1.10, `list` is optional.
+export const backFromOlds: KvStore = {} as OldStore &
+  Required<Pick<OldStore, "list">>;
+export const setOptions: KvStoreSetOptions[] = [
+  {} as FedifySetOptions,
+  {} as OldSetOptions,
 ];
-createFederation<void>({ kv: memory });
-createFederation<void>({ kv: sqlite });
-createFederation<void>({ kv: postgres });
-createFederation<void>({ kv: mysql });
-createFederation<void>({ kv: opened });
-createOldFederation<void>({ kv: memory });
-createOldFederation<void>({ kv: sqlite });
-createOldFederation<void>({ kv: postgres });
-createOldFederation<void>({ kv: mysql });
-createOldFederation<void>({ kv: opened });
+export const ownSetOptions: SetOptions[] = setOptions;
+
+/** A user's store that implements our interface is one for Fedify too. */
+class Wrapper implements KvStore {
+  private readonly inner: KvStore;
+  constructor(inner: KvStore) {
+    this.inner = inner;
+  }
+  get<T = unknown>(key: KvKey): Promise<T | undefined> {
+    return this.inner.get(key);
+  }
+  set(key: KvKey, value: unknown, options?: KvStoreSetOptions): Promise<void> {
+    return this.inner.set(key, value, options);
+  }
+  delete(key: KvKey): Promise<void> {
+    return this.inner.delete(key);
+  }
+  list(prefix?: KvKey): AsyncIterable<KvStoreListEntry> {
+    return this.inner.list(prefix);
+  }
+}
+export const wrapped: [FedifyStore, OldStore] = [
+  new Wrapper(sqlite),
+  new Wrapper(memory),
+];
 
 // `cas` and `list` are optional in Fedify's types, not in ours.
 is<Same<ReturnType<typeof sqlite.cas>, Promise<boolean>>>();
@@ -192,6 +243,8 @@ new SqliteKvStore("x", { table: "other" });
 new MysqlKvStore();
 // @ts-expect-error there is no such option
 new MysqlKvStore("mysql://localhost/app", { table: "kv" });
+// @ts-expect-error there is no such option of tls
+new RedisKvStore("rediss://localhost", { tls: { caFile: "ca.pem" } });
 // @ts-expect-error this store has no options
 new MemoryKvStore({});
 // @ts-expect-error a URL is not optional
@@ -212,5 +265,6 @@ const codes: Record<KvErrorCode, true> = {
   ERR_KV_CLOSED: true,
   ERR_KV_CORRUPT: true,
   ERR_KV_BACKEND: true,
+  ERR_KV_NATIVE_LOAD: true,
 };
 export const codeNames = Object.keys(codes);

@@ -22,7 +22,7 @@ use napi_derive::napi;
 type Stores = Either6<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStore, MysqlKvStore, DenoKvStore>;
 
 /// Opens the store that a URL names, so that an app can take its store from
-/// one environment variable.
+/// one environment variable. Like the constructors, it does no I/O.
 ///
 /// - `memory:` — {@link MemoryKvStore}
 /// - `sqlite:fedify.db`, `sqlite:///var/lib/app/fedify.db`,
@@ -35,13 +35,20 @@ type Stores = Either6<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStor
 /// - `denokv:deno-kv.db`, `denokv::memory:` (paths as after `sqlite:`),
 ///   `denokv:https://host` — {@link DenoKvStore}
 ///
-/// @param url The URL.
-/// @param options The options of that store's constructor.
-/// @throws `ERR_KV_INVALID_OPTION` for a URL that names no store.
+/// @param url The URL. Percent-encode special characters in user names,
+///            passwords and paths.
+/// @param options The options of that store's constructor. An option of another
+///                store is refused.
+/// @returns The store.
+/// @throws `ERR_KV_INVALID_OPTION` for a URL that names no store, and for
+///         invalid options.
 ///
 /// @example
 /// ```ts
+/// import { openKvStore } from "fedify-kv";
+///
 /// const kv = openKvStore(process.env.KV_URL ?? "sqlite:fedify.db");
+/// await kv.initialize();
 /// ```
 #[napi(
     js_name = "openKvStore",

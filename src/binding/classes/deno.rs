@@ -11,20 +11,23 @@ use crate::stores::{DenoOptions, DenoStore};
 use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
-/// Keeps entries in a Deno KV database: a file that `Deno.openKv(path)` may
-/// have open at the same time in other processes, or a server that speaks KV
-/// Connect, such as `denokv`. Works in Node.js and Bun too.
+/// Keeps entries in a Deno KV database: in a file, which other processes may
+/// have open with `Deno.openKv(path)` at the same time, or on a server for KV
+/// Connect, such as `denokv`. It works in Node.js and Bun too.
 ///
-/// For Deno programs a key is an array of strings, and a value is an ordinary
-/// value. Values that they wrote come back as JSON has them (a `Date` as its ISO
-/// string). `get` of a value without a JSON form (a `BigInt`, a `Map`, a
-/// `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
+/// In Deno programs a key is an array of strings, and a value is an ordinary
+/// value. Values that Deno programs wrote are returned as JSON has them: a `Date`
+/// as its ISO string. `get` of a value without a JSON form (a `BigInt`, a `Map`,
+/// a `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
 /// values, and keys with parts that are not strings.
 ///
-/// Values may have 65,536 bytes when serialized, and keys about 2,040, as in Deno
-/// itself. All writes that wait are committed together; an awaited write to a
-/// file survives a power loss. This store does not see expired entries of a
-/// file; Deno programs see them until they are removed, about a second later.
+/// All waiting writes are committed together. An awaited write to a file
+/// survives a power loss. This store does not see expired entries of a file;
+/// Deno programs see them until they are removed, about a second later. Entries
+/// on a server are visible until the server removes them.
+///
+/// A value may have 65,536 bytes when serialized (`ERR_KV_VALUE_TOO_LARGE`), and
+/// a key about 2,040 (`ERR_KV_KEY_TOO_LONG`), as in Deno itself.
 ///
 /// @example
 /// ```ts
@@ -32,6 +35,7 @@ use napi_derive::napi;
 /// import { DenoKvStore } from "fedify-kv";
 ///
 /// const kv = new DenoKvStore("deno-kv.db");
+/// await kv.initialize();
 /// const federation = createFederation<void>({ kv });
 /// ```
 #[napi]
@@ -39,9 +43,9 @@ pub struct DenoKvStore(pub(in crate::binding) Handle);
 
 #[napi]
 impl DenoKvStore {
-    /// @param place The file's path, which is created if there is none, or
-    ///              `":memory:"`, or the `http:` or `https:` URL of a server.
-    ///              Nothing is opened before the first operation.
+    /// @param place The file's path, or `":memory:"`, or the `http:` or `https:`
+    ///              URL of a server. A missing file is created, a missing folder is
+    ///              not. Nothing is opened before the first operation.
     /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "place: string, options?: DenoKvStoreOptions")]

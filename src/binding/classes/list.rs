@@ -16,7 +16,7 @@ use std::rc::Rc;
 ///
 /// @example
 /// ```ts
-/// for await (const { key, value } of store.list(["traces", traceId])) {
+/// for await (const { key, value } of kv.list(["fedify", "traces", traceId])) {
 ///   console.log(key, value);
 /// }
 /// ```
@@ -27,6 +27,9 @@ pub struct KvListIterator(pub(super) Rc<List>);
 impl KvListIterator {
     /// The next entry. You may call it again before the last call has resolved;
     /// calls resolve in their order.
+    ///
+    /// @throws `ERR_KV_CLOSED` if the store was closed; the reason of an aborted
+    ///         `signal`. See {@link KvErrorCode} for the others.
     #[napi(ts_return_type = "Promise<IteratorResult<KvStoreListEntry, undefined>>")]
     pub fn next(&self, env: Env) -> Ready {
         ready(env, |js| self.0.next(js))
@@ -62,18 +65,20 @@ impl KvListIterator {
         })
     }
 
-    /// How many unreadable entries were skipped so far. `get` of their keys
-    /// rejects with `ERR_KV_CORRUPT`.
+    /// The number of unreadable entries that were skipped so far. `get` of their
+    /// keys rejects with `ERR_KV_CORRUPT`.
     #[napi(getter)]
     pub fn skipped(&self) -> u32 {
         self.0.skipped()
     }
 
+    /// Returns the iterator itself, for `for await`.
     #[napi(well_known_symbol = "asyncIterator", ts_return_type = "this")]
     pub fn async_iterator(&self, this: This<'_>) -> Ready {
         Ready(napi::JsValue::raw(&*this))
     }
 
+    /// Ends the iterator at the end of an `await using` block.
     #[napi(well_known_symbol = "asyncDispose", ts_return_type = "Promise<void>")]
     pub fn async_dispose(&self, env: Env) -> Ready {
         ready(env, |js| {

@@ -16,15 +16,17 @@ use napi_derive::napi;
 /// be lost.
 ///
 /// Unlike Fedify's own `MemoryKvStore`, it removes expired entries, returns
-/// copies instead of the objects that were passed in, and finds a prefix without
-/// looking at every entry. It runs on the calling thread.
+/// copies instead of the objects that were passed in, and finds the entries under
+/// a prefix without looking at the others. All operations run on the calling
+/// thread. Keys and values may be as long as a string in JavaScript.
 ///
 /// @example
 /// ```ts
 /// import { createFederation } from "@fedify/fedify";
 /// import { MemoryKvStore } from "fedify-kv";
 ///
-/// const federation = createFederation<void>({ kv: new MemoryKvStore() });
+/// const kv = new MemoryKvStore();
+/// const federation = createFederation<void>({ kv });
 /// ```
 #[napi]
 pub struct MemoryKvStore(pub(in crate::binding) Handle);

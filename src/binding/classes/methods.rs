@@ -9,10 +9,15 @@ macro_rules! store_methods {
             /// Gets the value of a key.
             ///
             /// @param key One or more strings.
-            /// @returns The value, or `undefined` if there is none or it has
-            ///          expired.
-            /// @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if what is
-            ///         stored is not JSON.
+            /// @returns A copy of the value, or `undefined` if there is no entry or
+            ///          it has expired.
+            /// @throws `ERR_KV_INVALID_KEY`; `ERR_KV_CORRUPT` if the stored value is
+            ///         not JSON. See {@link KvErrorCode} for the others.
+            ///
+            /// @example
+            /// ```ts
+            /// const actor = await kv.get<{ name: string }>(["actors", "alice"]);
+            /// ```
             #[napi(
                 ts_generic_types = "T = unknown",
                 ts_args_type = "key: KvKey",
@@ -22,16 +27,22 @@ macro_rules! store_methods {
                 ready(env, |js| self.0.get(js, key))
             }
 
-            /// Sets the value of a key and its time to live. Without `ttl` the
-            /// entry lives until it is deleted, even if it had a `ttl` before.
+            /// Sets the value of a key and its time to live. Without `ttl` the entry
+            /// stays until it is deleted, even if it had a `ttl` before.
             ///
             /// @param key One or more strings.
-            /// @param value Any value with a JSON form, `null` included.
-            ///              `undefined` does nothing.
+            /// @param value Anything that `JSON.stringify` can represent, `null`
+            ///              included. If it is `undefined`, nothing happens.
             /// @param options The time to live.
-            /// @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for
-            ///         BigInts, cycles, functions and symbols;
-            ///         `ERR_KV_INVALID_TTL`. The store is unchanged then.
+            /// @throws `ERR_KV_INVALID_KEY`; `ERR_KV_INVALID_VALUE` for BigInts,
+            ///         cycles, functions and symbols; `ERR_KV_INVALID_TTL`;
+            ///         `ERR_KV_KEY_TOO_LONG`; `ERR_KV_VALUE_TOO_LARGE`. See
+            ///         {@link KvErrorCode} for the others.
+            ///
+            /// @example
+            /// ```ts
+            /// await kv.set(["actors", "alice"], { name: "Alice" }, { ttl: { days: 1 } });
+            /// ```
             #[napi(
                 ts_args_type = "key: KvKey, value: unknown, options?: SetOptions",
                 ts_return_type = "Promise<void>"
@@ -43,28 +54,32 @@ macro_rules! store_methods {
             /// Deletes the entry of a key, if there is one.
             ///
             /// @param key One or more strings.
+            /// @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
             #[napi(ts_args_type = "key: KvKey", ts_return_type = "Promise<void>")]
             pub fn delete(&self, env: Env, key: Arg<Key>) -> Ready {
                 ready(env, |js| self.0.delete(js, key))
             }
 
-            /// Compares and swaps: sets the value only if the present one is
-            /// what you expect. It is atomic with respect to all other writers,
-            /// those in other processes included.
+            /// Compares and swaps: sets the value only if the current one equals the
+            /// expected one. It is atomic with respect to all other writers, in other
+            /// processes too.
             ///
-            /// Values are compared deeply as JSON; the order of an object's
-            /// keys doesn't count.
+            /// Values are compared deeply as JSON; the order of an object's keys
+            /// doesn't count.
             ///
             /// @param key One or more strings.
-            /// @param expectedValue The value you expect; `undefined` for none,
-            ///                      missing or expired.
+            /// @param expectedValue The expected value; `undefined` if there should be
+            ///                      no entry, or an expired one.
             /// @param newValue The new value; `undefined` deletes the entry.
             /// @param options The time to live.
-            /// @returns Whether it was swapped. A lost race is `false`.
+            /// @returns Whether the value was swapped. If another writer was first, it
+            ///          is `false`.
+            /// @throws The same as `set`. If a connection is lost, it may reject with
+            ///         `ERR_KV_CONNECTION` and say that the outcome is unknown.
             ///
             /// @example
             /// ```ts
-            /// const first = await store.cas(["seen", id], undefined, true);
+            /// const isFirst = await kv.cas(["seen", id], undefined, true);
             /// ```
             #[napi(
                 ts_args_type = "key: KvKey, expectedValue: unknown, newValue: unknown, options?: SetOptions",
@@ -81,22 +96,23 @@ macro_rules! store_methods {
                 ready(env, |js| self.0.cas(js, key, expected_value, new_value, options))
             }
 
-            /// Lists the entries whose keys start with a prefix: the prefix
-            /// itself, and all keys that extend it by whole parts.
+            /// Lists the entries under a prefix: the entry of the prefix itself, and
+            /// all entries whose keys extend it by whole parts.
             ///
             /// An entry that exists during the whole list is listed exactly once,
-            /// even if others are written or deleted meanwhile. The order is
-            /// that of the store's encoded keys, and is the same each time. You
-            /// may delete entries while you list them.
+            /// even if others are written or deleted meanwhile. You may delete
+            /// entries while you list them. Entries come in the order of the store's
+            /// encoded keys, which is the same each time.
             ///
-            /// @param prefix A prefix; missing or `[]` for all entries. Or
-            ///               options.
-            /// @throws Nothing. The first `next()` rejects with
-            ///         `ERR_KV_INVALID_KEY` or `ERR_KV_INVALID_OPTION`.
+            /// @param prefix A prefix, or options. Without it, or with `[]`, all
+            ///               entries are listed.
+            /// @returns An async iterator. Nothing is read before its first `next()`.
+            /// @throws Nothing. The first `next()` rejects with `ERR_KV_INVALID_KEY`
+            ///         or `ERR_KV_INVALID_OPTION`.
             ///
             /// @example
             /// ```ts
-            /// for await (const { key, value } of store.list(["traces"])) {
+            /// for await (const { key, value } of kv.list(["fedify", "traces"])) {
             ///   console.log(key, value);
             /// }
             /// ```
@@ -105,42 +121,51 @@ macro_rules! store_methods {
                 KvListIterator(self.0.list(js(env), prefix))
             }
 
-            /// Deletes a prefix and all keys under it.
+            /// Deletes all entries under a prefix: the entry of the prefix itself, and
+            /// all entries whose keys extend it by whole parts.
             ///
-            /// Large numbers of entries are deleted in several steps, so that
-            /// other writes don't have to wait for all of them. An entry that
-            /// is written meanwhile may remain.
+            /// Large numbers of entries are deleted in several steps, so that other
+            /// writes don't have to wait for all of them. An entry that is written
+            /// meanwhile may remain. If a step fails, earlier steps are not undone.
             ///
-            /// @param prefix One or more strings. `[]` is refused; `drop()`
-            ///               deletes everything.
-            /// @returns How many entries were deleted.
+            /// @param prefix One or more strings. `[]` is refused; `drop()` deletes
+            ///               everything.
+            /// @returns The number of deleted entries.
+            /// @throws `ERR_KV_INVALID_KEY`. See {@link KvErrorCode} for the others.
             ///
             /// @example
             /// ```ts
-            /// await store.clear(["_fedify", "remoteDocument"]);
+            /// await kv.clear(["_fedify", "remoteDocument"]);
             /// ```
             #[napi(ts_args_type = "prefix: KvKey", ts_return_type = "Promise<number>")]
             pub fn clear(&self, env: Env, prefix: Arg<ClearPrefix>) -> Ready {
                 ready(env, |js| self.0.clear(js, prefix))
             }
 
-            /// Connects, and creates the store's table if it needs one. Without
-            /// this call the first operation does it.
+            /// Opens the file or connects to the server, and creates the table if it
+            /// doesn't exist. Without this call the first operation does it. Call it at
+            /// start-up, so that a wrong path or URL is noticed at once.
+            ///
+            /// @throws `ERR_KV_CONNECTION`; `ERR_KV_TIMEOUT`; `ERR_KV_BACKEND` if the
+            ///         table can't be created or has other columns.
             #[napi(ts_return_type = "Promise<void>")]
             pub fn initialize(&self, env: Env) -> Ready {
                 ready(env, |js| self.0.run(js, Ok(Command::Initialize)))
             }
 
-            /// Deletes all of the store's data. The next operation starts with an
-            /// empty store.
+            /// Deletes all of the store's data: its table, all keys with its
+            /// `keyPrefix` in Redis, all entries of the database in Deno KV. The next
+            /// operation starts with an empty store.
             #[napi(ts_return_type = "Promise<void>")]
             pub fn drop(&self, env: Env) -> Ready {
                 ready(env, |js| self.0.run(js, Ok(Command::Drop)))
             }
 
             /// Finishes all earlier writes, and then releases all files and
-            /// connections. Open lists and later calls reject with
-            /// `ERR_KV_CLOSED`. Calling `close()` again is harmless.
+            /// connections. Open lists and later calls reject with `ERR_KV_CLOSED`.
+            /// Calling `close()` again is harmless.
+            ///
+            /// An open store does not keep the process alive.
             #[napi(ts_return_type = "Promise<void>")]
             pub fn close(&self, env: Env) -> Ready {
                 ready(env, |js| self.0.close(js))

@@ -11,19 +11,19 @@ use crate::stores::{MysqlOptions, MysqlStore};
 use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
-/// Keeps entries in MySQL (8.0 or later) or MariaDB (10.7 or later), where other
-/// processes may use them at the same time, `@fedify/mysql` among them: the
+/// Keeps entries in a table of MySQL (8.0 or later) or MariaDB (10.7 or later).
+/// Other processes may use it at the same time, also with `@fedify/mysql`: the
 /// format is the same.
 ///
-/// Operations that wait share statements: some hundred reads or writes take one
-/// round trip. After a connection is lost, operations are repeated where that is
-/// safe; a `cas` whose outcome is unknown rejects.
+/// Waiting operations share statements: up to 512 reads or writes take one round
+/// trip. After a connection is lost, operations are repeated where that is safe;
+/// a `cas` whose outcome is unknown rejects.
 ///
-/// A key may have 768 characters as JSON text; a longer one rejects with
-/// `ERR_KV_KEY_TOO_LONG`. A value may be as large as the server's
-/// `max_allowed_packet` (`ERR_KV_VALUE_TOO_LARGE`), and must be JSON that the
-/// server accepts (`ERR_KV_INVALID_VALUE`): neither accepts lone surrogates in
-/// strings; MySQL allows 100 levels and MariaDB 10 allows 31.
+/// A key may have 768 characters as JSON text (`ERR_KV_KEY_TOO_LONG`). A value
+/// may be as large as the server's `max_allowed_packet`
+/// (`ERR_KV_VALUE_TOO_LARGE`). It must be JSON that the server accepts
+/// (`ERR_KV_INVALID_VALUE`): without lone surrogates, and with up to 100 levels
+/// in MySQL, 31 in MariaDB 10.
 ///
 /// @example
 /// ```ts
@@ -31,6 +31,7 @@ use napi_derive::napi;
 /// import { MysqlKvStore } from "fedify-kv";
 ///
 /// const kv = new MysqlKvStore("mysql://user:password@localhost/fedify");
+/// await kv.initialize();
 /// const federation = createFederation<void>({ kv });
 /// ```
 #[napi]

@@ -11,17 +11,17 @@ use crate::stores::{PostgresOptions, PostgresStore};
 use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
-/// Keeps entries in a PostgreSQL table, which other processes may use at the
-/// same time, `@fedify/postgres` among them: the format is the same.
+/// Keeps entries in a PostgreSQL table. Other processes may use it at the same
+/// time, also with `@fedify/postgres`: the format is the same.
 ///
-/// Operations that wait are sent together, gets in one statement and writes in
+/// Waiting operations are sent together, gets in one statement and writes in
 /// another, over a few connections. After a connection is lost, operations are
 /// repeated where that is safe; a `cas` whose outcome is unknown rejects. Lists
 /// read a range of the primary key, a page at a time.
 ///
 /// Values are stored as `jsonb`, which allows neither NUL characters nor lone
-/// surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys may
-/// not contain NUL either (`ERR_KV_INVALID_KEY`), and a key may have about 2,700
+/// surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys
+/// must not contain NUL either (`ERR_KV_INVALID_KEY`). A key may have about 2,700
 /// bytes after compression (`ERR_KV_KEY_TOO_LONG`).
 ///
 /// @example
@@ -30,6 +30,7 @@ use napi_derive::napi;
 /// import { PostgresKvStore } from "fedify-kv";
 ///
 /// const kv = new PostgresKvStore("postgres://user:password@localhost/app");
+/// await kv.initialize();
 /// const federation = createFederation<void>({ kv });
 /// ```
 #[napi]

@@ -13,13 +13,13 @@ use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
 /// Keeps entries in Redis or Valkey (6.0 or later), on one server or in a
-/// cluster, where other processes may use them at the same time,
-/// `@fedify/redis` among them: the format is the same.
+/// cluster. Other processes may use them at the same time, also with
+/// `@fedify/redis`: the format is the same.
 ///
-/// Operations that wait are sent together, over one connection to each server.
+/// Waiting operations are sent together, over one connection to each server.
 /// After a connection is lost, operations are repeated where that is safe; a
-/// `cas` whose outcome is unknown rejects. Values may have up to 512 MB, the
-/// limit of Redis.
+/// `cas` whose outcome is unknown rejects. The server's configuration
+/// (`appendfsync`) decides what a crash of the server loses.
 ///
 /// Redis does not keep keys in order, so by default `list` and `clear` scan the
 /// whole database, which takes a second for some million keys, and `list` holds
@@ -27,12 +27,15 @@ use napi_derive::napi;
 /// cost depends only on the number of matches; see
 /// {@link RedisKvStoreOptions.index}.
 ///
+/// Keys and values may have up to 512 MB, the limit of Redis.
+///
 /// @example
 /// ```ts
 /// import { createFederation } from "@fedify/fedify";
 /// import { RedisKvStore } from "fedify-kv";
 ///
 /// const kv = new RedisKvStore("redis://localhost");
+/// await kv.initialize();
 /// const federation = createFederation<void>({ kv });
 /// ```
 #[napi]
@@ -64,11 +67,19 @@ impl RedisKvStore {
         Self(Handle::new(js, store.clone()), store)
     }
 
-    /// Rebuilds the index: for entries from before `index: true`, and from writers
-    /// that do not maintain the index. Others may write meanwhile.
+    /// Rebuilds the index, so that it has the entries from before `index: true`,
+    /// and those of writers that do not maintain it. Others may write meanwhile.
+    /// It scans the whole database.
     ///
-    /// @returns How many entries there are.
-    /// @throws `ERR_KV_INVALID_OPTION` if the store has no index.
+    /// @returns The number of entries.
+    /// @throws `ERR_KV_INVALID_OPTION` if the store was made without
+    ///         `index: true`.
+    ///
+    /// @example
+    /// ```ts
+    /// const kv = new RedisKvStore("redis://localhost", { index: true });
+    /// await kv.reindex();
+    /// ```
     #[napi(ts_return_type = "Promise<number>")]
     pub fn reindex(&self, env: Env) -> Ready {
         ready(env, |js| {
@@ -76,7 +87,7 @@ impl RedisKvStore {
         })
     }
 
-    /// How many entries the running or the last call of `reindex` has processed.
+    /// The number of entries that the running or the last `reindex()` has processed.
     #[napi(getter)]
     pub fn reindexed(&self) -> u32 {
         self.1.reindexed().try_into().unwrap_or(u32::MAX)

@@ -12,17 +12,22 @@ use crate::stores::{SqliteOptions, SqliteStore};
 use napi::bindgen_prelude::{Env, This};
 use napi_derive::napi;
 
-/// Keeps entries in a SQLite file, which other processes may use at the same
-/// time, `@fedify/sqlite` among them: the format is the same.
+/// Keeps entries in a SQLite file. Other processes may use the file at the same
+/// time, also with `@fedify/sqlite`: the format is the same.
 ///
-/// All writes that wait are committed together, on a thread of the store. By
-/// default an awaited write survives a power loss; the options `durability` and
-/// `relaxed` choose less, and a lone write is then done on the calling thread.
-/// Single keys are read on the calling thread, lists on another one.
+/// By default an awaited write survives a power loss; see
+/// {@link SqliteKvStoreOptions.durability}. All waiting writes are committed
+/// together, on a thread of the store. Single keys are read on the calling
+/// thread, lists on another one. A lone write that needs no sync is done on the
+/// calling thread too.
 ///
-/// The database gets a write-ahead log (two files beside it, `-wal` and `-shm`,
-/// while it is open), so it must be on a local disk. Values may be as large as
-/// a string in JavaScript, and keys too.
+/// The file must be on a local disk, because the database gets a write-ahead
+/// log: two files beside it, `-wal` and `-shm`, while it is open. Don't open the
+/// file in the same process with another SQLite library, such as `node:sqlite`;
+/// the store refuses a file that is open in that way already.
+///
+/// Keys and values may be as long as a string in JavaScript. A `":memory:"`
+/// database may have up to 1 GiB.
 ///
 /// @example
 /// ```ts
@@ -30,6 +35,7 @@ use napi_derive::napi;
 /// import { SqliteKvStore } from "fedify-kv";
 ///
 /// const kv = new SqliteKvStore("fedify.db");
+/// await kv.initialize();
 /// const federation = createFederation<void>({ kv });
 /// ```
 #[napi]
@@ -37,8 +43,9 @@ pub struct SqliteKvStore(Handle, SqliteStore);
 
 #[napi]
 impl SqliteKvStore {
-    /// @param path The file's path, which is created if there is none, or
-    ///             `":memory:"`. Nothing is opened before the first operation.
+    /// @param path The file's path, or `":memory:"`. A missing file is created, a
+    ///             missing folder is not. Nothing is opened before the first
+    ///             operation.
     /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "path: string, options?: SqliteKvStoreOptions")]
@@ -55,15 +62,14 @@ impl SqliteKvStore {
         Self(Handle::new(js, store.clone()), store)
     }
 
-    /// Gives the space that deleted and expired entries have left back to the
-    /// file system. Without it, a file keeps the largest size that it ever had,
-    /// and reuses the space for new entries.
+    /// Gives the space of deleted and expired entries back to the file system.
+    /// Without it, a file never shrinks, and new entries use the free space.
     ///
-    /// It rewrites the whole file (SQLite's `VACUUM`), or only moves what is at
-    /// its end where the file was made with `auto_vacuum = INCREMENTAL`. It runs
-    /// off the event loop and reads go on, but writes wait for it: about a second
-    /// for 200 MB on a fast disk. It needs up to twice the file's size of free
-    /// space meanwhile. A pause in the night is a good time.
+    /// It rewrites the whole file (SQLite's `VACUUM`). If the file was made with
+    /// `auto_vacuum = INCREMENTAL`, it only moves the end of the file. It runs off
+    /// the event loop and reads go on, but writes wait: about a second for 200 MB
+    /// on a fast disk. It needs up to twice the file's size of free disk space.
+    /// Call it when few writes are expected.
     ///
     /// @throws `ERR_KV_TIMEOUT` if another process holds its lock for longer
     ///         than `busyTimeout`; `ERR_KV_BACKEND` if the disk is full. No
@@ -71,8 +77,8 @@ impl SqliteKvStore {
     ///
     /// @example
     /// ```ts
-    /// await store.clear(["fedify", "traces"]);
-    /// await store.compact();
+    /// await kv.clear(["fedify", "traces"]);
+    /// await kv.compact();
     /// ```
     #[napi(ts_return_type = "Promise<void>")]
     pub fn compact(&self, env: Env) -> Ready {
