@@ -17,10 +17,11 @@ pub struct Handle {
     closing: RefCell<Closing>,
     /// The memory that the store's entries take in this process.
     memory: External,
-    /// Whether a write was answered at once, and its caller has not gone on since.
+    /// Whether a write was answered at once, and the code that called it still
+    /// runs. It may call more.
     wrote: Rc<Cell<bool>>,
-    /// The function that ends this.
-    go_on: OnceCell<Ref>,
+    /// The function that sets `wrote` to false.
+    reset_wrote: OnceCell<Ref>,
 }
 
 /// The progress of `close()`.
@@ -42,7 +43,7 @@ impl Handle {
             closing: RefCell::new(Closing::NotCalled),
             memory: External::new(js),
             wrote: Rc::default(),
-            go_on: OnceCell::new(),
+            reset_wrote: OnceCell::new(),
         }
     }
 
@@ -106,8 +107,8 @@ impl Handle {
         }
     }
 
-    /// Starts an operation that only one class has. `as_command` is a command of
-    /// its kind.
+    /// Starts an operation that only one class has. If its answer is dropped, the
+    /// error is that of `as_command`.
     pub fn start(&self, js: Js, as_command: &Command, begin: impl FnOnce(Answer)) -> Value {
         if self.is_closed() {
             return self.lane.settled(js, Err(Error::Closed));
@@ -138,7 +139,7 @@ impl Handle {
                 if writes && self.store.groups_writes() {
                     self.expect_more(js);
                 }
-                self.memory.tell(js, self.store.memory());
+                self.memory.report(js, self.store.memory());
                 self.lane.settled(js, outcome)
             }
             Err(command) => {
@@ -150,16 +151,16 @@ impl Handle {
         }
     }
 
-    /// Until the caller goes on, more writes may come at once.
+    /// Expects more writes until the code that called this one awaits something.
     fn expect_more(&self, js: Js) {
         if self.wrote.replace(true) {
             return;
         }
-        let go_on = self.go_on.get_or_init(|| {
+        let reset_wrote = self.reset_wrote.get_or_init(|| {
             let wrote = Rc::clone(&self.wrote);
             js.keep(js.function(move |_| wrote.set(false)))
         });
-        js.microtask(go_on);
+        js.microtask(reset_wrote);
     }
 
     /// Idempotent: every call gets the promise of the first, or one that settles

@@ -1,5 +1,5 @@
-// See intrinsics.rs. An attempt returns its result, or an object with the error
-// in a list of one.
+// See intrinsics.rs. An attempt returns its result in an array of one, or an
+// object with the error.
 (() => {
   "use strict";
   const { parse, stringify } = JSON;

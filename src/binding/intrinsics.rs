@@ -46,7 +46,7 @@ struct Intrinsics {
     begin_turn: Ref,
 }
 
-/// The message of what JavaScript code threw.
+/// The message of an error that JavaScript code threw.
 #[derive(Debug)]
 pub struct Thrown(pub String);
 
@@ -268,9 +268,9 @@ impl Js {
         unsafe { sys::napi_get_instance_data(self.env(), &raw mut data) };
         if data.is_null() {
             let functions = self.evaluate(SCRIPT)?;
-            let mut places = 0..;
+            let mut indexes = 0..;
             let mut next = || {
-                self.element(functions, places.next().unwrap_or_default())
+                self.element(functions, indexes.next().unwrap_or_default())
                     .map(|function| self.keep(function))
             };
             let turns = Rc::new(Turns::default());
@@ -305,8 +305,8 @@ impl Js {
             // the finalizer frees it.
             unsafe { sys::napi_set_instance_data(self.env(), data, Some(finalize), ptr::null_mut()) };
         }
-        // SAFETY: set above, freed when the environment ends. `'static` stands
-        // for that: callers use it within their callback only.
+        // SAFETY: set above, and freed when the environment ends. Callers use it
+        // within their callback only, so it lives long enough to be `'static`.
         Ok(unsafe { &*data.cast::<Intrinsics>() })
     }
 }

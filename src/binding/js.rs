@@ -410,34 +410,37 @@ impl Js {
     }
 }
 
-/// Memory outside the engine's heap that belongs to a JavaScript object. The
-/// engine cannot see it; told of it, it collects garbage in time.
+/// Memory outside the JavaScript engine's heap that belongs to a JavaScript
+/// object. Its size is reported to the engine, which otherwise would collect
+/// garbage too late.
 pub struct External {
     env: sys::napi_env,
-    told: Cell<usize>,
+    reported: Cell<usize>,
 }
 
 impl External {
-    /// Smaller changes are not worth the call.
-    const WORTH_TELLING: usize = 16 * 1024;
+    /// Smaller changes are not worth the cost of the call.
+    const SMALLEST_CHANGE: usize = 16 * 1024;
 
     pub fn new(js: Js) -> Self {
         Self {
             env: js.env(),
-            told: Cell::new(0),
+            reported: Cell::new(0),
         }
     }
 
-    /// Tells the engine the present size.
-    pub fn tell(&self, _: Js, bytes: usize) {
-        let told = self.told.get();
-        if bytes.abs_diff(told) >= Self::WORTH_TELLING || (bytes == 0 && told > 0) {
+    /// Reports the current size to the engine.
+    pub fn report(&self, _: Js, bytes: usize) {
+        let reported = self.reported.get();
+        if bytes.abs_diff(reported) >= Self::SMALLEST_CHANGE || (bytes == 0 && reported > 0) {
             self.adjust(bytes);
         }
     }
 
     fn adjust(&self, bytes: usize) {
-        let change = bytes.cast_signed().wrapping_sub(self.told.replace(bytes).cast_signed());
+        let change = bytes
+            .cast_signed()
+            .wrapping_sub(self.reported.replace(bytes).cast_signed());
         let mut all = 0;
         // SAFETY: the environment is live: this is called during a callback on
         // its thread, or when an object of its thread is dropped, which is
@@ -448,7 +451,7 @@ impl External {
 
 impl Drop for External {
     fn drop(&mut self) {
-        if self.told.get() > 0 {
+        if self.reported.get() > 0 {
             self.adjust(0);
         }
     }

@@ -26,9 +26,9 @@ pub struct Lane {
     turns: Rc<Turns>,
     /// By ticket. `None` until the promise is made.
     pending: RefCell<Slab<Option<Deferred>>>,
-    lists: RefCell<Slab<Known>>,
+    lists: RefCell<Slab<KnownList>>,
     /// Listeners of collected iterators, to be removed when JavaScript may run.
-    unheard: RefCell<Vec<Registration>>,
+    stale_listeners: RefCell<Vec<Registration>>,
     /// Whether the environment is ending, so that nothing will be removed.
     ended: Cell<bool>,
     /// How many promises wait for a thread. The process stays alive while any
@@ -36,10 +36,11 @@ pub struct Lane {
     waiting: Cell<usize>,
     news: Arc<Mutex<Vec<News>>>,
     mailbox: OnceCell<Weak<Mailbox>>,
-    /// News in their order, from the mailbox and of calls that were answered at
-    /// once. What is left here goes on after a turn of the event loop.
+    /// News that has not been handled yet, in order: from the mailbox, and from
+    /// calls that were answered at once. It is handled after a turn of the event
+    /// loop.
     late: RefCell<VecDeque<News>>,
-    /// Whether this lane goes on after a turn.
+    /// Whether this lane is waiting for a turn.
     resuming: Cell<bool>,
     /// Whether a promise is being made, so that its outcome must not be handled.
     promising: Cell<bool>,
@@ -57,13 +58,14 @@ pub struct Mailbox {
 enum News {
     Outcome(Ticket, Outcome),
     Page(usize),
-    Unheard,
-    /// There is old news.
-    Nothing,
+    /// There are listeners to remove.
+    StaleListeners,
+    /// Only wakes the JavaScript thread, which has older news to handle.
+    Wake,
 }
 
-/// A list, and whether it must be kept.
-struct Known {
+/// A list that has not been collected.
+struct KnownList {
     list: RcWeak<List>,
     /// Set while calls wait for a page, so that the list is not collected.
     kept: Option<Rc<List>>,
@@ -76,7 +78,7 @@ struct Waker(sys::napi_threadsafe_function);
 // SAFETY: a threadsafe function may be called and released on any thread, and
 // called on several at once.
 unsafe impl Send for Waker {}
-// SAFETY: as above; what is only for the JavaScript thread asks for a [`Js`].
+// SAFETY: as above; methods for the JavaScript thread only need a [`Js`].
 unsafe impl Sync for Waker {}
 
 impl Lane {
@@ -86,7 +88,7 @@ impl Lane {
             turns: js.turns().unwrap_or_default(),
             pending: RefCell::default(),
             lists: RefCell::default(),
-            unheard: RefCell::default(),
+            stale_listeners: RefCell::default(),
             ended: Cell::new(false),
             waiting: Cell::new(0),
             news: Arc::default(),
@@ -175,7 +177,7 @@ impl Lane {
             && let Some(mailbox) = self.mailbox()
         {
             // The mailbox is emptied when the stack is empty.
-            mailbox.post([News::Nothing]);
+            mailbox.post([News::Wake]);
         }
     }
 
@@ -184,7 +186,7 @@ impl Lane {
     }
 
     pub fn add_list(&self, list: RcWeak<List>) -> usize {
-        self.lists.borrow_mut().insert(Known { list, kept: None })
+        self.lists.borrow_mut().insert(KnownList { list, kept: None })
     }
 
     pub fn remove_list(&self, id: usize) {
@@ -223,9 +225,9 @@ impl Lane {
         if self.ended.get() {
             return;
         }
-        self.unheard.borrow_mut().push(registration);
+        self.stale_listeners.borrow_mut().push(registration);
         if let Some(mailbox) = self.mailbox() {
-            mailbox.post([News::Unheard]);
+            mailbox.post([News::StaleListeners]);
         }
     }
 
@@ -267,7 +269,7 @@ impl Lane {
         }
     }
 
-    /// Goes on after a turn of the event loop. Returns whether nothing is left.
+    /// Continues after a turn of the event loop. Returns whether all news is handled.
     pub fn go_on(&self, js: Js) -> bool {
         self.resuming.set(false);
         if self.promising.get() {
@@ -277,8 +279,8 @@ impl Lane {
         self.deliver(js)
     }
 
-    /// Handles the news, until the event loop needs a turn. Node runs a
-    /// threadsafe function many times in a turn, so its call is none.
+    /// Handles the news, until the event loop needs a turn. A call of the
+    /// threadsafe function is no turn, because Node makes many calls in one.
     fn deliver(&self, js: Js) -> bool {
         while !self.late.borrow().is_empty() {
             let due = self.turns.is_due_now();
@@ -304,9 +306,9 @@ impl Lane {
                     list.go_on(js);
                 }
             }
-            News::Nothing => {}
-            News::Unheard => {
-                let registrations = self.unheard.take();
+            News::Wake => {}
+            News::StaleListeners => {
+                let registrations = self.stale_listeners.take();
                 guard_each(registrations, |registration| registration.remove(js));
             }
         }
@@ -335,7 +337,7 @@ impl Lane {
         // Dropped after the borrow has ended: lists remove themselves from the
         // lane.
         drop(kept);
-        self.unheard.take();
+        self.stale_listeners.take();
     }
 }
 
@@ -470,7 +472,7 @@ impl Drop for Waker {
 
 /// The threadsafe function's call on the JavaScript thread.
 unsafe extern "C" fn on_wake(env: sys::napi_env, _: Value, context: *mut c_void, _: *mut c_void) {
-    // There is no environment when it is ending.
+    // It is null when the environment is ending.
     if env.is_null() {
         return;
     }

@@ -6,11 +6,12 @@
 use super::{Command, Error, Outcome, Reply};
 use std::sync::Arc;
 
-/// Names an operation under way. The binding gives it out and gets it back.
+/// Identifies an operation in progress. The binding makes it, and gets it back with
+/// the outcome.
 pub type Ticket = usize;
 
-/// Where outcomes go. One call hands over a whole batch, because the crossing
-/// to JavaScript is the expensive part.
+/// Receives outcomes. One call delivers a whole batch, because each crossing to
+/// JavaScript is expensive.
 pub trait Outbox: Send + Sync {
     fn deliver(&self, outcomes: Vec<(Ticket, Outcome)>);
 }
@@ -53,7 +54,7 @@ impl Answer {
         Self(self.0.take())
     }
 
-    /// Delivers outcomes in as few batches as there are outboxes in a row.
+    /// Delivers outcomes: those in a row that have the same outbox as one batch.
     pub fn deliver_all(answered: impl IntoIterator<Item = (Self, Outcome)>) {
         let mut batch = Vec::new();
         let mut current: Option<Arc<dyn Outbox>> = None;

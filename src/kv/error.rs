@@ -1,6 +1,6 @@
 //! The errors of operations, with the codes that users match on.
 
-/// The text in a variant says what exactly is wrong.
+/// The text in a variant is the rest of the message. It never has a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("invalid key: {0}")]
@@ -28,7 +28,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Says that the operation may have been carried out all the same.
+    /// Adds that the operation may have been carried out nevertheless.
     #[must_use]
     pub fn with_unknown_outcome(self) -> Self {
         const UNKNOWN: &str = "; the outcome is unknown";

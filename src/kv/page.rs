@@ -26,9 +26,9 @@ impl Default for PageLimits {
 ///
 /// Values from an engine are not checked before the parse. The mark is a random
 /// number that the writers of values cannot know, so values that are not JSON
-/// cannot combine into other entries: after the parse, the array has another
-/// length than it should, or something else where a mark should be. The reader
-/// of the page then parses the texts of each entry on their own.
+/// cannot combine into other entries: after the parse, the array has the wrong
+/// length, or something else where a mark should be. The reader of the page then
+/// parses the texts of each entry separately.
 #[derive(Debug)]
 pub struct Page {
     text: String,
@@ -72,9 +72,9 @@ impl Page {
         self.text.push_str(itoa::Buffer::new().format(self.mark));
     }
 
-    /// Adds an entry as an engine returned it. One whose key is not a key, or
-    /// whose value is not text, is skipped and counted. Whether the value is
-    /// JSON shows in the parse.
+    /// Adds an entry as an engine returned it. If its key is not the JSON of a key,
+    /// or its value is not text, it is skipped and counted. Whether the value is
+    /// JSON is found out when the page is parsed.
     pub fn push_unchecked(&mut self, key: Option<&str>, value: Option<&str>) {
         match (key, value) {
             (Some(key), Some(value)) if is_key_json(key) => self.push(key, value),
@@ -87,7 +87,7 @@ impl Page {
         self.entries() + self.skipped >= limits.entries || self.text.len() >= limits.bytes
     }
 
-    /// Says that no page follows.
+    /// Marks the page as the last one.
     pub fn end(mut self) -> Self {
         self.last = true;
         self

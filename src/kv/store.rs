@@ -20,16 +20,16 @@ pub trait Store: Send + Sync {
     /// Answers on the calling thread if that is cheaper than two thread
     /// wake-ups and cannot block; otherwise gives the command back.
     ///
-    /// `follows_write` says that a write was answered so just before, and that the
-    /// caller has not waited for it: more may come at once.
+    /// `follows_write` says that a write was answered here just before, and that
+    /// its caller has not awaited it. More writes may follow at once.
     ///
     /// # Errors
     ///
-    /// The command, for [`Store::submit`].
+    /// The command, which must then be submitted.
     fn answer(&self, command: Command, follows_write: bool) -> std::result::Result<Outcome, Command>;
 
-    /// Whether writes that come at once are cheaper together than one by one on
-    /// the calling thread, so that [`Store::answer`] must be told of them.
+    /// Whether writes in a row are cheaper as one batch than one by one on the
+    /// calling thread. Only then does [`Store::answer`] get `follows_write`.
     fn groups_writes(&self) -> bool {
         false
     }

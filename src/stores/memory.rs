@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// How many expired entries are removed while the lock is held once: callers wait
-/// for it.
+/// How many expired entries are removed each time the lock is held. Callers wait
+/// for the lock.
 const SWEEP_SLICE: usize = 256;
 
-/// Expired entries are invisible at once. Their memory is freed so much later.
+/// Expired entries are invisible at once. Their memory is freed this much later.
 const SWEEP_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ struct Shared {
 struct Entries {
     by_key: BTreeMap<Arc<str>, Entry>,
     by_deadline: BTreeSet<(Millis, Arc<str>)>,
-    /// What the entries take. Changed under the lock only.
+    /// The memory that the entries take. Changed only under the lock.
     bytes: Arc<AtomicUsize>,
     sweeping: bool,
     gone: bool,
@@ -126,7 +126,7 @@ impl Entries {
         self.by_key.range::<str, _>((bounds.0, bounds.1))
     }
 
-    /// Removes some expired entries; whether there may be more.
+    /// Removes some expired entries. Returns whether there may be more.
     fn sweep(&mut self) -> bool {
         let now = now();
         for _ in 0..SWEEP_SLICE {
@@ -173,7 +173,7 @@ impl MemoryStore {
         let earliest = |entries: &Entries| entries.by_deadline.first().map(|(deadline, _)| *deadline);
         let before = earliest(&entries);
         entries.put(key.as_json().into(), write);
-        // A thread that wakes up too early finds that itself.
+        // If the thread wakes up too early, it finds nothing and waits again.
         let is_earlier = earliest(&entries).is_some_and(|after| before.is_none_or(|before| after < before));
         if entries.sweeping && !is_earlier || entries.by_deadline.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! Which keys have writes under way. An operation on the calling thread must not
+//! Which keys have unfinished writes. An operation on the calling thread must not
 //! overtake one that was called before it.
 
 use crate::kv::Command;
@@ -15,7 +15,7 @@ pub struct PendingWrites {
     /// Writes of many keys.
     broad: AtomicU32,
     total: AtomicU32,
-    /// All jobs, those that write nothing included.
+    /// All jobs, also those that write nothing.
     jobs: AtomicU32,
     hasher: RandomState,
 }

@@ -1,9 +1,8 @@
-//! Threads of the stores, each with a current-thread runtime. On the two cores
-//! of a small server, a multi-thread runtime loses to it at every load we
-//! measured.
+//! Threads of the stores, each with a current-thread runtime. On two cores, it was
+//! faster than a multi-thread runtime at every load that we measured.
 //!
-//! Starting one can fail: a container limits its processes, a process its
-//! descriptors. So thread and runtime are there before a job is handed over.
+//! Starting one can fail, because the number of threads and descriptors is limited.
+//! So a job is handed over only when the thread and its runtime exist.
 
 use crate::kv::{Answer, Error, ListExecutor, Page, Pages, Reply, Result, Task};
 use futures::future::{BoxFuture, ready};
@@ -28,8 +27,8 @@ pub fn spawn_future<F: Future<Output = ()>>(name: &str, start: impl FnOnce() -> 
     Ok(())
 }
 
-/// Runs a future that talks to a server on a new thread, and `finish` with its
-/// result once the runtime is gone, and with it all sockets.
+/// Runs a future that talks to a server on a new thread. Then drops the runtime
+/// with all its sockets, and calls `finish` with the result.
 pub fn spawn_with_io<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     name: &str,
     start: impl FnOnce() -> F + Send + 'static,
@@ -106,7 +105,7 @@ impl<M> WorkerThread<M> {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] where the thread or its runtime can't be had;
+    /// [`Error::Connection`] if the thread or its runtime can't be created;
     /// [`Error::Closed`]
     pub fn sender(&self, start: impl FnOnce(UnboundedReceiver<M>) -> io::Result<()>) -> Result<UnboundedSender<M>> {
         let mut state = self.0.lock();
@@ -146,7 +145,7 @@ pub struct ListThread(WorkerThread<Task>);
 impl ListThread {
     /// # Errors
     ///
-    /// [`Error::Connection`] where the thread can't be had.
+    /// [`Error::Connection`] if the thread can't be created.
     pub fn executor(&self, name: &'static str) -> Result<impl ListExecutor + use<>> {
         let run = |mut tasks: UnboundedReceiver<Task>| {
             spawn_future(name, move || async move {

@@ -34,14 +34,14 @@ pub struct List {
     /// `next()` calls without an answer, in their order. A call joins before
     /// its promise is made, and is `None` until then.
     waiting: RefCell<VecDeque<Option<Deferred>>>,
-    /// Whether a call further up the stack answers the queue.
+    /// Whether a call further up the stack is answering the queue.
     serving: Cell<bool>,
     /// Whether something has changed since that call looked at the state.
     changed: Cell<bool>,
     /// Whether the queue is answered after a turn of the event loop.
     late: Cell<bool>,
     skipped: Cell<u32>,
-    /// What the pages read ahead hold.
+    /// The memory of the pages that were read ahead.
     read_ahead: External,
 }
 
@@ -180,10 +180,11 @@ impl List {
         self.serve(js);
     }
 
-    /// Leaves a state for good, and returns it without what it held.
+    /// Sets the state. Returns the old one, whose pages and listener are
+    /// released.
     fn replace(&self, js: Js, state: State) -> State {
         let mut old = self.state.replace(state);
-        self.read_ahead.tell(js, 0);
+        self.read_ahead.report(js, 0);
         if let State::Running {
             source,
             entries,
@@ -336,7 +337,7 @@ impl List {
         });
         match first {
             Some(first) => self.accept(js, first),
-            None if threaded => self.read_ahead.tell(js, PageLimits::default().bytes),
+            None if threaded => self.read_ahead.report(js, PageLimits::default().bytes),
             None => {}
         }
     }
@@ -361,8 +362,8 @@ impl List {
         (source, first)
     }
 
-    /// The next message. Where there is none yet, the task of the list will say
-    /// so when it has sent one.
+    /// The next message. If there is none yet, the list's task posts a notice when
+    /// it has sent one.
     fn receive(&self) -> Option<Message> {
         match &mut *self.state.borrow_mut() {
             State::Running {
@@ -400,11 +401,11 @@ impl List {
                 ahead = pages.ahead();
             }
         }
-        self.read_ahead.tell(js, ahead * bytes);
+        self.read_ahead.report(js, ahead * bytes);
     }
 }
 
-/// Says at the end, even that of a panic, that nothing answers the queue.
+/// Resets `serving` when it is dropped, after a panic too.
 struct Serving<'a>(&'a Cell<bool>);
 
 impl Drop for Serving<'_> {

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, error::TryRecvError, unbounded_channel};
 
-/// How many pages are read ahead of the consumer once it has asked for a second
-/// page. Until then it is one: many lists are left after their first entries.
+/// How many pages are read ahead, once the consumer has asked for a second page.
+/// Before that it is one, because many lists are left after their first entries.
 const AHEAD: usize = 3;
 
 pub enum Message {
@@ -46,11 +46,11 @@ impl From<Result<Page, Error>> for Message {
 /// The receiving end.
 pub struct ReadAhead {
     messages: UnboundedReceiver<Message>,
-    /// A permit for each page that may be read and is not.
+    /// One permit for each page that the task may read now.
     permits: Arc<Semaphore>,
-    /// Whether the task should say so when it has sent a page.
+    /// Whether the task must post a notice when it has sent a page.
     wanted: Arc<AtomicBool>,
-    /// Whether the consumer has had a page.
+    /// Whether the consumer has received a page.
     begun: bool,
     /// How many pages may be ahead of the consumer.
     ahead: usize,
@@ -59,8 +59,8 @@ pub struct ReadAhead {
 }
 
 impl ReadAhead {
-    /// The task must be spawned by the caller. `begun` says that the first page
-    /// was had by other means.
+    /// The caller must spawn the task. `begun` says that the consumer already has
+    /// the first page.
     pub fn new(pages: Box<dyn Pages>, store: Arc<dyn Store>, notice: Notice, begun: bool) -> (Self, Task) {
         let (sender, messages) = unbounded_channel();
         let permits = Arc::new(Semaphore::new(1));
@@ -79,8 +79,8 @@ impl ReadAhead {
         self.ahead
     }
 
-    /// The next message. Where there is none yet, the task will say so when it
-    /// has sent one.
+    /// The next message. If there is none yet, the task posts a notice when it has
+    /// sent one.
     pub fn next(&mut self) -> Option<Message> {
         if self.begun && self.ahead < AHEAD {
             self.permits.add_permits(AHEAD - self.ahead);
@@ -101,7 +101,8 @@ impl ReadAhead {
     }
 }
 
-/// How a task tells the JavaScript thread of a page, and of its own end.
+/// Notifies the JavaScript thread that a page was sent, or that the task has
+/// ended.
 pub struct Notice {
     wanted: Arc<AtomicBool>,
     mailbox: Arc<Mailbox>,
@@ -132,7 +133,7 @@ impl Drop for Notice {
 
 /// Pulls pages until the last one, an error, or the end of the receiver.
 async fn pull(mut pages: Box<dyn Pages>, permits: Arc<Semaphore>, sender: UnboundedSender<Message>, notice: Notice) {
-    // Dropped before the notice: the receiver then finds the channel closed.
+    // Dropped before the notice, so that the receiver finds the channel closed.
     let sender = sender;
     loop {
         let page = tokio::select! {
@@ -149,7 +150,7 @@ async fn pull(mut pages: Box<dyn Pages>, permits: Arc<Semaphore>, sender: Unboun
         if last {
             return;
         }
-        // A page may come without waiting: other lists have their turn.
+        // A page may come without waiting. Other lists must get their turn.
         tokio::task::yield_now().await;
     }
 }

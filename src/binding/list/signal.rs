@@ -1,16 +1,16 @@
 //! A list's registration with its abort signal.
 //!
-//! A signal outlives many lists, so no listener may stay behind: neither when
-//! its list ends nor when the iterator is collected in the middle. In the
-//! second case JavaScript cannot be called at once, and the lane removes the
-//! listener in a later turn.
+//! A signal outlives many lists, so each listener must be removed: when its list
+//! ends, and when the iterator is collected before that. In the second case
+//! JavaScript can't be called at once, and the lane removes the listener in a
+//! later turn.
 
 use super::List;
 use crate::binding::js::{Js, Ref, Value};
 use crate::binding::lane::Lane;
 use std::rc::{Rc, Weak};
 
-/// Removes itself.
+/// Removes its registration when it is dropped.
 pub struct Listener {
     lane: Rc<Lane>,
     registration: Option<Registration>,
@@ -35,9 +35,9 @@ impl Listener {
         }
         let signal = Rc::new(signal);
         // The function belongs to the signal and may not keep it alive.
-        let heard = Rc::downgrade(&signal);
+        let weak_signal = Rc::downgrade(&signal);
         let function = js.function(move |js| {
-            let Some(signal) = heard.upgrade().map(|signal| js.kept(&signal)) else {
+            let Some(signal) = weak_signal.upgrade().map(|signal| js.kept(&signal)) else {
                 return;
             };
             let reason = reason(js, signal);
@@ -74,7 +74,7 @@ impl Drop for Listener {
 impl Registration {
     pub fn remove(&self, js: Js) {
         let arguments = [js.string("abort"), js.kept(&self.function)];
-        // A signal's own mistake must not stop anything here.
+        // An error of the signal must not stop anything here.
         let _ = js.call_method(js.kept(&self.signal), "removeEventListener", &arguments);
     }
 }

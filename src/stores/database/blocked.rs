@@ -1,5 +1,6 @@
-//! What the writer does while another connection holds the lock: it rejects what
-//! has waited too long, and reads what needs no lock.
+//! What the writer does while another connection holds the lock: it rejects
+//! operations that have waited too long, and carries out reads, which need no
+//! lock.
 
 use super::Format;
 use super::queue::deliver;
@@ -9,7 +10,7 @@ use crate::kv::Error;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long to wait before a lock is tried again: at first, and at most.
+/// The first and the longest pause before a lock is tried again.
 const FIRST_RETRY: Duration = Duration::from_millis(1);
 const LONGEST_RETRY: Duration = Duration::from_millis(10);
 
@@ -22,7 +23,7 @@ pub struct Blocked {
 }
 
 impl<F: Format> Writer<F> {
-    /// Another process holds the lock: the next step is tried a little later.
+    /// Another process holds the lock. The next step is tried after a pause.
     pub fn block(&mut self, error: Error) {
         let now = Instant::now();
         let (since, pause) = match &self.blocked {
@@ -37,7 +38,7 @@ impl<F: Format> Writer<F> {
         });
     }
 
-    /// Gives up what has waited too long, and reads what needs no lock.
+    /// Rejects operations that have waited too long, and carries out reads.
     pub fn do_without_lock(&mut self) {
         let Some(Blocked { since, error, .. }) = &self.blocked else {
             return;

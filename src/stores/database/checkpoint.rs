@@ -1,5 +1,5 @@
-//! Keeps a database's log short: a thread of its own moves its content into the
-//! database, so that no write waits for the syncs that this takes.
+//! Keeps a database's log short: a separate thread moves the log's content into
+//! the database, so that no write waits for the syncs of that.
 
 use super::Durability;
 use super::file::DatabaseFile;
@@ -10,20 +10,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Frames in the log from which its content is moved, beside the writes; and
-/// from which writes wait until that is done.
+/// With this many frames in the log, its content is moved while writes go on; and
+/// with this many, writes wait until it is moved.
 const ENOUGH_FRAMES: u32 = 1000;
 const TOO_MANY_FRAMES: u32 = 4000;
 
-/// When writes pause for so long, the rest of the log is moved too: reads that
-/// need not look into the log are faster.
+/// When writes pause for this long, the rest of the log is moved too, because
+/// reads are faster with an empty log.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A log of more bytes than this is truncated in a pause. A smaller one keeps its
 /// place on disk, because writing over it is cheaper than extending it.
 const LARGE_LOG: u64 = 4 * 1024 * 1024;
 
-/// How long to wait before trying again what a reader or a shortage prevented.
+/// The pause before another attempt, when a reader or a shortage prevented one.
 const RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
@@ -37,21 +37,21 @@ pub struct Checkpoints {
     in_pause: bool,
     due: Option<Instant>,
     retry: Duration,
-    /// How many frames the log had when it was last looked at.
+    /// How many frames the log had when it was last read.
     seen: u32,
-    /// How many frames the log had when it was started over, with nothing in them
-    /// that has to be moved; 0 once more was written.
+    /// How many frames the log had when it was started over, all of which are in
+    /// the database already; 0 once more was written.
     empty: u32,
 }
 
-/// Whether the next commit is appended to the log, and may be: nothing has to be
-/// moved before.
+/// Whether the next commit may be appended to the log, without moving its content
+/// first.
 pub fn is_appended_to(wal: &WalIndex) -> bool {
     let (frames, backfilled) = wal.frames();
     frames > backfilled && frames - backfilled < ENOUGH_FRAMES && frames < TOO_MANY_FRAMES
 }
 
-/// What the log's length asks of a writer.
+/// What a writer has to do because of the log's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Log {
     Short,
@@ -74,7 +74,7 @@ impl Checkpoints {
         }
     }
 
-    /// When [`Self::run`] has something to do.
+    /// When [`Self::run`] must be called next.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -83,7 +83,7 @@ impl Checkpoints {
         self.due.is_some_and(|due| due <= Instant::now())
     }
 
-    /// The log was started over, with nothing in it that has to be moved.
+    /// The log was started over, and all of it is in the database already.
     pub fn begun(&mut self, wal: &WalIndex) {
         self.empty = wal.frames().0;
         self.seen = self.empty;
@@ -116,12 +116,12 @@ impl Checkpoints {
         Log::Short
     }
 
-    /// In a pause: moves the rest of the log, and truncates a large one. What
-    /// can't be done now is tried again later.
+    /// In a pause: moves the rest of the log, and truncates a large one. If that
+    /// is not possible now, it is tried again later.
     pub fn run(&mut self, wal: Option<&WalIndex>) {
         self.due = None;
         if self.have_news(wal) {
-            // The calling thread has written: it is no pause yet.
+            // The calling thread has written, so this is no pause.
             self.wrote(wal);
             return;
         }
@@ -140,8 +140,8 @@ impl Checkpoints {
         moved
     }
 
-    /// Waits for the checkpoint under way, if there is one; whether it has moved
-    /// all of the log.
+    /// Waits for the running checkpoint, if there is one. Returns whether it has
+    /// moved all of the log.
     pub fn wait(&mut self) -> bool {
         self.thread.take().is_some_and(|thread| thread.join().unwrap_or(false))
     }
@@ -161,7 +161,8 @@ impl Checkpoints {
     }
 }
 
-/// Whether all of the log was moved, and a large one truncated if it `truncates`.
+/// Returns whether all of the log was moved, and a large one truncated if it
+/// `truncates`.
 fn run(file: &DatabaseFile, durability: Durability, truncates: bool) -> bool {
     let Ok(connection) = file.open_for_checkpoints(durability) else {
         return false;
@@ -169,8 +170,8 @@ fn run(file: &DatabaseFile, durability: Durability, truncates: bool) -> bool {
     let moved = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
         Ok(row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
     });
-    // Truncating keeps writers waiting, but not for long: what takes syncs is
-    // done by now.
+    // Truncating keeps writers waiting, but not for long: the syncs are done by
+    // now.
     let is_large = truncates && file.log_size() > LARGE_LOG;
     moved.is_ok_and(|moved| moved) && (!is_large || connection.checkpoint_and_truncate())
 }

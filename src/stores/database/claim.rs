@@ -1,11 +1,11 @@
 //! Which descriptors of a database file are ours.
 //!
 //! POSIX locks belong to a process, and closing any descriptor of a file drops
-//! all the process's locks on it. One copy of the SQLite library knows that and
-//! takes care among its own connections. Two copies, ours and the one in
-//! `node:sqlite`, say, cancel each other's locks without noticing, and can so
-//! corrupt the file. So the descriptors that our copy has opened are recorded
-//! here, and a file that has others is refused.
+//! all the process's locks on it. A copy of the SQLite library takes care of that
+//! for its own connections only. Two copies, such as ours and the one in
+//! `node:sqlite`, cancel each other's locks without noticing, which can corrupt
+//! the file. So the descriptors that our copy has opened are recorded here, and a
+//! file that this process has open in another way is refused.
 
 use super::file::FileId;
 use crate::kv::{Error, Result};
@@ -25,7 +25,7 @@ mod unix {
 
     static OURS: Mutex<BTreeMap<FileId, HashSet<RawFd>>> = Mutex::new(BTreeMap::new());
 
-    /// A connection's share of a file. Given up after the connection is closed.
+    /// A connection's share of a file. It is released after the connection is closed.
     pub struct Claim(Option<FileId>);
 
     /// Opens a connection with `connect`. Returns it with the file that it
@@ -33,9 +33,10 @@ mod unix {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] where other code of this process has the file open.
+    /// [`Error::Connection`] if other code of this process has the file open.
     pub fn open<T>(path: &Path, connect: impl FnOnce() -> Result<T>) -> Result<(T, Claim)> {
-        // Held all the while, so that what opens meanwhile is ours.
+        // Held until the end, so that all descriptors that are opened meanwhile are
+        // ours.
         let mut ours = OURS.lock();
         if let Some(file) = FileId::at(path) {
             let known = ours.get(&file);
@@ -50,8 +51,8 @@ mod unix {
             }
         }
         let connection = connect();
-        // SQLite may leave descriptors behind even where it fails to connect: it
-        // closes none of a file on which it holds locks.
+        // SQLite may leave descriptors open even if it fails to connect: it closes
+        // no descriptor of a file on which it holds locks.
         let file = FileId::at(path);
         if let Some(file) = file {
             record(&mut ours, file);
@@ -139,7 +140,7 @@ mod unix {
 #[cfg(not(unix))]
 pub struct Claim;
 
-/// Windows locks belong to a handle; there is nothing to find out.
+/// On Windows, locks belong to a handle, so other copies of SQLite do no harm.
 #[cfg(not(unix))]
 pub fn open<T>(_: &Path, connect: impl FnOnce() -> Result<T>) -> Result<(T, Claim)> {
     Ok((connect()?, Claim))

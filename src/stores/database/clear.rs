@@ -1,6 +1,6 @@
-//! `clear` and `drop`: delete slice by slice, so that other writes don't wait for
-//! all of it. Each slice is a transaction of its own, and has a lock's deadline
-//! of its own.
+//! `clear` and `drop` delete in slices, so that other writes don't wait for the
+//! whole deletion. Each slice is a separate transaction, and has its own deadline
+//! for getting the lock.
 
 use super::queue::{Queued, deliver};
 use super::transaction::{Failure, guard, transaction};

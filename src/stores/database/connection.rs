@@ -11,11 +11,11 @@ use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
-/// Connections map this much of a file: reads of large values come three times
-/// cheaper, and writes copy the pages that they change without a system call.
+/// Connections map this many bytes of a file. Reads of large values are three
+/// times as fast then, and writes need no system call to copy a page.
 const MAPPED_BYTES: i64 = 256 * 1024 * 1024;
 
-/// Writes change pages all over a database; more of them fit than by default.
+/// Larger than the default, because writes change pages all over a database.
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
 
 /// How long connections to a database in memory wait for each other: they
@@ -25,15 +25,15 @@ const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
 /// What a resolved write has survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// The death of the process. A power loss may take the last writes, never
-    /// the database.
+    /// A crash of the process. A power loss may take the last writes, but does
+    /// not damage the database.
     Normal,
     /// A power loss: synced to disk before it resolves.
     Full,
 }
 
 pub struct Connection {
-    /// Closed before the claim is given up: fields drop in order.
+    /// Before the claim, because fields are dropped in order.
     inner: rusqlite::Connection,
     claim: Option<Claim>,
     location: Location,
@@ -155,8 +155,8 @@ impl Connection {
         })
     }
 
-    /// Where a log is not possible (in memory, on some network file systems) the
-    /// database stays as it is.
+    /// If a log is not possible (in memory, on some network file systems), the
+    /// database keeps its mode.
     fn switch_to_wal(&self) -> rusqlite::Result<()> {
         self.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))
     }
@@ -211,13 +211,13 @@ impl Connection {
     /// Ends a transaction that failed, if it is still open.
     pub fn roll_back(&self) {
         if !self.is_autocommit() {
-            // The caller reports what broke the transaction.
+            // The caller reports the error that ended the transaction.
             drop(self.execute_batch("ROLLBACK"));
         }
     }
 
     /// Moves the log's content into the database, as far as readers allow, and
-    /// truncates the log if all of it was moved; whether it was.
+    /// truncates the log if all of it was moved. Returns whether it was.
     pub fn checkpoint_and_truncate(&self) -> bool {
         let busy = self.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         busy.is_ok_and(|busy| busy == 0)

@@ -3,7 +3,7 @@
 use crate::kv::Error;
 use rusqlite::{ErrorCode, ffi};
 
-/// The engine's words under our code.
+/// SQLite's message with our code.
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
         let words = error.to_string();
@@ -18,7 +18,7 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// SQLite has no code for it.
+/// SQLite has no error code for a missing table.
 pub fn is_missing_table(error: &Error) -> bool {
     matches!(error, Error::Backend(words) if words.contains("no such table"))
 }

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Reads on the calling thread look at the path again after so long: it costs as
-/// much as half a read.
+/// After this time, reads on the calling thread check the path again. A check
+/// takes half as long as a read.
 const TRUSTED: Duration = Duration::from_micros(100);
 
 /// Device and inode, which identify a file under any path.
@@ -42,7 +42,7 @@ impl FileId {
 pub struct DatabaseFile {
     location: Location,
     opened: Mutex<Option<Opened>>,
-    /// When a read last looked at the path, in microseconds since `start`.
+    /// When a read last checked the path, in microseconds since `start`.
     looked: AtomicU64,
     start: Instant,
 }
@@ -92,8 +92,8 @@ impl DatabaseFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] where it can't be opened; [`Error::Timeout`] where
-    /// another process holds a lock that is needed now.
+    /// [`Error::Connection`] if it can't be opened; [`Error::Timeout`] if another
+    /// process holds a lock that is needed now.
     pub fn open_for_writing(&self, durability: Durability, busy_timeout: Duration) -> Result<Connection> {
         let is_first = self.opened.lock().is_none();
         let mut connection = if is_first {
@@ -113,7 +113,7 @@ impl DatabaseFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] where the path doesn't name the writer's file.
+    /// [`Error::Connection`] if the path doesn't name the writer's file.
     pub fn open_for_reading(&self, busy_timeout: Duration) -> Result<Connection> {
         let connection = self.open_existing()?;
         connection.set_up_for_reading(busy_timeout)?;
@@ -124,7 +124,7 @@ impl DatabaseFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] where the path doesn't name the writer's file.
+    /// [`Error::Connection`] if the path doesn't name the writer's file.
     pub fn open_for_calls(&self, busy_timeout: Duration) -> Result<Connection> {
         let connection = self.open_existing()?;
         connection.set_up_for_calls(busy_timeout)?;
@@ -136,7 +136,7 @@ impl DatabaseFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] where the path doesn't name the writer's file.
+    /// [`Error::Connection`] if the path doesn't name the writer's file.
     pub fn open_for_checkpoints(&self, durability: Durability) -> Result<Connection> {
         let connection = self.open_existing()?;
         connection.set_up_for_checkpoints(durability)?;
@@ -203,9 +203,9 @@ impl DatabaseFile {
     /// Closes the writer's connection, which must be the last one.
     ///
     /// SQLite then moves the log's content into the database and deletes the log
-    /// by its name. If the path names another file by now, that log may be the
-    /// other file's, so it is deleted only if it is ours: it would be taken for
-    /// the other file's.
+    /// by its name. If the path names another file by now, the log of that name may
+    /// be the other file's. It is then deleted only if it is ours; if ours stayed,
+    /// SQLite would use it for the other file.
     pub fn close(&self, writer: Connection) {
         if self.check().is_ok() {
             return drop(writer);
@@ -216,7 +216,7 @@ impl DatabaseFile {
         if let Some(opened) = self.opened.lock().as_ref().filter(|_| is_moved) {
             for (path, ours) in &opened.beside {
                 if FileId::at(path) == Some(*ours) {
-                    // Where it can't be removed, it is empty at least.
+                    // If it can't be removed, it is at least empty.
                     drop(std::fs::remove_file(path));
                 }
             }

@@ -1,5 +1,5 @@
-//! What a storage format decides: its tables, and the statements on them. All
-//! else is the same for every store that keeps a SQLite database.
+//! What a storage format decides: its tables, and the statements on them.
+//! Everything else is the same for all stores that keep a SQLite database.
 //!
 //! Each method runs on a connection, and within a transaction if it writes; the
 //! caller begins and ends that. [`Error::Timeout`](crate::kv::Error::Timeout)
@@ -14,7 +14,7 @@ pub trait Format: Send + Sync + Sized + 'static {
     const WRITER: &'static str;
     const LISTS: &'static str;
 
-    /// Whether all tables are there, and right. Takes no lock.
+    /// Whether all tables exist and have the right columns. Takes no lock.
     fn is_complete(&self, connection: &Connection) -> Result<bool>;
 
     /// Creates the tables, or brings them up to date.
@@ -39,7 +39,7 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// Reads a page from the start of a range, and moves the start behind it.
     fn page(&self, connection: &Connection, range: &mut Range, limits: PageLimits) -> Result<Page>;
 
-    /// Deletes entries from the start of a range, so many at most.
+    /// Deletes at most this many entries from the start of a range.
     fn clear(&self, connection: &Connection, range: &Range, most: u32) -> Result<Slice>;
 
     /// Deletes everything, or a part of it, as `clear` does.
@@ -48,7 +48,7 @@ pub trait Format: Send + Sync + Sized + 'static {
     /// When the first entry expires, if any does.
     fn first_expiry(&self, connection: &Connection) -> Result<Option<Millis>>;
 
-    /// Deletes entries that have expired, so many at most.
+    /// Deletes at most this many expired entries.
     fn sweep(&self, connection: &Connection, now: Millis, most: u32) -> Result<()>;
 }
 

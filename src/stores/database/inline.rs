@@ -1,8 +1,8 @@
-//! Writes on the calling thread. Where a write needs no sync, it takes less time
-//! than to wake the writer and to be woken by it.
+//! Writes on the calling thread. A write that needs no sync takes less time than
+//! waking the writer thread and being woken by it.
 //!
-//! Nothing here waits: not for a lock, not for the disk, and not for a long copy.
-//! What can't be done at once is left to the writer.
+//! Nothing here waits for a lock, for the disk or for a long copy. A write that
+//! can't be done at once is left to the writer.
 
 use super::checkpoint::is_appended_to;
 use super::store::Shared;
@@ -14,7 +14,7 @@ use crate::kv::{Command, Outcome};
 const MOST_BYTES: usize = 64 * 1024;
 
 impl<F: Format> Shared<F> {
-    /// Carries out a write; `None` where the writer has to do it.
+    /// Carries out a write; `None` if the writer has to do it.
     pub fn write(&self, command: &Command) -> Option<Outcome> {
         if !self.may_write(command) {
             return None;
@@ -32,7 +32,7 @@ impl<F: Format> Shared<F> {
             }
             let mut kept = None;
             let done = transaction(connection, &self.file, Some(Durability::Normal), || {
-                // Looked at under the lock: it stays so until the commit.
+                // Checked under the lock, so that it is still true at the commit.
                 if !wal.is_none_or(is_appended_to) {
                     return Ok(None);
                 }

@@ -1,6 +1,6 @@
-//! Lists: pages on a connection of their own, each resumed after the last key of
-//! the one before. Each page is a read transaction, so a slow consumer holds
-//! nothing open.
+//! Lists read pages on a separate connection. Each page continues after the last
+//! key of the previous one, in a read transaction of its own, so that a slow
+//! consumer keeps no transaction open.
 
 use super::queue::Work;
 use super::store::Parts;
@@ -50,7 +50,7 @@ impl<F: Format> DatabasePages<F> {
         shared.format.page(connection, range, self.limits)
     }
 
-    /// Waits until the store is open and writes called before this list are in.
+    /// Waits until the store is open and earlier writes are committed.
     async fn writes_before_this(&self) -> Result<()> {
         let shared = &*self.parts.shared;
         if shared.open.load(Ordering::Acquire) && !shared.pending.any() {

@@ -1,8 +1,8 @@
 //! Stores that keep a SQLite database: [`DatabaseStore`], in any [`Format`].
 //!
-//! All that they promise is written here: the order of operations, transactions,
-//! deadlines, unknown outcomes, the upkeep of the log. Nothing in here knows what
-//! the tables are.
+//! This module has all that they share: the order of operations, transactions,
+//! deadlines, unknown outcomes, the upkeep of the log. It does not know the
+//! tables.
 
 mod blocked;
 mod checkpoint;

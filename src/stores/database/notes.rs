@@ -1,4 +1,4 @@
-//! What a store's threads let each other know without waiting.
+//! Flags that a store's threads share, and read without waiting.
 
 use crate::kv::Millis;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The connection that reads and writes single entries on the calling thread.
 //!
-//! Taking and releasing a lock is most of what such a read costs. So in a burst
-//! of reads the transaction stays open, and each read first makes sure that there
-//! was no commit since: its result is as fresh as if it had taken the lock. The
+//! Most of the time of such a read is spent on taking and releasing a lock. So in
+//! a burst of reads the transaction stays open, and each read first checks that
+//! there was no commit since. Its result is then as fresh as with a new lock. The
 //! store's worker ends the transaction after [`HOLD`].
 
 use super::connection::Connection;
@@ -13,7 +13,7 @@ use self_cell::self_cell;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// A transaction is held open for so long. If reads go on, another one begins.
+/// A transaction is kept open for this time. If reads go on, another one begins.
 pub const HOLD: Duration = Duration::from_millis(10);
 
 /// Reads that come closer together than this are a burst.
@@ -36,7 +36,7 @@ struct Prepare<'db> {
 }
 
 self_cell!(
-    /// A connection with the statements that it runs all the time.
+    /// A connection with the statements that it runs most often.
     struct Prepared {
         owner: Connection,
         #[not_covariant]
@@ -183,7 +183,7 @@ mod tests {
             let database = file.open_for_calls(patience).unwrap();
             Snapshot::new(database, "SELECT value FROM entries")?.without_waiting()
         });
-        // There is no event that tells that the thread waits for the lock.
+        // There is no event for a thread that begins to wait for the lock.
         thread::sleep(Duration::from_millis(50));
         writer.execute_batch("COMMIT").unwrap();
         let mut snapshot = opening.join().unwrap().unwrap();

@@ -23,12 +23,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 pub struct Options {
     pub durability: Durability,
-    /// Writes of these are never waited for by the disk.
+    /// Writes under these prefixes need no sync to disk.
     pub relaxed: Vec<Prefix>,
     /// How long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
-    /// How long to wait at most before looking for entries that have expired:
-    /// another process may have written some.
+    /// The longest pause between two searches for expired entries, which another
+    /// process may have written.
     pub sweep_interval: Duration,
 }
 
@@ -92,7 +92,7 @@ pub struct ListConnection {
 impl<F: Format> DatabaseStore<F> {
     pub fn new(location: Location, format: F, mut options: Options) -> Self {
         if let Location::Memory(_) = location {
-            // There is no disk to wait for.
+            // A database in memory has no disk to wait for.
             options.durability = Durability::Normal;
         }
         let shared = Shared {
@@ -122,7 +122,7 @@ impl<F: Format> DatabaseStore<F> {
         self.0.shared.file.location()
     }
 
-    /// Whether the next read of a key needs no look into the database.
+    /// Whether the next read of a key can be answered without the database.
     #[cfg(test)]
     pub fn keeps(&self, key: &Key) -> bool {
         let snapshot = self.0.shared.snapshot.lock();
@@ -132,7 +132,7 @@ impl<F: Format> DatabaseStore<F> {
 }
 
 impl<F: Format> Parts<F> {
-    /// Queues work for the writer, which is started where it doesn't run.
+    /// Queues work for the writer, which is started if it isn't running.
     pub fn send(&self, work: Work) {
         let sender = self.writer.sender(|messages: UnboundedReceiver<Queued>| {
             let shared = Arc::clone(&self.shared);
@@ -160,8 +160,8 @@ impl<F: Format> Parts<F> {
 }
 
 impl<F: Format> Shared<F> {
-    /// A key's value, read on the calling thread. `None` where the writer has to
-    /// do it: the store is not open yet, a write of this key is under way, or
+    /// A key's value, read on the calling thread. `None` if the writer has to do
+    /// it: the store is not open yet, a write of this key is under way, or
     /// SQLite answered anything but a row.
     fn get(&self, key: &Key) -> Option<Result<Option<String>>> {
         if self.pending.concerns(key.as_json()) {
@@ -182,15 +182,15 @@ impl<F: Format> Shared<F> {
             Expiry::At(millis) => Some(millis),
             Expiry::Unknown => return Some(found.value),
         };
-        // Only of a held transaction is it known which state it reads.
+        // Only for a transaction that is kept open is it known which state it reads.
         if let (Some(held), Ok(Some(text))) = (snapshot.held(), &found.value) {
             self.recent.put(held, key.as_json(), text, expires);
         }
         Some(found.value)
     }
 
-    /// Opens the calling thread's connection. Where that fails, the writer does
-    /// the reading until it succeeds.
+    /// Opens the calling thread's connection. If that fails, the writer reads for
+    /// it until it succeeds.
     pub fn open_snapshot(&self) -> Result<()> {
         let connection = self.file.open_for_calls(self.options.busy_timeout)?;
         let snapshot = Snapshot::new(connection, self.format.get())?.without_waiting()?;

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// For so long, jobs that arrive while a transaction is under way join it. The
-/// first of the group waits no longer than for another sync.
+/// Jobs that arrive within this time after a transaction's start join it. That
+/// delays the first job of the group by no more than another sync would.
 const JOINING: Duration = Duration::from_millis(1);
 
 /// Why a transaction has no result.
@@ -23,13 +23,13 @@ pub enum Failure<T> {
     All(Error),
     /// Nothing was carried out, maybe because of one job of many.
     Apart(Error),
-    /// The commit failed, and may be found done later. With what the result
-    /// would have been.
+    /// The commit failed, but may be found carried out after a crash. Has the
+    /// result for that case.
     Unknown(Error, T),
 }
 
 impl<T> Failure<T> {
-    /// Of something that happens before a commit.
+    /// For an error that happens before a commit.
     fn before(error: Error) -> Self {
         match error {
             Error::Timeout(_) => Self::Locked(error),
@@ -46,9 +46,9 @@ impl<T> Failure<T> {
     }
 }
 
-/// Runs `body` in a transaction, whose result is returned once it is committed.
-/// Where it `writes`, the commit survives what it says, and counts only if the
-/// path still names the file.
+/// Runs `body` in a transaction, and returns its result after the commit. If it
+/// `writes`, the commit has that durability, and counts only if the path still
+/// names the file.
 pub fn transaction<T>(
     connection: &Connection,
     file: &DatabaseFile,
@@ -76,7 +76,7 @@ pub fn transaction<T>(
     }
 }
 
-/// A panic is an outcome like any other: the thread must go on.
+/// A panic becomes an error, because the thread must go on.
 pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err(internal()))
 }
@@ -105,7 +105,7 @@ impl<F: Format> Writer<F> {
         };
         let writes = !group.iter().all(is_get);
         let writes = writes.then(|| group.iter().filter_map(durability).max()).flatten();
-        // Nothing joins that would make the others wait for a sync.
+        // Jobs that need a sync don't join jobs that need none.
         let joins = |queued: &Queued| durability(queued) <= writes;
         let mut kept = None;
         let mut first_expiry = None;
@@ -177,7 +177,7 @@ impl<'w> Kept<'w> {
     }
 }
 
-/// Changes when another connection commits, and only then.
+/// A number that changes only when another connection commits.
 fn data_version(connection: &Connection) -> Option<i64> {
     let mut statement = connection.prepare_cached("PRAGMA data_version").ok()?;
     statement.query_row([], |row| row.get(0)).ok()

@@ -10,8 +10,8 @@ use crate::kv::{Error, Millis, Result, now};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Expired entries are invisible at once. Their rows are removed at least so much
-/// later, so that many go together.
+/// Expired entries are invisible at once. Their rows are removed at least this much
+/// later, so that many are removed together.
 const SHORTEST_SWEEP_DELAY: Duration = Duration::from_secs(1);
 
 impl<F: Format> Writer<F> {
@@ -19,7 +19,7 @@ impl<F: Format> Writer<F> {
         self.sweep_at = Some(Instant::now() + SHORTEST_SWEEP_DELAY);
     }
 
-    /// Makes sure that a sweep follows a deadline.
+    /// Schedules a sweep for after a deadline.
     pub fn sweep_by(&mut self, deadline: Millis) {
         let wait = u64::try_from(deadline - now()).unwrap_or(0);
         let wait = Duration::from_millis(wait)
@@ -29,8 +29,8 @@ impl<F: Format> Writer<F> {
         self.sweep_at = Some(self.sweep_at.map_or(at, |sweep_at| sweep_at.min(at)));
     }
 
-    /// Removes a slice of what has expired. Never waits for a lock: what can't be
-    /// done now is tried again later.
+    /// Removes a slice of the expired entries. Never waits for a lock: if it is
+    /// taken, the sweep is tried again later.
     pub fn sweep_if_due(&mut self) {
         if self.sweep_at.is_none_or(|at| at > Instant::now()) {
             return;
@@ -57,7 +57,7 @@ impl<F: Format> Writer<F> {
             return Ok(first);
         }
         let sweep = || format.sweep(connection, now, SLICE);
-        // A power loss may undo a sweep: it needs no sync of its own.
+        // A power loss may undo a sweep, which is harmless, so it needs no sync.
         transaction(connection, &self.shared.file, Some(Durability::Normal), sweep).map_err(Failure::into_error)?;
         format.first_expiry(connection)
     }
@@ -70,8 +70,8 @@ impl<F: Format> Writer<F> {
         }
     }
 
-    /// Something has happened on another thread: reads hold a transaction open,
-    /// there was a write, or a checkpoint has ended.
+    /// Reacts to events of other threads: reads keep a transaction open, there was
+    /// a write, or a checkpoint has ended.
     pub fn hear(&mut self) {
         self.release_at = Some(Instant::now() + HOLD);
         if let Some(first) = self.shared.notes.take_first_expiry() {
@@ -99,8 +99,8 @@ impl<F: Format> Writer<F> {
     }
 
     /// Starts the log over once all of it was moved. The first commit to a log
-    /// syncs its header; so it should be this one, and not one that a caller waits
-    /// for.
+    /// syncs its header. That commit should be this one, not one that a caller
+    /// waits for.
     fn begin_log(&mut self) {
         let Some(Open {
             connection,
@@ -117,11 +117,11 @@ impl<F: Format> Writer<F> {
         let mut kept = None;
         let begun = transaction(connection, &self.shared.file, Some(Durability::Normal), || {
             kept = Kept::of(Some(wal), connection, &self.shared.recent);
-            // Writes a page that stays what it is.
+            // Writes a page without changing it.
             let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             Ok(connection.pragma_update(None, "user_version", version)?)
         });
-        // Otherwise the next write does it.
+        // If this fails, the next write does it.
         if begun.is_ok() {
             self.checkpoints.begun(wal);
             if let Some(kept) = kept {
@@ -130,8 +130,8 @@ impl<F: Format> Writer<F> {
         }
     }
 
-    /// Moves the log's content into the database beside the writes, and in their
-    /// place only when that can't keep up.
+    /// Moves the log's content into the database while writes go on. If that can't
+    /// keep up, writes wait.
     pub fn keep_log_short(&mut self) {
         let Some(Open { wal, connection, .. }) = &self.open else {
             return;
@@ -140,7 +140,7 @@ impl<F: Format> Writer<F> {
             // While a checkpoint is under way, SQLite refuses another one.
             self.checkpoints.wait();
             self.shared.release_snapshot();
-            // As far as it goes: a reader of another process may prevent some.
+            // As far as possible: a reader of another process may prevent some of it.
             connection
                 .query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
                 .unwrap_or_default();
@@ -161,7 +161,7 @@ impl<F: Format> Writer<F> {
             if mode != INCREMENTAL {
                 return Ok(connection.execute_batch("VACUUM")?);
             }
-            // Such a file need not be rewritten. Each step frees a page.
+            // Such a file can shrink without being rewritten. Each step frees a page.
             let mut statement = connection.prepare("PRAGMA incremental_vacuum")?;
             let mut steps = statement.query([])?;
             while steps.next()?.is_some() {}

@@ -1,6 +1,6 @@
 //! The writer thread: takes all queued work, commits it in one transaction, and
-//! only then answers. While another process holds the lock, it goes on with what
-//! needs none, and each job waits until its own deadline.
+//! only then answers. While another process holds the lock, it goes on with
+//! reads, and each job waits until its own deadline.
 
 use super::blocked::Blocked;
 use super::clear::Clearing;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 pub struct Writer<F: Format> {
     pub shared: Arc<Shared<F>>,
     pub incoming: Incoming,
-    /// So many jobs at the front of the queue have to be run one by one.
+    /// How many jobs at the front of the queue must be run one by one.
     apart: usize,
     pub clearing: Option<Clearing>,
     pub open: Option<Open>,
@@ -28,7 +28,7 @@ pub struct Writer<F: Format> {
     closed: bool,
 }
 
-/// What became of the next piece of work.
+/// The result of the next piece of work.
 pub enum Step {
     Done,
     /// It has to wait for another process.
@@ -74,7 +74,7 @@ impl<F: Format> Writer<F> {
             if self.blocked.is_some() {
                 self.do_without_lock();
             }
-            // A store that is closed may not open its file again.
+            // A closed store must not open its file again.
             if self.closed {
                 break;
             }
@@ -138,7 +138,7 @@ impl<F: Format> Writer<F> {
                 self.incoming.queue.put_back(group.into_iter());
                 return Step::Locked(error);
             }
-            // One by one, so that only those fail that must.
+            // One by one, so that only those fail that can't succeed.
             Err(Failure::Apart(_)) if group.len() > 1 => {
                 self.apart = group.len();
                 self.incoming.queue.put_back(group.into_iter());
@@ -153,8 +153,8 @@ impl<F: Format> Writer<F> {
         Step::Done
     }
 
-    /// After a commit that may be found done later: what wrote nothing is run
-    /// again, what wrote has an unknown outcome.
+    /// After a commit whose outcome is unknown: jobs that wrote nothing are run
+    /// again, and writes reject with an unknown outcome.
     fn settle_unknown(&mut self, group: Vec<Queued>, outcomes: Vec<Outcome>, error: &Error) {
         let wrote = |(queued, outcome): &(Queued, Outcome)| {
             !is_get(queued) && !matches!(outcome, Ok(Reply::Swapped(false)) | Err(_))
@@ -167,7 +167,7 @@ impl<F: Format> Writer<F> {
         fail(written.into_iter().map(|(queued, _)| queued), &unknown);
     }
 
-    /// Runs work that is not one entry's.
+    /// Runs work that is not on a single entry.
     fn run_alone(&mut self, queued: Queued) -> Step {
         let result = match &queued.work {
             Work::Compact(_) => self.compact(),

@@ -17,7 +17,7 @@ pub type Rows = Vec<(Vec<u8>, Row)>;
 /// A value in one of Deno KV's encodings.
 pub enum Stored {
     V8(Vec<u8>),
-    /// What it is instead, in words that can follow "it is".
+    /// A value without a JSON form, in words that can follow "it is".
     Other(&'static str),
 }
 
@@ -40,7 +40,7 @@ impl Stored {
     ///
     /// # Errors
     ///
-    /// What it is instead, in words that can follow "it is".
+    /// A value without a JSON form, in words that can follow "it is".
     pub fn json(&self) -> std::result::Result<Option<String>, &'static str> {
         match self {
             Self::V8(bytes) => v8::to_json(bytes).map_err(|unreadable| unreadable.0),
@@ -67,8 +67,8 @@ impl From<KvValue> for Stored {
     }
 }
 
-/// Adds an entry to a page. Expired ones are left out, and `undefined`; what JSON
-/// has no form for is counted.
+/// Adds an entry to a page. Expired entries and `undefined` are left out. Values
+/// without a JSON form are counted as skipped.
 pub fn add_to_page(page: &mut Page, key: &[u8], row: &Row) {
     if !row.live {
         return;

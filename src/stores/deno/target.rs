@@ -1,4 +1,4 @@
-//! What a store is opened on: a file or memory, or a server.
+//! Where a Deno KV database is: a file, memory, or a server.
 
 use crate::kv::{Error, Result};
 use crate::stores::database::Location;
@@ -17,7 +17,7 @@ pub struct Server {
     pub token: String,
 }
 
-/// Where Deno, too, looks for the token.
+/// The variable that Deno also reads the token from.
 const TOKEN: &str = "DENO_KV_ACCESS_TOKEN";
 
 impl Target {

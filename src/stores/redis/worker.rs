@@ -461,7 +461,7 @@ impl Worker {
                     let words = if matches!(op.action, Action::Get | Action::Missed) {
                         why.clone()
                     } else {
-                        format!("{why}; whether it was written is unknown")
+                        format!("{why}; the outcome is unknown")
                     };
                     self.finish(&mut op, Err(Error::Timeout(words)));
                 }
@@ -476,7 +476,7 @@ impl Worker {
                     if op.may_repeat() {
                         self.links[index].again(op);
                     } else {
-                        let words = format!("{why}; whether it was swapped is unknown");
+                        let words = format!("{why}; the outcome is unknown");
                         self.finish(&mut op, Err(Error::Connection(words)));
                     }
                 }

@@ -17,8 +17,8 @@ pub use options::SqliteOptions;
 pub type SqliteStore = DatabaseStore<SqliteFormat>;
 
 impl SqliteStore {
-    /// A store on a file, which is created when the first operation finds none;
-    /// or for `:memory:` one of its own, gone when it is closed.
+    /// A store on a file, which the first operation creates if it doesn't exist.
+    /// With `:memory:`, a database in memory that lasts until the store is closed.
     ///
     /// # Errors
     ///

@@ -11,11 +11,11 @@ pub struct SqliteOptions {
     /// The table exists: never create it.
     pub initialized: bool,
     pub durability: Durability,
-    /// Writes under these prefixes are never waited for by the disk.
+    /// Writes under these prefixes need no sync to disk.
     pub relaxed: Vec<Prefix>,
     /// How long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
-    /// How long to wait at most before looking for entries that have expired:
+    /// The longest pause between two searches for expired entries:
     /// another process may have written some.
     pub sweep_interval: Duration,
 }

@@ -1,4 +1,4 @@
-//! The table: made when it is missing, looked at when it is there.
+//! The table: created if it is missing, checked if it exists.
 
 use super::format::SqliteFormat;
 use crate::kv::{Error, Result};
@@ -10,7 +10,7 @@ pub fn create(format: &SqliteFormat, connection: &Connection) -> Result<()> {
     Ok(connection.execute_batch(&format.sql.create_index)?)
 }
 
-/// Whether the table and its index are there, which takes no lock to find out.
+/// Whether the table and its index exist. Takes no lock.
 pub fn is_complete(format: &SqliteFormat, connection: &Connection) -> Result<bool> {
     let columns = columns(format, connection)?;
     if columns.is_empty() {
@@ -26,7 +26,7 @@ fn columns(format: &SqliteFormat, connection: &Connection) -> Result<Vec<String>
     Ok(columns.collect::<rusqlite::Result<_>>()?)
 }
 
-/// A table of that name may be another program's.
+/// A table of this name may belong to another program.
 fn check_columns(format: &SqliteFormat, connection: &Connection, columns: &[String]) -> Result<()> {
     let missing: Vec<_> = ["key", "value", "created", "expires"]
         .into_iter()

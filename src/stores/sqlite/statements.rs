@@ -1,4 +1,4 @@
-//! Every statement of the format, with its table's name in place.
+//! Every statement of the format, with the table's name filled in.
 
 pub struct Statements {
     pub create_table: String,

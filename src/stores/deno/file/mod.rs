@@ -1,10 +1,10 @@
 //! A Deno KV database file, as Deno's own engine (`denokv_sqlite`) keeps it.
 //!
-//! We read and write it on connections of ours, not through that engine. The
-//! engine's thread waits for locks without an end, answers with an error where
-//! it commits a part of a write, and panics when the disk is full; an operation
-//! could then keep neither its deadline nor its outcome. The format is what its
-//! statements are; tests compare both.
+//! We read and write it on connections of our own, not through that engine. The
+//! engine's thread waits for locks without a time limit, can report an error
+//! after it has committed a part of a write, and panics when the disk is full. An
+//! operation then could keep neither its deadline nor say what has happened. Our
+//! statements follow the engine's; tests compare the results of both.
 
 mod entries;
 mod format;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 pub type FileStore = DatabaseStore<DenoFormat>;
 
-/// How long to wait at most before looking for entries that have expired:
+/// The longest pause between two searches for expired entries:
 /// another process may have written some.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
