@@ -1,8 +1,8 @@
-//! Operations that are answered together: from one read of the entries that they
-//! concern, with one atomic write of what becomes of these entries.
+//! Operations that are answered together: one read of their entries, and one atomic
+//! write of the changes.
 //!
-//! The operations take effect one after the other in memory. The entries that a
-//! `cas` depends on must then still be as they were read.
+//! The operations take effect one after the other in memory. The write fails if an
+//! entry that a `cas` depends on has changed since it was read.
 
 use super::row::{Row, reply};
 use super::{key, v8};
@@ -40,7 +40,7 @@ impl<'a> Op<'a> {
         Ok(Self { command, key, value })
     }
 
-    /// About how many bytes of an atomic write it is.
+    /// About how many bytes of an atomic write it takes.
     pub fn size(&self) -> usize {
         self.key.len() + self.value.as_ref().map_or(0, Vec::len)
     }
@@ -76,12 +76,12 @@ fn encode_value(value: &JsonText) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As far as Deno's calendar goes: Deno ends with an error at a later one.
+/// The latest date of Deno's calendar. Deno fails at an entry that expires later.
 fn last_expiry() -> Millis {
     DateTime::<Utc>::MAX_UTC.timestamp_millis()
 }
 
-/// The keys that operations read, each once.
+/// The keys that operations read, without duplicates.
 pub fn keys_read<'a>(ops: impl IntoIterator<Item = &'a Op<'a>>) -> Vec<&'a [u8]> {
     let reading = ops.into_iter().filter(|op| op.reads());
     let mut keys: Vec<&[u8]> = reading.map(|op| &*op.key).collect();
@@ -90,10 +90,10 @@ pub fn keys_read<'a>(ops: impl IntoIterator<Item = &'a Op<'a>>) -> Vec<&'a [u8]>
     keys
 }
 
-/// What becomes of an entry.
+/// The change of an entry.
 pub struct Change<'a> {
     pub key: &'a [u8],
-    /// `None` where it is deleted.
+    /// `None` if it is deleted.
     pub value: Option<&'a [u8]>,
     pub expires: Option<Millis>,
     pub condition: Condition,
@@ -106,7 +106,7 @@ pub enum Condition {
     Version(Versionstamp),
 }
 
-/// The entries of a group of operations, as they are in the middle of it.
+/// The entries of a group of operations, with the changes of those that have run.
 pub struct Batch<'a>(BTreeMap<&'a [u8], Entry<'a>>);
 
 #[derive(Default)]
@@ -131,8 +131,8 @@ impl<'a> Batch<'a> {
         Self(rows.into_iter().map(entry).collect())
     }
 
-    /// Runs operations, or the errors that they have come to. Returns their
-    /// outcomes, provided that the batch is written.
+    /// Runs operations; an operation that is an error already keeps it. The
+    /// outcomes hold if the batch is then written.
     pub fn run_all(&mut self, ops: impl IntoIterator<Item = &'a Result<Op<'a>>>) -> Vec<Outcome> {
         ops.into_iter()
             .map(|op| match op {
@@ -168,7 +168,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// What has to be written.
+    /// The changes to write.
     pub fn changes(&self) -> impl Iterator<Item = Change<'_>> {
         let now = now();
         self.0.iter().filter_map(move |(key, entry)| {

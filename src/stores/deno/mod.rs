@@ -24,7 +24,7 @@ use target::Target;
 
 #[derive(Clone, Debug)]
 pub struct DenoOptions {
-    /// For a server. `DENO_KV_ACCESS_TOKEN` where there is none.
+    /// For a server. The default is the variable `DENO_KV_ACCESS_TOKEN`.
     pub access_token: Option<String>,
     /// For a file: how long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
@@ -48,14 +48,14 @@ pub enum DenoStore {
 }
 
 impl DenoStore {
-    /// A store on a file, which is created when the first operation finds none;
-    /// for `:memory:` on one of its own, gone when it is closed; or for an
-    /// `http:` or `https:` URL on a server.
+    /// A store on a file, which the first operation creates if it doesn't exist.
+    /// With `:memory:`, a database in memory that lasts until the store is closed.
+    /// With an `http:` or `https:` URL, a store on a server.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for what can be
-    /// neither path nor URL.
+    /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for an invalid
+    /// path or URL.
     pub fn at(target: &str, options: DenoOptions) -> Result<Self> {
         Ok(match Target::parse(target, options.access_token)? {
             Target::File(location) => Self::File(FileStore::at(location, options.busy_timeout)),
@@ -68,8 +68,8 @@ impl DenoStore {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for what is
-    /// neither.
+    /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for an invalid
+    /// one.
     pub fn at_url(rest: &str, options: DenoOptions) -> Result<Self> {
         if Target::is_remote(rest) {
             return Self::at(rest, options);

@@ -89,12 +89,12 @@ impl Remote {
         self.ask(self.client.snapshot_read(requests, options), "").await
     }
 
-    /// Whether it was written, which it is if all its checks hold. Must not be
+    /// Writes if all its checks hold, and returns whether they did. Must not be
     /// called again before it has returned.
     ///
     /// # Errors
     ///
-    /// [`Error::Connection`] and [`Error::Timeout`] where it may have been
+    /// [`Error::Connection`] and [`Error::Timeout`] if it may have been
     /// written.
     pub async fn write(&self, write: AtomicWrite) -> Result<bool> {
         self.http.unsure.store(false, Ordering::Relaxed);
@@ -105,15 +105,15 @@ impl Remote {
         }
     }
 
-    /// The client repeats a failed request without an end. This gives up when a
-    /// server was never reached, or has been silent too long.
+    /// The client repeats a failed request without a limit. This function gives up
+    /// if the server was never reached, or did not answer in time.
     async fn ask<T>(&self, answer: impl Future<Output = Result<T, JsErrorBox>>, outcome: &str) -> Result<T> {
         let mut failures = self.http.failures.subscribe();
         let refused = async {
             if self.http.reached.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
-            // The sender lives as long as this.
+            // The sender lives as long as `self`.
             let failure = failures.wait_for(Option::is_some).await;
             failure.ok().and_then(|failure| failure.clone()).unwrap_or_default()
         };
@@ -209,7 +209,7 @@ impl Http {
             }
             Err(error) => {
                 let why = words(&error);
-                // A timeout says nothing about the server.
+                // A timeout does not say whether the server was reached.
                 if !error.is_timeout() {
                     self.failures.send_replace(Some(why.clone()));
                 }
@@ -229,22 +229,22 @@ impl Http {
     }
 }
 
-/// Looks host names up: the client's own look-ups panic when no thread can be
+/// Looks up host names. The client's own look-ups panic if no thread can be
 /// started for them.
 struct LookUp;
 
 impl Resolve for LookUp {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The client puts the port in place of this one.
+            // The client replaces this port.
             let addresses = look_up(name.as_str(), 0).await?;
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }
 
-/// The words of the innermost cause, which say most. The others may contain URLs,
-/// and URLs may contain secrets.
+/// The message of the innermost cause, which is the most precise one. The others
+/// may contain URLs, and URLs may contain secrets.
 fn words(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
@@ -272,8 +272,8 @@ impl RemoteTransport for Http {
     }
 }
 
-/// A request under way. Dropping it ends it, so that a write that was given up is
-/// not carried out after a later one.
+/// A running request. Dropping it ends it, so that an abandoned write is not
+/// carried out after a later one.
 struct Request<T>(JoinHandle<T>);
 
 impl<T> Drop for Request<T> {

@@ -1,5 +1,5 @@
-//! Operations that are answered together: one read and one atomic write, tried
-//! again while other programs write the same entries.
+//! Operations that are answered together: one read and one atomic write. They are
+//! tried again if other programs have changed the same entries.
 
 use super::super::batch::{Batch, Change, Condition, Op, keys_read};
 use super::worker::Worker;
@@ -8,19 +8,19 @@ use crate::stores::database::queue::{Queued, deliver};
 use chrono::{DateTime, Utc};
 use denokv_proto::{AtomicWrite, Check, KvValue, Mutation, MutationKind};
 
-/// The protocol's limits of an atomic write; less what surrounds a value.
+/// The protocol's limits of an atomic write, less the overhead of each value.
 const MOST_OPERATIONS: usize = 1000;
 const MOST_BYTES: usize = 700_000;
 pub const MOST_CHECKS: usize = 10;
 
-/// How often a group is tried as one while others write what it depends on.
+/// How often a group is tried as one, if other programs keep changing its entries.
 const ATTEMPTS: u32 = 4;
 
 /// Why operations have no outcomes.
 enum Failed {
     /// Nothing was written, maybe because of one operation among many.
     Apart(Error),
-    /// Nothing was written, and there is no sense in another attempt now.
+    /// Nothing was written, and another attempt would fail too.
     All(Error),
     /// It may have been written.
     Unknown(Error),
@@ -81,7 +81,7 @@ impl Worker {
         match self.attempt(group).await {
             Ok(outcomes) => outcomes,
             Err(Failed::Apart(_)) if group.len() > 1 => {
-                // One by one, so that only those fail that must.
+                // One by one, so that only those fail that can't succeed.
                 let mut outcomes = Vec::with_capacity(group.len());
                 for one in group.chunks(1) {
                     let alone = self.attempt(one).await.map_err(Failed::into_error);
@@ -94,7 +94,8 @@ impl Worker {
         }
     }
 
-    /// After a group that may have been written: once more what may be done twice.
+    /// After a group that may have been written: runs the operations again that may
+    /// be carried out twice.
     async fn repeat(&mut self, group: &[Encoded<'_>], error: &Error) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(group.len());
         let may_repeat = |(job, _): &Encoded<'_>| !matches!(job.entry_command(), Some(Command::Cas(..)));

@@ -1,4 +1,5 @@
-//! Lists: range after range, each resumed after the last key of the one before.
+//! Lists read range after range. Each continues after the last key of the previous
+//! one.
 
 use super::super::key::{after, range};
 use super::super::remote::MOST_ENTRIES;
@@ -75,8 +76,7 @@ impl ServerPages {
         }
     }
 
-    /// Waits until the server is reached and writes called before this list are
-    /// in.
+    /// Waits until the server is reached and earlier writes are done.
     async fn writes_before_this(&self) -> Result<()> {
         let (sender, ready) = oneshot::channel();
         let queued = Queued::new(Work::Ready(sender), &self.pending);

@@ -76,7 +76,7 @@ impl Worker {
         }
     }
 
-    /// Runs work that is not one entry's.
+    /// Runs work that is not on a single entry.
     async fn run_alone(&mut self, queued: Queued) {
         let outcome = match queued.work.command() {
             Some(Command::Clear(prefix)) => self.delete_all(prefix, false).await.map(Reply::Count),
