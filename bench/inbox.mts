@@ -1,85 +1,20 @@
-// A whole federation: a signed POST to an inbox, from the request to the answer.
-// It reads the sender's key and the activity's mark, runs the listener and sets
-// the mark.
+// A federated server with an inbox, and a remote actor that signs activities for
+// it.
 import {
   createFederation,
   type Federation,
   type KvStore,
-  MemoryKvStore as FedifyMemoryKvStore,
   signRequest,
 } from "@fedify/fedify";
 import { Create, CryptographicKey, Person } from "@fedify/fedify/vocab";
 import { randomUUID, webcrypto } from "node:crypto";
-import { MemoryKvStore } from "../index.js";
-import { line, median } from "./measure.mts";
-import { RELAXED, temporaryFiles, WAL_NORMAL } from "./sqlite-files.mts";
-
-const ROUNDS = 15;
-const IN_A_ROW = 20;
-const WIDTH = 32;
+import { longestStall } from "./delay.mts";
 
 const INBOX = new URL("https://example.com/users/alice/inbox");
 const SENDER = new URL("https://remote.example/users/bob");
 
-export async function federation(): Promise<void> {
-  await using files = await temporaryFiles();
-  const memory = new MemoryKvStore();
-  const full = files.ours();
-  const relaxed = files.ours(RELAXED);
-  const normal = files.ours({ durability: "normal" });
-  const stores: [string, KvStore][] = [
-    ["fedify-kv, memory", memory],
-    ["fedify-kv, SQLite", full],
-    ['fedify-kv, SQLite, relaxed: [["_fedify"]]', relaxed],
-    ['fedify-kv, SQLite, durability "normal"', normal],
-    ["Fedify's MemoryKvStore", new FedifyMemoryKvStore()],
-    ["@fedify/sqlite, as documented", files.peer().store],
-    ["@fedify/sqlite, WAL and NORMAL", files.peer(WAL_NORMAL).store],
-  ];
-  const sender = await Sender.create();
-  for (const [, kv] of stores) await sender.cacheKey(kv);
-  const receivers = stores.map(([name, kv]) => ({
-    name,
-    receiver: new Receiver(kv),
-    single: [] as number[],
-    together: [] as number[],
-  }));
-  // The first round warms up.
-  for (let round = 0; round <= ROUNDS; round++) {
-    // All stores get the same requests. They take turns to be the first.
-    const inARow = await sender.requests(IN_A_ROW);
-    const atOnce = await sender.requests(WIDTH);
-    const first = round % receivers.length;
-    const turns = [...receivers.slice(first), ...receivers.slice(0, first)];
-    for (const { receiver, single, together } of turns) {
-      const times = [
-        await receiver.timed(inARow, 1),
-        await receiver.timed(atOnce, WIDTH),
-      ] as const;
-      if (round === 0) continue;
-      single.push(times[0]);
-      together.push(times[1]);
-    }
-  }
-  console.log("\nA whole federation: a POST to an inbox, its caches warm");
-  const columns = ["1 at a time", "to memory", "32 in flight", "to memory"];
-  line("per request", columns);
-  const first = receivers[0]!;
-  for (const { name, single, together } of receivers) {
-    line(name, [
-      ...cells(median(single), median(first.single)),
-      ...cells(median(together), median(first.together)),
-    ]);
-  }
-  await Promise.all([memory, full, relaxed, normal].map((kv) => kv.close()));
-}
-
-function cells(time: number, memory: number): [string, string] {
-  return [`${time.toFixed(2)} ms`, `${(time / memory).toFixed(2)}×`];
-}
-
 /** A remote actor that signs activities. */
-class Sender {
+export class Sender {
   readonly #keys: webcrypto.CryptoKeyPair;
   readonly #keyId = new URL("#main-key", SENDER);
 
@@ -143,8 +78,17 @@ class Sender {
   }
 }
 
+/** What a round of requests took, in seconds. */
+export interface Times {
+  /** From the first request to the last answer, divided by their number. */
+  readonly mean: number;
+  /** Of each request. */
+  readonly each: readonly number[];
+  readonly stall: number;
+}
+
 /** A federated server with one actor, that handles requests without a queue. */
-class Receiver {
+export class Receiver {
   readonly #federation: Federation<void>;
   #received = 0;
 
@@ -169,28 +113,35 @@ class Receiver {
   }
 
   /**
-   * The mean time of a request in ms, with `width` requests in flight. Each must
-   * be accepted and reach the listener.
+   * Handles requests, `width` at a time. Each must be accepted and reach the
+   * listener.
    */
-  async timed(requests: readonly Request[], width: number): Promise<number> {
+  async handle(requests: readonly Request[], width: number): Promise<Times> {
     const copies = requests.map((request) => request.clone());
     const before = this.#received;
-    const start = performance.now();
-    for (let first = 0; first < copies.length; first += width) {
-      const batch = copies.slice(first, first + width);
-      await Promise.all(batch.map((request) => this.#post(request)));
-    }
-    const time = (performance.now() - start) / copies.length;
+    const each: number[] = [];
+    let mean = 0;
+    const stall = await longestStall(async () => {
+      const start = performance.now();
+      for (let first = 0; first < copies.length; first += width) {
+        const batch = copies.slice(first, first + width);
+        const times = batch.map((request) => this.#post(request));
+        each.push(...(await Promise.all(times)));
+      }
+      mean = (performance.now() - start) / 1000 / copies.length;
+    });
     const received = this.#received - before;
     if (received !== copies.length) {
       throw new Error(`The listener ran for ${received} of ${copies.length}`);
     }
-    return time;
+    return { mean, each, stall };
   }
 
-  async #post(request: Request): Promise<void> {
+  async #post(request: Request): Promise<number> {
+    const start = performance.now();
     const options = { contextData: undefined };
     const { status } = await this.#federation.fetch(request, options);
     if (status !== 202) throw new Error(`The inbox answered ${status}`);
+    return (performance.now() - start) / 1000;
   }
 }

@@ -1,0 +1,28 @@
+import type { KvKey, KvStoreListEntry } from "@fedify/fedify";
+import { PostgresKvStore } from "@fedify/postgres";
+import type { Sql } from "postgres";
+
+/**
+ * The official store. The installed version has no list, so this adds the query
+ * of a later one, which compares a slice of each key with the prefix.
+ */
+export class OfficialPostgres extends PostgresKvStore {
+  readonly #sql: Sql;
+
+  constructor(sql: Sql) {
+    super(sql);
+    this.#sql = sql;
+  }
+
+  async *list(prefix: KvKey): AsyncGenerator<KvStoreListEntry> {
+    const rows = await this.#sql`
+      SELECT key, value FROM fedify_kv_v2
+      WHERE array_length(key, 1) >= ${prefix.length}
+        AND key[1:${prefix.length}::int] = ${prefix as unknown as string[]}::text[]
+        AND (ttl IS NULL OR created + ttl > CURRENT_TIMESTAMP)
+      ORDER BY key`;
+    for (const row of rows) {
+      yield { key: row.key, value: row.value };
+    }
+  }
+}

@@ -1,0 +1,37 @@
+// Figures with the unit that fits and three digits.
+
+export type Unit = "s" | "bytes";
+
+const units: Record<Unit, readonly (readonly [number, string])[]> = {
+  s: [
+    [1, "s"],
+    [1e-3, "ms"],
+    [1e-6, "µs"],
+    [1e-9, "ns"],
+  ],
+  bytes: [
+    [2 ** 30, "GiB"],
+    [2 ** 20, "MiB"],
+    [2 ** 10, "KiB"],
+    [1, "B"],
+  ],
+};
+
+export function format(value: number, unit: Unit): string {
+  const sizes = units[unit];
+  // What rounds to 1,000 of a unit is written as 1 of the next.
+  const fits = sizes.find(([size]) => Math.abs(value) >= size * 0.9995);
+  const [size, name] = fits ?? sizes.at(-1)!;
+  return `${digits(value / size)} ${name}`;
+}
+
+/** How many times as long as ours a peer takes. */
+export function formatRatio(ratio: number): string {
+  return `${digits(ratio)}×`;
+}
+
+/** Three digits, without an exponent. */
+function digits(value: number): string {
+  const whole = Math.trunc(Math.abs(value)).toString().length;
+  return value.toFixed(Math.max(0, 3 - whole));
+}
