@@ -1,10 +1,12 @@
 // One run of the benchmark: its parts report their rows here.
 import type { KvStore } from "@fedify/fedify";
+import { cells } from "./cells.mts";
+import { collectGarbage } from "./delay.mts";
 import { machine, versionOf } from "./machine.mts";
 import { type Budget, measure } from "./measure.mts";
 import type { Work } from "./patterns.mts";
 import type { Figure, Kind, Results, Row, Table } from "./results.mts";
-import { format, formatRatio, type Unit } from "./units.mts";
+import type { Unit } from "./units.mts";
 
 export interface Choice {
   readonly quick: boolean;
@@ -127,7 +129,11 @@ export class BenchTable {
     works: Readonly<Record<string, Work>>,
     budget: Budget = this.#bench.budget,
   ): Promise<void> {
-    await this.add(name, "s", () => measure(works, budget));
+    await this.add(name, "s", () => {
+      // The garbage of earlier rows is not this row's.
+      collectGarbage();
+      return measure(works, budget);
+    });
   }
 
   /** Adds a row that `run` measures in its own way. */
@@ -149,19 +155,6 @@ export class BenchTable {
     this.#rows.push(row);
     line(name, cells(this.#columns, row));
   }
-}
-
-/** The figures of a row, with the ratio of peers to our first column. */
-export function cells(columns: Table["columns"], { figures, unit }: Row) {
-  const names = Object.keys(columns);
-  const base = figures[names[0]!]?.median;
-  return names.map((name) => {
-    const figure = figures[name];
-    if (figure === undefined) return "";
-    const text = format(figure.median, unit);
-    if (columns[name] !== "peer" || !base) return text;
-    return `${text} (${formatRatio(figure.median / base)})`;
-  });
 }
 
 function line(name: string, cells: readonly string[]): void {

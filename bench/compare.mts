@@ -19,13 +19,23 @@ type Floor<A, B> = (
 
 type CallName = "get" | "set";
 
+interface Calls {
+  readonly names?: readonly CallName[];
+  /** How many calls are in flight. */
+  readonly widths?: readonly number[];
+  readonly floor?: Floor<CallName, number>;
+}
+
 /** Measures `get` and `set` of any of `entries` documents. */
 export async function compareCalls(
   table: BenchTable,
   stores: Stores,
   entries: number,
-  names: readonly CallName[] = ["get", "set"],
-  floor: Floor<CallName, number> = () => undefined,
+  {
+    names = ["get", "set"],
+    widths = [1, 64, 1000],
+    floor = () => undefined,
+  }: Calls = {},
 ): Promise<void> {
   const calls = {
     get: (store: KvStore) => (i: number) => store.get(anyKey(i, entries)),
@@ -33,7 +43,7 @@ export async function compareCalls(
       store.set(anyKey(i, entries), document(i + 1)),
   };
   for (const name of names) {
-    for (const width of [1, 64, 1000]) {
+    for (const width of widths) {
       await table.row(`${name}, ${inFlight(width)}`, {
         ...forEach(stores, (store) => together(width, calls[name](store))),
         ...(await floor(name, width)),

@@ -10,9 +10,9 @@ const units: Record<Unit, readonly (readonly [number, string])[]> = {
     [1e-9, "ns"],
   ],
   bytes: [
-    [2 ** 30, "GiB"],
-    [2 ** 20, "MiB"],
-    [2 ** 10, "KiB"],
+    [1e9, "GB"],
+    [1e6, "MB"],
+    [1e3, "kB"],
     [1, "B"],
   ],
 };
@@ -34,4 +34,10 @@ export function formatRatio(ratio: number): string {
 function digits(value: number): string {
   const whole = Math.trunc(Math.abs(value)).toString().length;
   return value.toFixed(Math.max(0, 3 - whole));
+}
+
+/** A label of an axis, without digits that mean nothing. */
+export function unitLabel(value: number, unit: Unit): string {
+  const [number, name] = format(value, unit).split(" ");
+  return `${Number(number)} ${name}`;
 }

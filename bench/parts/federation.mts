@@ -86,7 +86,7 @@ async function postgres(bench: Bench, sender: Sender): Promise<void> {
   try {
     const sql = server.client({ max: 10 });
     const [row] = await sql`SHOW server_version`;
-    bench.version("PostgreSQL", row!.server_version);
+    bench.version("PostgreSQL", row!.server_version.split(" ")[0]);
     const [ours, unlogged] = [false, true].map((unlogged) => {
       const tableName = unlogged ? "unlogged" : "logged";
       return new PostgresKvStore(server.url, { tableName, unlogged });

@@ -214,7 +214,7 @@ async function postgresLists(bench: Bench, whole: Whole): Promise<void> {
   try {
     const sql = server.client({ max: 10 });
     const [row] = await sql`SHOW server_version`;
-    bench.version("PostgreSQL", row!.server_version);
+    bench.version("PostgreSQL", row!.server_version.split(" ")[0]);
     const ours = new PostgresKvStore(server.url, { unlogged: true });
     await ours.initialize();
     const official = new OfficialPostgres(sql);

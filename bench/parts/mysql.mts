@@ -21,7 +21,7 @@ export async function mysql(bench: Bench): Promise<void> {
   const server = await MysqlServer.start(SETTINGS);
   try {
     const [row] = await server.sql("SELECT VERSION() AS version");
-    bench.version("MySQL", String(row!.version));
+    bench.version("MariaDB", String(row!.version).split("-")[0]!);
     const ours = new MysqlKvStore(server.url);
     const pool = server.pool({ connectionLimit: 10 });
     const stores = {

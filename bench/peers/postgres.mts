@@ -15,7 +15,8 @@ export class OfficialPostgres extends PostgresKvStore {
   }
 
   async *list(prefix: KvKey): AsyncGenerator<KvStoreListEntry> {
-    const rows = await this.#sql`
+    const sql = this.#sql;
+    const rows = await sql`
       SELECT key, value FROM fedify_kv_v2
       WHERE array_length(key, 1) >= ${prefix.length}
         AND key[1:${prefix.length}::int] = ${prefix as unknown as string[]}::text[]
