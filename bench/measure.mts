@@ -53,9 +53,11 @@ export async function measure(
   );
 }
 
-/** Runs a side, and finds how many steps of it fill `slot` seconds. */
+/** Runs a side for `slot` seconds, and finds how many steps of it fill them. */
 async function warmUp(side: Side, slot: number, most: number): Promise<void> {
-  for (;;) {
+  let spent = 0;
+  let fastest = Infinity;
+  while (spent < slot) {
     const start = performance.now();
     await run(side);
     const time = (performance.now() - start) / 1000;
@@ -63,11 +65,11 @@ async function warmUp(side: Side, slot: number, most: number): Promise<void> {
     if (side.steps === 1 && time > most / 2) return;
     side.times.length = 0;
     side.cpu.length = 0;
-    if (time > slot / 4) {
-      side.steps = Math.max(1, Math.floor((side.steps * slot) / time));
-      return;
-    }
-    side.steps *= time > slot / 16 ? 2 : 4;
+    spent += time;
+    // The first steps compile their code, and the system may interrupt any.
+    fastest = Math.min(fastest, time / side.steps);
+    const fitting = Math.max(1, Math.floor(slot / fastest));
+    side.steps = spent < slot ? Math.min(side.steps * 4, fitting) : fitting;
   }
 }
 
