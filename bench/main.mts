@@ -28,6 +28,8 @@ const PARTS = new Map<string, (bench: Bench) => Promise<void>>([
   ["startup", startup],
 ]);
 
+const WITH_KEYV = ["sqlite", "redis", "postgres", "federation", "startup"];
+
 const USAGE = `npm run bench -- [PART...] [--quick] [--rows TEXT] [--save]
 
   PART         ${[...PARTS.keys()].join(", ")}; all if none is named
@@ -49,9 +51,9 @@ if (values.help) {
   process.exit();
 }
 
-installKeyv();
 const choice = { quick: values.quick, rows: values.rows };
 const names = positionals.length > 0 ? positionals : [...PARTS.keys()];
+if (names.some((name) => WITH_KEYV.includes(name))) installKeyv();
 const partial = values.quick || values.rows !== "";
 const folder = partial && !values.save ? SCRATCH : RESULTS;
 const start = performance.now();

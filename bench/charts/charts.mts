@@ -99,7 +99,7 @@ const OVERVIEW: readonly Source[] = [
   },
   {
     part: "mysql",
-    name: "MySQL",
+    name: "MySQL (MariaDB)",
     columns: ["fedify-kv", "@fedify/mysql"],
     rows: [
       ["get, one at a time", MYSQL_CALLS, `get, ${ONE}`],

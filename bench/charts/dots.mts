@@ -104,9 +104,11 @@ export function dots(chart: Dots, mode: Mode): string {
     ],
     series: [
       connections(lines, theme),
-      ...series.map(({ name, color }) => ({
+      ...series.map(({ name, color }, i) => ({
         name,
         type: "scatter",
+        // Ours stays visible where dots overlap.
+        z: 2 + series.length - i,
         symbolSize: 11,
         silent: true,
         itemStyle: { color: theme[color] },
