@@ -1,9 +1,11 @@
 // The README and the pages in docs/: their code is compiled and run, their links
 // resolve, and they name every option and every error.
-import { execFileSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
+import { RedisKvStore as OfficialRedisStore } from "@fedify/redis";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { MysqlKvStore, PostgresKvStore, RedisKvStore } from "../index.js";
+import { commands, exists } from "./docs/commands.mts";
 import {
   errorCodes,
   optionInterfaces,
@@ -21,6 +23,8 @@ import {
 import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
+import { askDeno, runDeno } from "./support/deno.mts";
+import { officialStore } from "./support/mysql-official.mts";
 import { temporaryDirectory } from "./support/sqlite.mts";
 
 let redis: RedisServer;
@@ -85,75 +89,11 @@ describe("code", () => {
 
   test("commands of examples exist", () => {
     const wrong = blocksIn("sh").flatMap((block) =>
-      commands(block).filter((words) => !exists(words, block)),
+      commands(block).filter((words) => !exists(words, block, redis)),
     );
     expect(wrong).toEqual([]);
   });
 });
-
-/** The words of each command, without variables, comments and quotes. */
-function commands({ code }: Block): string[][] {
-  return code
-    .replaceAll("\\\n", " ")
-    .split("\n")
-    .map((line) => line.replace(/(^| +)#.*/, "").trim())
-    .filter((line) => line !== "")
-    .map((line) =>
-      (line.match(/'[^']*'|\S+/g) ?? [])
-        .map((word) => word.replaceAll("'", ""))
-        .filter((word, i) => i > 0 || !/^[A-Z_]+=/.test(word)),
-    );
-}
-
-const manifest = JSON.parse(
-  readFileSync(join(root, "package.json"), "utf8"),
-) as {
-  scripts: Record<string, string>;
-  devDependencies: Record<string, string>;
-};
-
-function isPackage(name: string): boolean {
-  const plain = name.replace(/^npm:/, "");
-  return (
-    ["fedify-kv", "jsr:@fedify-kv/fedify-kv"].includes(plain) ||
-    plain in manifest.devDependencies
-  );
-}
-
-/** Whether a command can be used as it is written. */
-function exists([program = "", ...words]: string[], block: Block): boolean {
-  const [first = "", second = ""] = words;
-  switch (program) {
-    case "npm":
-      if (first === "run") return second in manifest.scripts;
-      if (first === "test") return true;
-      return first === "install" && words.slice(1).every(isPackage);
-    case "pnpm":
-    case "yarn":
-    case "bun":
-    case "deno":
-      return first === "add" && words.slice(1).every(isPackage);
-    case "node":
-    case "bash":
-      return existsSync(join(root, first));
-    case "git":
-      return /^https:\/\/github\.com\/fedify-kv\/fedify-kv$/.test(
-        words.at(-1) ?? "",
-      );
-    case "cd":
-      return first === "fedify-kv";
-    case "redis-cli": {
-      const said = execFileSync(
-        program,
-        ["-p", String(redis.port), "-e", ...words],
-        { encoding: "utf8" },
-      );
-      return said.trim() !== "";
-    }
-    default:
-      return notRun(block) !== undefined;
-  }
-}
 
 describe("completeness", () => {
   test("relative links and anchors resolve", () => {
@@ -181,6 +121,7 @@ describe("completeness", () => {
   });
 
   const places: Record<string, string> = {
+    KvStoreSetOptions: "docs/operations.md",
     SetOptions: "docs/operations.md",
     ListOptions: "docs/operations.md",
     SqliteKvStoreOptions: "docs/sqlite.md",
@@ -188,6 +129,7 @@ describe("completeness", () => {
     PostgresKvStoreOptions: "docs/postgresql.md",
     MysqlKvStoreOptions: "docs/mysql.md",
     DenoKvStoreOptions: "docs/deno-kv.md",
+    TlsOptions: "docs/connections.md",
   };
 
   test.each(optionInterfaces)("all of %s are described", (name) => {
@@ -271,6 +213,80 @@ describe("procedures", () => {
     );
   });
 
+  test.each(["From @fedify/redis", "From @fedify/postgres"])(
+    "entries stay: %s, and back",
+    async (section) => {
+      const [before, after] = steps("docs/migrate.md", section);
+      if (!before || !after) throw new Error("a step is missing");
+      const folder = await temporaryDirectory();
+      const run = (block: Block, more: string) =>
+        examples.runIn(
+          folder,
+          block,
+          `import { deepEqual } from "node:assert/strict";\n${more}`,
+        );
+      await run(before, `await kv.set(["moved", "a:b"], { n: 1 });`);
+      await run(
+        after,
+        `deepEqual(await kv.get(["moved", "a:b"]), { n: 1 });
+         await kv.set(["moved"], [2]);`,
+      );
+      await run(
+        before,
+        `deepEqual(await kv.get(["moved"]), [2]);
+         deepEqual(await kv.get(["moved", "a:b"]), { n: 1 });`,
+      );
+    },
+  );
+
+  test("entries stay: From @fedify/mysql, and back", async () => {
+    const [, after] = steps("docs/migrate.md", "From @fedify/mysql");
+    if (after === undefined) throw new Error("a step is missing");
+    // The official package's own example doesn't run on MariaDB.
+    const official = officialStore(mysql.pool());
+    await official.set(["moved", "a"], { n: 1 });
+    await examples.runIn(
+      await temporaryDirectory(),
+      after,
+      `if ((await kv.get(["moved", "a"])).n !== 1) throw new Error("lost");
+       await kv.set(["moved"], [2]);`,
+    );
+    expect(await official.get(["moved"])).toEqual([2]);
+  });
+
+  test("entries stay: From @fedify/denokv, and back", async () => {
+    const [after] = steps("docs/migrate.md", "From @fedify/denokv");
+    if (after === undefined) throw new Error("a step is missing");
+    const folder = await temporaryDirectory();
+    const file = join(folder, "deno-kv.db");
+    await runDeno(file, `await kv.set(["moved", "a"], { n: 1 });`);
+    await examples.runIn(
+      folder,
+      after,
+      `if ((await kv.get(["moved", "a"])).n !== 1) throw new Error("lost");
+       await kv.set(["moved"], [2]);`,
+    );
+    const script = `report((await kv.get(["moved"])).value);`;
+    expect(await askDeno(file, script)).toEqual([2]);
+  });
+
+  test("a keyPrefix of ioredis goes in front of the store's", async () => {
+    const client = redis.client({ keyPrefix: "app:" });
+    await new OfficialRedisStore(client).set(["k"], 1);
+    const kv = new RedisKvStore(redis.url, { keyPrefix: "app:fedify::" });
+    expect(await kv.get(["k"])).toBe(1);
+    await kv.close();
+  });
+
+  test("the key in docs/migrate.md is the index", async () => {
+    const kv = new RedisKvStore(redis.url, { index: true });
+    await kv.set(["indexed"], 1);
+    const client = redis.client();
+    expect(page("docs/migrate.md").text).toContain("`fedify:::index`");
+    expect(await client.type("fedify:::index")).toBe("zset");
+    await kv.close();
+  });
+
   test("SIGTERM ends the server of the example", async () => {
     const [block] = steps("docs/deploy.md", "Shut down on SIGTERM");
     if (block === undefined) throw new Error("the example is missing");
@@ -291,8 +307,7 @@ describe("procedures", () => {
     const block = page("docs/redis.md").blocks.find(({ code }) =>
       code.includes("ACL SETUSER"),
     );
-    expect(block && exists(commands(block)[0] ?? [], block)).toBe(true);
-    const { RedisKvStore } = await import("../index.js");
+    expect(block && exists(commands(block)[0] ?? [], block, redis)).toBe(true);
     const url = redis.url.replace("//", "//fedify:secret@");
     for (const index of [false, true]) {
       const store = new RedisKvStore(url, { index });
@@ -320,11 +335,10 @@ describe("procedures", () => {
   test.each(sqlPages)(
     "the SQL in %s grants enough rights",
     async (file, name) => {
-      const addon = await import("../index.js");
       const owner =
         name === "PostgresKvStore"
-          ? new addon.PostgresKvStore(postgres.url)
-          : new addon.MysqlKvStore(mysql.url);
+          ? new PostgresKvStore(postgres.url)
+          : new MysqlKvStore(mysql.url);
       await owner.initialize();
       for (const { code, language } of page(file).blocks) {
         if (language !== "sql") continue;
@@ -334,21 +348,21 @@ describe("procedures", () => {
       const user = { user: "fedify_app", password: "secret" };
       const store =
         name === "PostgresKvStore"
-          ? new addon.PostgresKvStore(postgres.urlOf(user), {
+          ? new PostgresKvStore(postgres.urlOf(user), {
               initialized: true,
             })
-          : new addon.MysqlKvStore(mysql.urlFor(user.user, user.password), {
+          : new MysqlKvStore(mysql.urlFor(user.user, user.password), {
               initialized: true,
             });
       await store.initialize();
-      await store.set(["a"], 1, { ttl: { hours: 1 } });
-      await store.set(["a"], 2);
-      expect(await store.cas(["a"], 2, 3)).toBe(true);
-      expect(await Array.fromAsync(store.list())).toEqual([
-        { key: ["a"], value: 3 },
+      await store.set(["rights"], 1, { ttl: { hours: 1 } });
+      await store.set(["rights"], 2);
+      expect(await store.cas(["rights"], 2, 3)).toBe(true);
+      expect(await Array.fromAsync(store.list(["rights"]))).toEqual([
+        { key: ["rights"], value: 3 },
       ]);
-      await store.delete(["a"]);
-      expect(await store.clear(["a"])).toBe(0);
+      await store.delete(["rights"]);
+      expect(await store.clear(["rights"])).toBe(0);
       await expect(store.drop()).rejects.toMatchObject({
         code: "ERR_KV_BACKEND",
       });

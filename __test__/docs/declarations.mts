@@ -13,30 +13,46 @@ export interface Option {
   readonly within: readonly string[];
 }
 
-/** The options that an interface declares. */
-export function optionsOf(name: string): Option[] {
-  const body = new RegExp(`^export interface ${name} {\\n(.*?)^}`, "ms").exec(
-    text,
-  )?.[1];
-  if (body === undefined) throw new Error(`there is no interface ${name}`);
-  const options = body.matchAll(
-    /^ {2}\/\*\*(?<comment>.*?)\*\/\n {2}(?<name>\w+)\?: (?<type>\{.*?^ {2}\}|[^\n]*);$/gms,
-  );
-  return [...options].map(({ groups = {} }) => ({
-    name: groups.name ?? "",
-    default: /@default ("[^"]*"|\d+|true|false|\[\])$/m.exec(
-      groups.comment ?? "",
-    )?.[1],
-    within: [...(groups.type ?? "").matchAll(/^ {4}(\w+)\?:/gm)].map(
-      ([, name = ""]) => name,
-    ),
-  }));
+interface Interface {
+  readonly base: string | undefined;
+  readonly own: readonly Option[];
 }
 
-/** The interfaces of options. */
+const interfaces = new Map<string, Interface>();
+for (const { groups = {} } of text.matchAll(
+  /^export interface (?<name>\w+Options)(?: extends (?<base>\w+))? \{\n(?<body>.*?)^\}/gms,
+)) {
+  const options = (groups.body ?? "").matchAll(
+    /^ {2}\/\*\*(?<comment>.*?)\*\/\n {2}(?:readonly )?(?<name>\w+)\?: (?<type>\{.*?^ {2}\}|[^\n]*);$/gms,
+  );
+  interfaces.set(groups.name ?? "", {
+    base: groups.base,
+    own: [...options].map(({ groups = {} }) => ({
+      name: groups.name ?? "",
+      default: /@default ("[^"]*"|\d+|true|false|\[\])$/m.exec(
+        groups.comment ?? "",
+      )?.[1],
+      within: [...(groups.type ?? "").matchAll(/^ {4}(\w+)\?:/gm)].map(
+        ([, name = ""]) => name,
+      ),
+    })),
+  });
+}
+
+const bases = new Set([...interfaces.values()].map(({ base }) => base));
+
+/** The interfaces of options, except those that others extend. */
 export const optionInterfaces: readonly string[] = [
-  ...text.matchAll(/^export interface (\w+Options) /gm),
-].map(([, name = ""]) => name);
+  ...interfaces.keys(),
+].filter((name) => !bases.has(name));
+
+/** The options of an interface, and those of the one that it extends. */
+export function optionsOf(name: string): Option[] {
+  const declared = interfaces.get(name);
+  if (declared === undefined) throw new Error(`there is no interface ${name}`);
+  const inherited = declared.base === undefined ? [] : optionsOf(declared.base);
+  return [...declared.own, ...inherited];
+}
 
 /** The codes of errors. */
 export const errorCodes: readonly string[] = [
