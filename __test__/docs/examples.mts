@@ -52,6 +52,7 @@ export class Examples {
       files: [...this.#files]
         .filter(([block]) => block.language === "ts" && !notTyped(block))
         .map(([, file]) => file),
+      include: [],
     };
     await writeFile(
       join(this.#folder, "tsconfig.json"),
