@@ -25,7 +25,7 @@ import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
 import { askDeno, runDeno } from "./support/deno.mts";
 import { officialStore } from "./support/mysql-official.mts";
-import { temporaryDirectory } from "./support/sqlite.mts";
+import { query, temporaryDirectory } from "./support/sqlite.mts";
 
 let redis: RedisServer;
 let postgres: PostgresServer;
@@ -196,6 +196,10 @@ describe("procedures", () => {
        await queue.enqueue({ sent: "before" });`,
     );
     await run(split, "");
+    const tables = "SELECT name FROM sqlite_schema WHERE type = 'table'";
+    expect(await query(join(folder, "kv.db"), tables)).toEqual([
+      { name: "fedify_kv" },
+    ]);
     await run(
       after,
       `${helpers}
