@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { RedisServer } from "../services/redis.mts";
-import { type Block, notRun, root } from "./markdown.mts";
+import { type Block, root } from "./markdown.mts";
 
 /** The words of each command, without variables, comments and quotes. */
 export function commands({ code }: Block): string[][] {
@@ -34,34 +34,47 @@ function isPackage(name: string): boolean {
   );
 }
 
+/** Whether what looks like a file of the repository is one. */
+function isFound(word: string): boolean {
+  return (
+    !/^(__test__|bench|docs|examples|scripts|src)\//.test(word) ||
+    existsSync(join(root, word))
+  );
+}
+
+const repositories = [
+  "https://github.com/fedify-kv/fedify-kv",
+  "https://github.com/fedify-dev/fedify",
+];
+
 /**
  * Whether a command can be used as it is written. Commands for Redis are run.
  */
 export function exists(
   [program = "", ...words]: string[],
-  block: Block,
   redis: RedisServer,
 ): boolean {
   const [first = "", second = ""] = words;
+  if (!words.every(isFound)) return false;
   switch (program) {
     case "npm":
       if (first === "run") return second in manifest.scripts;
-      if (first === "test") return true;
-      return first === "install" && words.slice(1).every(isPackage);
+      if (first === "install") return words.slice(1).every(isPackage);
+      return first === "test";
     case "pnpm":
     case "yarn":
     case "bun":
     case "deno":
       return first === "add" && words.slice(1).every(isPackage);
+    case "npx":
+      return existsSync(join(root, "node_modules/.bin", first));
     case "node":
     case "bash":
       return existsSync(join(root, first));
     case "git":
-      return /^https:\/\/github\.com\/fedify-kv\/fedify-kv$/.test(
-        words.at(-1) ?? "",
-      );
+      return first === "clone" && repositories.includes(second);
     case "cd":
-      return first === "fedify-kv";
+      return repositories.some((url) => url.endsWith(`/${first}`));
     case "redis-cli": {
       const said = execFileSync(
         program,
@@ -71,6 +84,6 @@ export function exists(
       return said.trim() !== "";
     }
     default:
-      return notRun(block) !== undefined;
+      return false;
   }
 }
