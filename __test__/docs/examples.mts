@@ -92,7 +92,7 @@ export class Examples {
     for (const block of blocks) {
       let file = this.#files.get(block) ?? "";
       if (more !== "") {
-        file = file.replace(/\.m\ws$/, `-${this.#files.size}$&`);
+        file = file.replace(/\.m\ws$/, "-more$&");
         await writeFile(file, this.#code(block) + more);
       }
       const place = folder ?? (await mkdtemp(join(this.#folder, "run-")));

@@ -1,5 +1,5 @@
 // Runs examples one after the other, each in the folder that it is given with.
-// Sends a message for each that fails.
+// Sends a message for each that fails, and then ends with code 1.
 import { setTimeout } from "node:timers/promises";
 
 type Example = readonly [place: string, file: string, folder: string];
@@ -21,6 +21,7 @@ for (const [place, file, folder] of examples) {
   } catch (error) {
     const why = error instanceof Error ? error.stack : error;
     process.send?.(`${place}: ${why}`);
+    process.exitCode = 1;
   }
   late.abort();
 }
