@@ -121,7 +121,9 @@ describe.each(["5.9.3", "6.0.3", "7.0.2"])("TypeScript %s", (version) => {
       const program = `
         import { openKvStore, SqliteKvStore } from "fedify-kv";
         import kv, { type KvStore } from "fedify-kv";
-        const store: KvStore = new SqliteKvStore("app.db", { durability: "full" });
+        const store = new SqliteKvStore("app.db", { durability: "full" });
+        const asInterface: KvStore = store;
+        await asInterface.delete(["_fedify"]);
         await store.set(["_fedify"], 1, { ttl: { hours: 1 } });
         for await (const { key, value } of openKvStore("memory:").list(["_fedify"])) {
           const first: string = key[0];

@@ -1,6 +1,6 @@
 // Packs the packages as they are published, and installs them as a user would.
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { runs } from "../services/apt.mts";
 
@@ -76,8 +76,11 @@ export function install(folder: string, packages: readonly string[]): void {
 /** A folder that has a package from npm, kept for the next run. */
 export function kept(name: string, version: string): string {
   const folder = join(root, ".setup/runtimes", `${name}-${version}`);
-  const flags = ["--no-save", "--no-audit", "--no-fund", "--loglevel=error"];
-  const words = ["install", ...flags, "--prefix", folder, `${name}@${version}`];
-  succeed(root, "npm", words);
-  return join(folder, "node_modules", name);
+  const installed = join(folder, "node_modules", name);
+  if (!existsSync(installed)) {
+    const flags = ["--no-save", "--no-audit", "--no-fund", "--loglevel=error"];
+    const words = ["--prefix", folder, `${name}@${version}`];
+    succeed(root, "npm", ["install", ...flags, ...words]);
+  }
+  return installed;
 }
