@@ -52,12 +52,8 @@ const terminate = () => sql`
 test.each(["SIGQUIT", "SIGINT"] as const)(
   "1,000 operations settle while the server is stopped by %s and restarted",
   async (signal) => {
-    // A logged table, so that acknowledged writes survive a crash. The timeout
-    // is long because the server's recovery may take some time.
-    const store = openStore(server.url, {
-      unlogged: false,
-      queryTimeout: 30_000,
-    });
+    // Long, because the server's recovery may take some time.
+    const store = openStore(server.url, { queryTimeout: 30_000 });
     await store.initialize();
     await writeThrough(store, async () => {
       await server.kill(signal);
@@ -420,10 +416,7 @@ test("operations wait for a stopped server until the timeout", async () => {
 });
 
 test("operations wait for a server that is restarted", async () => {
-  const store = openStore(server.url, {
-    unlogged: false,
-    queryTimeout: 20_000,
-  });
+  const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.set(["k"], 1);
   await server.kill("SIGINT");
   const answers = Promise.all([

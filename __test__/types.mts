@@ -40,7 +40,7 @@ const tls: TlsOptions = { ca: "", rejectUnauthorized: false };
 const redis = new RedisKvStore("rediss://localhost", { index: true, tls });
 const deno = new DenoKvStore("deno-kv.db", { busyTimeout: 1_000 });
 const postgres = new PostgresKvStore("postgres://localhost/app", {
-  unlogged: false,
+  unlogged: true,
   maxConnections: 4,
   preparedStatements: false,
   tls,

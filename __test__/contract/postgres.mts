@@ -47,8 +47,8 @@ function postgres(
 
 export const postgresRows: readonly Row[] = [
   postgres("postgres", {}),
-  postgres("postgres, logged, one connection", {
-    unlogged: false,
+  postgres("postgres, unlogged, one connection", {
+    unlogged: true,
     maxConnections: 1,
   }),
   postgres(

@@ -52,13 +52,17 @@ test("both stores create the same table", async () => {
   await official.initialize();
   const theirs = await describeTable();
   await official.drop();
-  const store = openStore(server.url);
+  // Fedify's tables are unlogged before 2.4, and logged since then.
+  const store = openStore(server.url, { unlogged: true });
   await store.initialize();
   expect(await describeTable()).toEqual(theirs);
   await store.drop();
-  const logged = openStore(server.url, { unlogged: false });
+  const logged = openStore(server.url);
   await logged.initialize();
-  expect((await describeTable()).kind?.relpersistence).toBe("p");
+  expect(await describeTable()).toEqual({
+    ...theirs,
+    kind: { ...theirs.kind, relpersistence: "p" },
+  });
   // Each store can use a table that the other created.
   await official.set(["k"], 1);
   expect(await logged.get(["k"])).toBe(1);

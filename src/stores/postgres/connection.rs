@@ -206,14 +206,14 @@ impl Connection {
             .map_err(|error| self.fault(&error))
     }
 
-    /// The boolean result of a query without parameters.
-    pub async fn says(&self, text: &str) -> Result<bool, Fault> {
+    /// The first row's text, of a query without parameters.
+    pub async fn text(&self, query: &str) -> Result<Option<String>, Fault> {
         let rows = self
             .client
-            .query_typed(text, &[])
+            .query_typed(query, &[])
             .await
             .map_err(|error| self.fault(&error))?;
-        Ok(rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(false))
+        Ok(rows.first().and_then(|row| row.try_get(0).ok()))
     }
 
     /// The statement, prepared; `None` if statements are not to be prepared.

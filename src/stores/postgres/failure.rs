@@ -19,6 +19,8 @@ pub enum Fault {
     Stale(Error),
     /// Another client has just created the same object.
     Raced(Error),
+    /// The user lacks a right.
+    Denied(Error),
     Lost(Lost),
 }
 
@@ -43,7 +45,8 @@ impl Fault {
             | Self::Divide(error)
             | Self::NoTable(error)
             | Self::Stale(error)
-            | Self::Raced(error) => error,
+            | Self::Raced(error)
+            | Self::Denied(error) => error,
             Self::Lost(lost) => lost.error(),
         }
     }
@@ -89,6 +92,7 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
         &SqlState::DUPLICATE_TABLE | &SqlState::UNIQUE_VIOLATION | &SqlState::DUPLICATE_OBJECT => {
             Fault::Raced(Error::Backend(said()))
         }
+        &SqlState::INSUFFICIENT_PRIVILEGE => Fault::Denied(Error::Backend(said())),
         _ if code.code().starts_with("54") => Fault::Divide(Error::ValueTooLarge(said())),
         _ if code.code().starts_with("22") || code.code().starts_with("23") => Fault::Divide(Error::Backend(said())),
         _ => Fault::Final(Error::Backend(said())),

@@ -34,7 +34,14 @@ impl Postgres {
         let some: Vec<usize> = (0..group.len()).filter(|index| answers[*index].is_none()).collect();
         let operations: Vec<&Operation> = some.iter().map(|index| &group[*index]).collect();
         let deadline = Instant::now() + self.settings.query_timeout;
-        for (index, answer) in some.into_iter().zip(self.divide(operations, deadline).await) {
+        let found = match self.table.check(deadline).await {
+            Ok(()) => self.divide(operations, deadline).await,
+            Err(fault) => {
+                let failed = |operation| settle(Err(fault.clone()), operation);
+                operations.into_iter().map(failed).collect()
+            }
+        };
+        for (index, answer) in some.into_iter().zip(found) {
             answers[index] = Some(answer);
         }
         answers
@@ -95,7 +102,7 @@ impl Postgres {
         if self.settings.initialized {
             return false;
         }
-        match self.create_within(left(deadline)).await {
+        match self.table.create(left(deadline), Some(deadline)).await {
             Ok(()) => true,
             Err(fault) => {
                 for index in again {

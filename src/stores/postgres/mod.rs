@@ -10,6 +10,7 @@ mod failure;
 mod group;
 mod pool;
 mod sql;
+mod table;
 mod url;
 mod wire;
 
@@ -20,9 +21,11 @@ use connection::{Parameter, tls_connect};
 use failure::Fault;
 use futures::future::BoxFuture;
 use pool::Pool;
-use sql::{Sql, Statements, Stretch};
+use sql::{Sql, Statements, Stretch, TableStatements};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use table::Table;
+use tokio::time::Instant;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Target;
 use wire::{TextArray, check_prefix};
@@ -32,6 +35,7 @@ pub struct PostgresOptions {
     pub table_name: String,
     /// Whether the table exists and is never to be created.
     pub initialized: bool,
+    /// Whether the table may be unlogged, and is created so.
     pub unlogged: bool,
     pub max_connections: usize,
     pub connect_timeout: Duration,
@@ -47,7 +51,7 @@ impl Default for PostgresOptions {
         Self {
             table_name: "fedify_kv_v2".into(),
             initialized: false,
-            unlogged: true,
+            unlogged: false,
             max_connections: 10,
             connect_timeout: Duration::from_secs(5),
             query_timeout: Duration::from_secs(5),
@@ -93,7 +97,8 @@ impl PostgresStore {
             target.encrypt()?;
         }
         let queue_limit = options.queue_limit;
-        let sql = Statements::new(&options.table_name, options.unlogged)?;
+        let sql = Statements::new(&options.table_name)?;
+        let table = TableStatements::new(&options.table_name, options.unlogged)?;
         let settings = Arc::new(Settings {
             target,
             initialized: options.initialized,
@@ -105,18 +110,23 @@ impl PostgresStore {
             tls_connect: OnceLock::new(),
         });
         let pool = Arc::new(Pool::new(Arc::clone(&settings)));
-        Ok(Self::new(Postgres { settings, pool, sql }, queue_limit))
+        let table = Table::new(Arc::clone(&settings), Arc::clone(&pool), table, options.unlogged);
+        let engine = Postgres {
+            settings,
+            pool,
+            table,
+            sql,
+        };
+        Ok(Self::new(engine, queue_limit))
     }
 }
 
 pub struct Postgres {
     settings: Arc<Settings>,
     pool: Arc<Pool>,
+    table: Arc<Table>,
     sql: Statements,
 }
-
-/// How often to retry when other clients create the table at the same moment.
-const CREATORS: u32 = 20;
 
 impl Postgres {
     /// Runs a statement, and once more if its plan is stale.
@@ -135,27 +145,10 @@ impl Postgres {
         Ok(Vec::new())
     }
 
-    /// Creates the table, if there is none. Other clients may do the same at
-    /// the same moment.
-    async fn create_within(&self, limit: Duration) -> Result<(), Fault> {
-        let lease = self.pool.take(limit).await.map_err(Fault::Lost)?;
-        let create = async {
-            let mut tries = 0;
-            loop {
-                // A user without the right to create tables may still use one.
-                if lease.says(&self.sql.exists).await? {
-                    return Ok(());
-                }
-                match lease.run(&self.sql.create).await {
-                    Ok(()) => return Ok(()),
-                    Err(fault) if tries >= CREATORS => return Err(fault),
-                    // Another client created it at the same moment.
-                    Err(Fault::Raced(_)) => tries += 1,
-                    Err(fault) => return Err(fault),
-                }
-            }
-        };
-        lease.one(limit, create).await
+    /// Checks the table before an operation on many entries.
+    async fn check(&self) -> Result<(), Lost> {
+        let deadline = Instant::now() + self.settings.query_timeout;
+        self.table.check(deadline).await.map_err(Fault::lost)
     }
 }
 
@@ -182,6 +175,7 @@ impl Engine for Postgres {
     ) -> BoxFuture<'a, Result<Rows, Lost>> {
         Box::pin(async move {
             check_prefix(prefix).map_err(lasting)?;
+            self.check().await?;
             let sql = self.sql.read(stretch(prefix, after), entries);
             let bounds = bounds(prefix, after);
             let rows = self.query(&sql, &parameters(&bounds)).await?;
@@ -213,6 +207,7 @@ impl Engine for Postgres {
     ) -> BoxFuture<'a, Result<Cleared, Lost>> {
         Box::pin(async move {
             check_prefix(prefix).map_err(lasting)?;
+            self.check().await?;
             let sql = self.sql.clear(stretch(prefix, after), slice);
             let (found, live, last) = self.slice(&sql, prefix, after).await?;
             Ok(Cleared {
@@ -228,9 +223,8 @@ impl Engine for Postgres {
                 // Only checks that the server can be reached.
                 return self.pool.take(self.settings.query_timeout).await.map(drop);
             }
-            self.create_within(self.settings.query_timeout)
-                .await
-                .map_err(Fault::lost)
+            let limit = self.settings.query_timeout;
+            self.table.create(limit, None).await.map_err(Fault::lost)
         })
     }
 

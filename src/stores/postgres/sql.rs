@@ -23,11 +23,23 @@ pub struct Statements {
     pub swap: Sql,
     pub insert: Sql,
     pub swap_delete: Sql,
-    pub create: String,
-    pub exists: String,
     pub drop: String,
     table: String,
 }
+
+/// Statements about the table itself.
+pub struct TableStatements {
+    /// The quoted name, for messages.
+    pub name: String,
+    pub create: String,
+    /// Returns the table's `relpersistence`, or no row if there is no table.
+    pub persistence: String,
+    /// Converts an unlogged table. Does nothing to a logged one.
+    pub set_logged: String,
+}
+
+/// The first half of the advisory locks that conversions take.
+const LOCK_CLASS: i32 = i32::from_be_bytes(*b"fdkv");
 
 /// The longest name in bytes. PostgreSQL would cut longer ones.
 const LONGEST_NAME: usize = 63;
@@ -46,10 +58,9 @@ impl Statements {
     /// # Errors
     ///
     /// [`Error::InvalidOption`] for an invalid table name.
-    pub fn new(table_name: &str, unlogged: bool) -> Result<Self> {
+    pub fn new(table_name: &str) -> Result<Self> {
         let table = quote(table_name)?;
         let sql = |text: String, types| Sql { text, types };
-        let unlogged = if unlogged { "UNLOGGED " } else { "" };
         Ok(Self {
             get: sql(
                 format!("SELECT value::text FROM {table} t WHERE key = $1 AND {LIVE}"),
@@ -107,14 +118,6 @@ impl Statements {
                 format!("DELETE FROM {table} t WHERE key = $1 AND value = $2::jsonb AND {LIVE}"),
                 &[Type::TEXT_ARRAY, Type::TEXT],
             ),
-            create: format!(
-                "CREATE {unlogged}TABLE IF NOT EXISTS {table} (\
-                key text[] PRIMARY KEY, \
-                value jsonb NOT NULL, \
-                created timestamp with time zone DEFAULT CURRENT_TIMESTAMP, \
-                ttl interval)"
-            ),
-            exists: format!("SELECT to_regclass('{}') IS NOT NULL", table.replace('\'', "''")),
             drop: format!("DROP TABLE IF EXISTS {table}"),
             table,
         })
@@ -181,6 +184,36 @@ impl Statements {
             Stretch::Prefix => "WHERE key >= $1",
         };
         format!("SELECT {columns} FROM {table} t {from} ORDER BY key LIMIT {entries}")
+    }
+}
+
+impl TableStatements {
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] for an invalid table name.
+    pub fn new(table_name: &str, unlogged: bool) -> Result<Self> {
+        let name = quote(table_name)?;
+        let literal = name.replace('\'', "''");
+        let unlogged = if unlogged { "UNLOGGED " } else { "" };
+        Ok(Self {
+            create: format!(
+                "CREATE {unlogged}TABLE IF NOT EXISTS {name} (\
+                key text[] PRIMARY KEY, \
+                value jsonb NOT NULL, \
+                created timestamp with time zone DEFAULT CURRENT_TIMESTAMP, \
+                ttl interval)"
+            ),
+            persistence: format!("SELECT relpersistence::text FROM pg_class WHERE oid = to_regclass('{literal}')"),
+            // One transaction. Conversions wait for each other without a lock
+            // on the table. Other operations queue behind a request for the
+            // exclusive lock, so it is withdrawn after a second.
+            set_logged: format!(
+                "SELECT pg_advisory_xact_lock({LOCK_CLASS}, '{literal}'::regclass::oid::int4); \
+                SET LOCAL lock_timeout = 1000; \
+                ALTER TABLE {name} SET LOGGED"
+            ),
+            name,
+        })
     }
 }
 

@@ -124,7 +124,8 @@ pub trait Engine: Send + Sync + 'static {
         slice: u32,
     ) -> BoxFuture<'a, Result<Cleared, Lost>>;
 
-    /// Creates the table, if there is none. Concurrent creators never fail.
+    /// Creates the table, if there is none, and does what else the store needs
+    /// before its first operation. Concurrent creators never fail.
     fn create(&self) -> BoxFuture<'_, Result<(), Lost>>;
 
     /// Drops the table, if there is one.

@@ -6,7 +6,7 @@ use super::engine::{Action, Engine, Lost, Operation, Swept};
 use super::order::{Caller, Op, Order, Wait};
 use super::retry::{Repeat, persist, verdict};
 use super::sweep::{SLICE, Sweeper};
-use crate::kv::{Answer, Command, Error, Job, Outcome, Prefix, Reply, Result, Write};
+use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result, Write};
 use crate::stores::served::Generations;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -188,13 +188,8 @@ impl<E: Engine> Worker<E> {
             Command::Drop => return self.take_broad(caller, BroadTask::Drop),
             Command::Close => return self.take_broad(caller, BroadTask::Close),
         };
-        let concerned = self
-            .running
-            .as_ref()
-            .and_then(|running| running.concerns.as_ref())
-            .is_some_and(|prefix| prefix.contains_json(key.as_json()));
         let operation = Operation { key, action };
-        if concerned || self.broad > 0 {
+        if self.is_concerned(&operation.key) || self.broad > 0 {
             self.backlog.push_back(Work::One(operation, caller));
         } else {
             self.admit(operation, caller);
@@ -247,20 +242,31 @@ impl<E: Engine> Worker<E> {
     }
 
     fn work_off_backlog(&mut self) {
-        while self.running.is_none() {
+        while let Some(first) = self.backlog.front() {
+            let may_start = match first {
+                Work::One(operation, _) => !self.is_concerned(&operation.key),
+                Work::Broad(_) => self.running.is_none() && self.outstanding == 0,
+            };
+            if !may_start {
+                return;
+            }
             match self.backlog.pop_front() {
-                None => return,
                 Some(Work::One(operation, caller)) => self.admit(operation, caller),
-                Some(Work::Broad(broad)) if self.outstanding == 0 => {
+                Some(Work::Broad(broad)) => {
                     self.broad -= 1;
                     self.start(broad);
                 }
-                Some(waiting) => {
-                    self.backlog.push_front(waiting);
-                    return;
-                }
+                None => return,
             }
         }
+    }
+
+    /// Whether an operation must wait for the running one.
+    fn is_concerned(&self, key: &Key) -> bool {
+        self.running
+            .as_ref()
+            .and_then(|running| running.concerns.as_ref())
+            .is_some_and(|prefix| prefix.contains_json(key.as_json()))
     }
 
     fn start(&mut self, Broad { caller, task }: Broad) {

@@ -1,0 +1,188 @@
+//! The table: creates it, and makes sure that it is logged unless the user
+//! wants it unlogged.
+//!
+//! `ALTER TABLE … SET LOGGED` rewrites the table under an exclusive lock, which
+//! may take minutes. It therefore has a time limit of its own, and goes on when
+//! the operation that started it has given up waiting.
+
+use super::Settings;
+use super::failure::Fault;
+use super::pool::{Lease, Pool};
+use super::sql::TableStatements;
+use crate::kv::Error;
+use crate::stores::sql::Lost;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How often to retry when other clients create the table at the same moment.
+const CREATORS: u32 = 20;
+
+/// The time limit of a conversion, for servers that never answer.
+const CONVERSION: Duration = Duration::from_secs(3600);
+
+/// A table's `relpersistence`.
+type Persistence = u8;
+const UNLOGGED: Persistence = b'u';
+
+type Conversion = Shared<BoxFuture<'static, Result<(), Fault>>>;
+
+pub struct Table {
+    settings: Arc<Settings>,
+    pool: Arc<Pool>,
+    sql: TableStatements,
+    unlogged: bool,
+    /// Whether the table needs no further check.
+    checked: AtomicBool,
+    conversion: Mutex<Option<Conversion>>,
+}
+
+impl Table {
+    pub fn new(settings: Arc<Settings>, pool: Arc<Pool>, sql: TableStatements, unlogged: bool) -> Arc<Self> {
+        Arc::new(Self {
+            checked: AtomicBool::new(unlogged || settings.initialized),
+            settings,
+            pool,
+            sql,
+            unlogged,
+            conversion: Mutex::default(),
+        })
+    }
+
+    /// For the first operations: converts the table if it is unlogged. A
+    /// missing table is left to the operation.
+    pub async fn check(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+        if self.checked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let persistence = if self.is_converting() {
+            Some(UNLOGGED)
+        } else {
+            let limit = deadline.saturating_duration_since(Instant::now());
+            let lease = self.pool.take(limit).await.map_err(Fault::Lost)?;
+            lease.one(limit, self.persistence(&lease)).await.map_err(undone)?
+        };
+        self.finish(persistence, Some(deadline)).await
+    }
+
+    /// Creates the table if there is none, and converts it if another client
+    /// has created it unlogged. Without a deadline, waits until the conversion
+    /// is done.
+    pub async fn create(self: &Arc<Self>, limit: Duration, deadline: Option<Instant>) -> Result<(), Fault> {
+        let persistence = {
+            let lease = self.pool.take(limit).await.map_err(Fault::Lost)?;
+            lease.one(limit, self.create_on(&lease)).await?
+        };
+        self.finish(persistence, deadline).await
+    }
+
+    async fn create_on(&self, lease: &Lease) -> Result<Option<Persistence>, Fault> {
+        let mut tries = 0;
+        loop {
+            // A user without the right to create tables may still use one.
+            let found = self.persistence(lease).await?;
+            if found.is_some() || tries > CREATORS {
+                return Ok(found);
+            }
+            match lease.run(&self.sql.create).await {
+                // Another client may create it at the same moment.
+                Err(Fault::Raced(_)) if tries < CREATORS => {}
+                created => created?,
+            }
+            tries += 1;
+        }
+    }
+
+    async fn persistence(&self, lease: &Lease) -> Result<Option<Persistence>, Fault> {
+        let text = lease.text(&self.sql.persistence).await?;
+        Ok(text.and_then(|text| text.bytes().next()))
+    }
+
+    async fn finish(self: &Arc<Self>, found: Option<Persistence>, deadline: Option<Instant>) -> Result<(), Fault> {
+        if found != Some(UNLOGGED) || self.unlogged {
+            self.checked.fetch_or(found.is_some(), Ordering::Relaxed);
+            return Ok(());
+        }
+        let conversion = self.convert();
+        let Some(deadline) = deadline else {
+            return conversion.await;
+        };
+        timeout_at(deadline, conversion).await.unwrap_or_else(|_| {
+            Err(Fault::Final(Error::Timeout(format!(
+                "{} is being converted from an unlogged to a logged table, which takes longer than {} ms; \
+                initialize() waits until it is done",
+                self.sql.name,
+                self.settings.query_timeout.as_millis()
+            ))))
+        })
+    }
+
+    fn is_converting(&self) -> bool {
+        let current = self.conversion.lock();
+        current.as_ref().is_some_and(|conversion| conversion.peek().is_none())
+    }
+
+    /// The conversion under way, or a new one.
+    fn convert(self: &Arc<Self>) -> Conversion {
+        let mut current = self.conversion.lock();
+        if let Some(running) = current.as_ref().filter(|conversion| conversion.peek().is_none()) {
+            return running.clone();
+        }
+        let table = Arc::clone(self);
+        let task = tokio::spawn(async move { table.set_logged().await });
+        let conversion = async move {
+            task.await
+                .unwrap_or_else(|error| Err(Fault::Final(Error::Backend(error.to_string()))))
+        };
+        let conversion = conversion.boxed().shared();
+        *current = Some(conversion.clone());
+        conversion
+    }
+
+    async fn set_logged(&self) -> Result<(), Fault> {
+        let begin = Instant::now();
+        let patience = self.settings.query_timeout;
+        let lease = self.pool.take(patience).await.map_err(Fault::Lost)?;
+        loop {
+            match lease.one(CONVERSION, lease.run(&self.sql.set_logged)).await {
+                Ok(()) => {
+                    self.checked.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // Nothing to convert.
+                Err(Fault::NoTable(_)) => return Ok(()),
+                // Another client holds a lock on the table.
+                Err(Fault::Divide(Error::Timeout(_))) if begin.elapsed() < patience => {}
+                Err(Fault::Lost(lost)) => return Err(undone(Fault::Lost(lost))),
+                Err(fault) => return Err(Fault::Final(self.unconverted(fault))),
+            }
+        }
+    }
+
+    fn unconverted(&self, fault: Fault) -> Error {
+        let name = &self.sql.name;
+        let what = format!("{name} is an unlogged table, which a crash of the server empties");
+        match fault {
+            Fault::Denied(error) => Error::Backend(format!(
+                "{what}, and this user may not convert it ({error}); its owner can run \
+                ALTER TABLE {name} SET LOGGED, or use unlogged: true to leave it as it is"
+            )),
+            Fault::Divide(Error::Timeout(why)) => {
+                Error::Timeout(format!("{what}, and it could not be locked to convert it: {why}"))
+            }
+            fault => Error::Backend(format!("{what}, and converting it failed: {}", fault.error())),
+        }
+    }
+}
+
+/// No operation has been sent yet, so it can be repeated.
+fn undone(fault: Fault) -> Fault {
+    match fault {
+        Fault::Lost(Lost::Unknown(error)) => Fault::Lost(Lost::Undone(error)),
+        fault => fault,
+    }
+}
