@@ -241,12 +241,13 @@ describe("a conversion that takes long", () => {
         "ERR_KV_TIMEOUT",
       );
       await expect
-        .poll(async () =>
-          (
-            await sql`
+        .poll(
+          async () =>
+            (
+              await sql`
               SELECT 1 FROM pg_locks
               WHERE mode = 'AccessExclusiveLock' AND NOT granted`
-          ).length,
+            ).length,
         )
         .toBe(1);
       // This waits behind the request for the lock.

@@ -39,10 +39,13 @@ describe("options", () => {
     ["zero connections", { maxConnections: 0 }],
     ["a timeout of zero", { queryTimeout: 0 }],
     ["a number as a boolean", { unlogged: 1 as never }],
+    ["a number as a name", { tableName: 1 as never }],
     ["a number as options", 1 as never],
   ])("%s is refused", (_, options) => {
+    const name =
+      typeof options.tableName === "string" ? "RangeError" : "TypeError";
     expect(() => new PostgresKvStore(server.url, options)).toThrow(
-      expect.objectContaining({ code: "ERR_KV_INVALID_OPTION" }),
+      expect.objectContaining({ code: "ERR_KV_INVALID_OPTION", name }),
     );
   });
 

@@ -152,6 +152,19 @@ export function describeList(test: ContractTest): void {
     expect(await collect(another.list())).toEqual(await collect(store.list()));
   });
 
+  test("keys that differ in one part are listed in its order", async ({
+    store,
+  }) => {
+    const parts = ["0", "01", "1", "10", "9", "a", "ab", "b", "z"];
+    const keys = parts.map((part) => ["x", part, "end"] as const);
+    const shuffled = [...keys.slice(4), ...keys.slice(0, 4)].toReversed();
+    for (const key of shuffled) await store.set(key, 1);
+    for (const pageSize of [1, 2, 64]) {
+      const list = store.list({ prefix: ["x"], pageSize });
+      expect(await keysOf(list)).toEqual(keys);
+    }
+  });
+
   test("timestamps are listed in order, as logs need", async ({ store }) => {
     const stamps = Array.from(
       { length: 200 },

@@ -119,7 +119,7 @@ impl Js {
             Error::InvalidKey(_) | Error::InvalidValue(_) | Error::InvalidOption(_) => {
                 node!(napi_create_type_error(self, code, message) -> ptr::null_mut())
             }
-            Error::InvalidTtl(_) | Error::KeyTooLong(_) | Error::ValueTooLarge(_) => {
+            Error::OptionOutOfRange(_) | Error::InvalidTtl(_) | Error::KeyTooLong(_) | Error::ValueTooLarge(_) => {
                 node!(napi_create_range_error(self, code, message) -> ptr::null_mut())
             }
             _ => node!(napi_create_error(self, code, message) -> ptr::null_mut()),

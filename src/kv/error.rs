@@ -13,6 +13,9 @@ pub enum Error {
     InvalidTtl(String),
     #[error("invalid option: {0}")]
     InvalidOption(String),
+    /// An option of the right type with a value that isn't allowed.
+    #[error("invalid option: {0}")]
+    OptionOutOfRange(String),
     #[error("value too large: {0}")]
     ValueTooLarge(String),
     #[error("no connection: {0}")]
@@ -47,7 +50,7 @@ impl Error {
             Self::KeyTooLong(_) => "ERR_KV_KEY_TOO_LONG",
             Self::InvalidValue(_) => "ERR_KV_INVALID_VALUE",
             Self::InvalidTtl(_) => "ERR_KV_INVALID_TTL",
-            Self::InvalidOption(_) => "ERR_KV_INVALID_OPTION",
+            Self::InvalidOption(_) | Self::OptionOutOfRange(_) => "ERR_KV_INVALID_OPTION",
             Self::ValueTooLarge(_) => "ERR_KV_VALUE_TOO_LARGE",
             Self::Connection(_) => "ERR_KV_CONNECTION",
             Self::Timeout(_) => "ERR_KV_TIMEOUT",

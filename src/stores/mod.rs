@@ -31,7 +31,7 @@ fn check_table_name(name: &str, most: usize) -> Result<()> {
     if name.len() <= most && name.chars().all(plain) && name.chars().next().is_some_and(starts_well) {
         return Ok(());
     }
-    Err(Error::InvalidOption(format!(
+    Err(Error::OptionOutOfRange(format!(
         "tableName must match /^[A-Za-z_][A-Za-z0-9_]{{0,{}}}$/, not {name:?}",
         most - 1
     )))

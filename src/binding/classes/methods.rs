@@ -101,8 +101,12 @@ macro_rules! store_methods {
             ///
             /// An entry that exists during the whole list is listed exactly once,
             /// even if others are written or deleted meanwhile. You may delete
-            /// entries while you list them. Entries come in the order of the store's
-            /// encoded keys, which is the same each time.
+            /// entries while you list them.
+            ///
+            /// Entries come in key order: in the order of the keys as the store
+            /// encodes them, which is the same each time. Keys that differ only
+            /// in timestamps of equal length come in the order of time.
+            /// PostgreSQL compares by the database's collation.
             ///
             /// @param prefix A prefix, or options. Without it, or with `[]`, all
             ///               entries are listed.

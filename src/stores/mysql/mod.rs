@@ -56,7 +56,7 @@ impl MysqlOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] if it is not a plain identifier, or leaves no
+    /// [`Error::OptionOutOfRange`] if it is not a plain identifier, or leaves no
     /// room for the index's name.
     pub fn table(mut self, name: String) -> Result<Self> {
         check_table_name(&name, 50)?;

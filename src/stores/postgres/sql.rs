@@ -57,7 +57,7 @@ const REPLACE: &str = "SET value = EXCLUDED.value, created = EXCLUDED.created, t
 impl Statements {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for an invalid table name.
+    /// [`Error::OptionOutOfRange`] for an invalid table name.
     pub fn new(table_name: &str) -> Result<Self> {
         let table = quote(table_name)?;
         let sql = |text: String, types| Sql { text, types };
@@ -190,7 +190,7 @@ impl Statements {
 impl TableStatements {
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for an invalid table name.
+    /// [`Error::OptionOutOfRange`] for an invalid table name.
     pub fn new(table_name: &str, unlogged: bool) -> Result<Self> {
         let name = quote(table_name)?;
         let literal = name.replace('\'', "''");
@@ -259,7 +259,7 @@ fn quote(table_name: &str) -> Result<String> {
     let parts: Vec<&str> = table_name.split('.').collect();
     let possible = |part: &&str| !part.is_empty() && part.len() <= LONGEST_NAME && !part.contains('\0');
     if parts.len() > 2 || !parts.iter().all(possible) {
-        return Err(Error::InvalidOption(format!(
+        return Err(Error::OptionOutOfRange(format!(
             "tableName must be a name of 1 to {LONGEST_NAME} bytes, or schema.name"
         )));
     }

@@ -38,7 +38,7 @@ impl SqliteOptions {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for what is not a
+    /// [`Error::OptionOutOfRange`](crate::kv::Error::OptionOutOfRange) for what is not a
     /// plain SQL identifier.
     pub fn table(mut self, name: String) -> Result<Self> {
         check_table_name(&name, 64)?;
