@@ -1,9 +1,10 @@
 // Two federated servers on loopback. Alice follows Bob, Bob accepts, Alice's
 // Follow arrives a second time, Bob posts, Alice looks the post up. Then the
-// demo lists the contents of their key–value stores.
+// demo lists the contents of their key–value stores, and removes them.
 //
-//     npm run demo                      a temporary SQLite file for each server
-//     npm run demo -- sqlite:demo.db    one store, with a namespace for each server
+//     npm run demo                        a temporary SQLite file for each server
+//     npm run demo -- postgres://host/app one store in this database, which has a
+//                                         namespace for each server
 import { once } from "node:events";
 import type { KvKey } from "@fedify/fedify";
 import type { TraceActivityRecord } from "@fedify/fedify/otel";
