@@ -11,9 +11,11 @@ export function cleanUpAtEnd(remove: () => Promise<void>): () => Promise<void> {
 
   let ending = false;
   async function end(code: number, error?: unknown) {
-    // What still runs fails now, because its store is closed.
     if (ending) return;
     ending = true;
+    // What still runs fails now, because its store is closed.
+    process.on("unhandledRejection", () => {});
+    process.on("rejectionHandled", () => {});
     if (error !== undefined) console.error(error);
     await cleanUp().catch((reason: unknown) => console.error(reason));
     process.exit(code);
