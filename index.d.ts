@@ -284,17 +284,25 @@ export interface PostgresKvStoreOptions extends ServerOptions {
   tableName?: string;
   /**
    * Whether the table exists already. If `true`, the store never creates or
-   * changes it and needs no right to do so, and operations reject with
-   * `ERR_KV_BACKEND` if it doesn't exist.
+   * changes or converts it and needs no right to do so, and operations reject
+   * with `ERR_KV_BACKEND` if it doesn't exist.
    *
    * @default false
    */
   initialized?: boolean;
   /**
-   * Whether the table is unlogged. Writes are cheaper then, but the server
-   * empties the table when it restarts after a crash, and replicas don't have
-   * it. If `false`, an awaited write survives a crash of the server, and an
-   * existing unlogged table is made a logged one.
+   * Whether the table may be unlogged. Writes are cheaper then, but a crash of
+   * the server empties the table, and it is not replicated. A table that the
+   * store creates is unlogged if this is `true`.
+   *
+   * If this is `false`, an awaited write survives a crash. A table that is
+   * unlogged already (Fedify's own store made such tables before 2.4) is
+   * converted by `initialize()`, or else by the first operation. Only the
+   * table's owner may do that. The server rewrites the table, and nobody can use
+   * it in the meantime: `initialize()` waits until that is done, other
+   * operations reject with `ERR_KV_TIMEOUT` after `queryTimeout`.
+   *
+   * With `initialized: true`, no table is created or converted.
    *
    * @default false
    */
@@ -561,8 +569,12 @@ export declare class DenoKvStore {
    *
    * An entry that exists during the whole list is listed exactly once,
    * even if others are written or deleted meanwhile. You may delete
-   * entries while you list them. Entries come in the order of the store's
-   * encoded keys, which is the same each time.
+   * entries while you list them.
+   *
+   * Entries come in key order: in the order of the keys as the store
+   * encodes them, which is the same each time. Keys that differ only
+   * in timestamps of equal length come in the order of time.
+   * PostgreSQL compares by the database's collation.
    *
    * @param prefix A prefix, or options. Without it, or with `[]`, all
    *               entries are listed.
@@ -758,8 +770,12 @@ export declare class MemoryKvStore {
    *
    * An entry that exists during the whole list is listed exactly once,
    * even if others are written or deleted meanwhile. You may delete
-   * entries while you list them. Entries come in the order of the store's
-   * encoded keys, which is the same each time.
+   * entries while you list them.
+   *
+   * Entries come in key order: in the order of the keys as the store
+   * encodes them, which is the same each time. Keys that differ only
+   * in timestamps of equal length come in the order of time.
+   * PostgreSQL compares by the database's collation.
    *
    * @param prefix A prefix, or options. Without it, or with `[]`, all
    *               entries are listed.
@@ -929,8 +945,12 @@ export declare class MysqlKvStore {
    *
    * An entry that exists during the whole list is listed exactly once,
    * even if others are written or deleted meanwhile. You may delete
-   * entries while you list them. Entries come in the order of the store's
-   * encoded keys, which is the same each time.
+   * entries while you list them.
+   *
+   * Entries come in key order: in the order of the keys as the store
+   * encodes them, which is the same each time. Keys that differ only
+   * in timestamps of equal length come in the order of time.
+   * PostgreSQL compares by the database's collation.
    *
    * @param prefix A prefix, or options. Without it, or with `[]`, all
    *               entries are listed.
@@ -1098,8 +1118,12 @@ export declare class PostgresKvStore {
    *
    * An entry that exists during the whole list is listed exactly once,
    * even if others are written or deleted meanwhile. You may delete
-   * entries while you list them. Entries come in the order of the store's
-   * encoded keys, which is the same each time.
+   * entries while you list them.
+   *
+   * Entries come in key order: in the order of the keys as the store
+   * encodes them, which is the same each time. Keys that differ only
+   * in timestamps of equal length come in the order of time.
+   * PostgreSQL compares by the database's collation.
    *
    * @param prefix A prefix, or options. Without it, or with `[]`, all
    *               entries are listed.
@@ -1289,8 +1313,12 @@ export declare class RedisKvStore {
    *
    * An entry that exists during the whole list is listed exactly once,
    * even if others are written or deleted meanwhile. You may delete
-   * entries while you list them. Entries come in the order of the store's
-   * encoded keys, which is the same each time.
+   * entries while you list them.
+   *
+   * Entries come in key order: in the order of the keys as the store
+   * encodes them, which is the same each time. Keys that differ only
+   * in timestamps of equal length come in the order of time.
+   * PostgreSQL compares by the database's collation.
    *
    * @param prefix A prefix, or options. Without it, or with `[]`, all
    *               entries are listed.
@@ -1481,8 +1509,12 @@ export declare class SqliteKvStore {
    *
    * An entry that exists during the whole list is listed exactly once,
    * even if others are written or deleted meanwhile. You may delete
-   * entries while you list them. Entries come in the order of the store's
-   * encoded keys, which is the same each time.
+   * entries while you list them.
+   *
+   * Entries come in key order: in the order of the keys as the store
+   * encodes them, which is the same each time. Keys that differ only
+   * in timestamps of equal length come in the order of time.
+   * PostgreSQL compares by the database's collation.
    *
    * @param prefix A prefix, or options. Without it, or with `[]`, all
    *               entries are listed.

@@ -128,7 +128,7 @@ impl Postgres {
                 .map(|operation| {
                     let words = match operation.action {
                         Action::Get => why.clone(),
-                        _ => format!("{why}; whether it was written is unknown"),
+                        _ => format!("{why}; the outcome is unknown"),
                     };
                     Err(Fault::Final(Error::Timeout(words)))
                 })

@@ -439,7 +439,7 @@ fn give_up(lost: Lost, op: &Op) -> Option<Error> {
     }
     let unknown = matches!(lost, Lost::Unknown(_));
     verdict(lost, Repeat::IfUndone, op.wait.patience).map(|error| match error {
-        Error::Connection(why) if unknown => Error::Connection(format!("{why}; whether it was swapped is unknown")),
+        Error::Connection(why) if unknown => Error::Connection(format!("{why}; the outcome is unknown")),
         error => error,
     })
 }
