@@ -1,7 +1,13 @@
 // Loads the native addon: the local build if there is one, else the one in the
 // package for this platform, which npm installs as an optional dependency.
 "use strict";
-const { existsSync, statSync } = require("node:fs");
+const {
+  closeSync,
+  existsSync,
+  openSync,
+  readSync,
+  statSync,
+} = require("node:fs");
 const { join } = require("node:path");
 const { version } = require("./package.json");
 
@@ -45,7 +51,6 @@ const packages = {
   },
 };
 
-const libc = process.platform === "linux" ? require("detect-libc") : undefined;
 const addon = load();
 
 exports.DenoKvStore = addon.DenoKvStore;
@@ -58,7 +63,7 @@ exports.SqliteKvStore = addon.SqliteKvStore;
 exports.openKvStore = addon.openKvStore;
 
 function load() {
-  const target = attempt(targetName, "libc");
+  const target = targetName();
   const local = join(__dirname, `fedify-kv.${target}.node`);
   if (existsSync(local)) return attempt(() => require(local), local);
 
@@ -78,7 +83,7 @@ function load() {
   }
   const file = attempt(found.file, name);
   // The system would end the process if a part of the file was missing.
-  const { size } = statSync(file);
+  const { size } = attempt(() => statSync(file), file);
   if (size !== about.bytes) {
     throw failure(`${file} is damaged`, [
       `It has ${size} bytes instead of ${about.bytes}. Install the packages again.`,
@@ -90,9 +95,30 @@ function load() {
 /** The name of this platform in the names of the packages. */
 function targetName() {
   const name = `${process.platform}-${process.arch}`;
-  if (libc)
-    return `${name}-${libc.familySync() === libc.MUSL ? "musl" : "gnu"}`;
-  return process.platform === "win32" ? `${name}-msvc` : name;
+  if (process.platform === "win32") return `${name}-msvc`;
+  if (process.platform !== "linux") return name;
+  return isMusl() ? `${name}-musl` : `${name}-gnu`;
+}
+
+/** Whether this runtime is linked with musl, as in Alpine Linux. */
+function isMusl() {
+  // The path of the dynamic linker is near the start of an executable.
+  const start = Buffer.alloc(4096);
+  let file;
+  try {
+    file = openSync(process.execPath, "r");
+    readSync(file, start);
+  } catch {
+    // Without the right to read it. The report takes longer.
+    return glibcVersion() === undefined;
+  } finally {
+    if (file !== undefined) closeSync(file);
+  }
+  return start.includes("/ld-musl-");
+}
+
+function glibcVersion() {
+  return process.report.getReport().header.glibcVersionRuntime;
 }
 
 /** Calls `action`, and explains its error. */
@@ -151,12 +177,9 @@ function failure(why, advice, cause) {
 /** The platform, in words. */
 function platform() {
   const name = `${process.platform}-${process.arch}`;
-  if (!libc) return name;
-  try {
-    const family = libc.familySync() ?? "unknown libc";
-    return `${name}, ${family} ${libc.versionSync() ?? ""}`.trim();
-  } catch {
-    // Without the right to look, the name alone must do.
-    return name;
-  }
+  if (process.platform !== "linux") return name;
+  if (isMusl()) return `${name}, musl`;
+  // Deno always reports the same version.
+  if (process.versions.deno) return `${name}, glibc`;
+  return `${name}, glibc ${glibcVersion()}`;
 }
