@@ -30,8 +30,11 @@ export function formatRatio(ratio: number): string {
   return `${digits(ratio)}×`;
 }
 
-/** Three digits, without an exponent. */
+/** Three digits, without an exponent; two if the first ones are zeros. */
 function digits(value: number): string {
+  if (value > 0 && value < 0.095) {
+    return value.toFixed(1 - Math.floor(Math.log10(value)));
+  }
   const whole = Math.trunc(Math.abs(value)).toString().length;
   return value.toFixed(Math.max(0, 3 - whole));
 }
