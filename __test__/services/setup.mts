@@ -12,5 +12,4 @@ export default function setup(): void {
   }
   need("mariadb-server", () => runs("mariadbd"));
   need("postgresql", () => runs(postgresBinary("postgres")));
-  need("mariadb-server", () => runs("mariadbd"));
 }

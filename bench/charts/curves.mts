@@ -1,7 +1,7 @@
 // Lines on two logarithmic axes: how a time grows with the number of entries.
 import { unitLabel } from "../units.mts";
 import { render } from "./render.mts";
-import { type Mode, type Theme, THEMES } from "./theme.mts";
+import { type Mode, type Theme, THEMES, titleOf } from "./theme.mts";
 
 export interface Curve {
   readonly name: string;
@@ -26,14 +26,7 @@ export function curves(chart: Curves, mode: Mode): string {
     splitLine: { lineStyle: { color: theme.grid } },
   };
   const option = {
-    title: {
-      text: chart.title,
-      subtext: chart.subtitle,
-      left: 8,
-      top: 6,
-      textStyle: { color: theme.text, fontSize: 16 },
-      subtextStyle: { color: theme.muted, fontSize: 12 },
-    },
+    title: titleOf(chart, theme),
     grid: { left: 70, right: 208, top: 74, bottom: 40 },
     xAxis: {
       ...axis,

@@ -2,7 +2,7 @@
 // each side, and at the end how many times as long the official package takes.
 import { formatRatio, type Unit, unitLabel } from "../units.mts";
 import { render } from "./render.mts";
-import { type Mode, type Theme, THEMES } from "./theme.mts";
+import { type Mode, type Theme, THEMES, titleOf } from "./theme.mts";
 
 export interface Series {
   readonly name: string;
@@ -54,14 +54,7 @@ export function dots(chart: Dots, mode: Mode): string {
     axisTick: { show: false },
   };
   const option = {
-    title: {
-      text: chart.title,
-      subtext: chart.subtitle,
-      left: 8,
-      top: 6,
-      textStyle: { color: theme.text, fontSize: 16 },
-      subtextStyle: { color: theme.muted, fontSize: 12 },
-    },
+    title: titleOf(chart, theme),
     legend: {
       top: 58,
       left: 4,

@@ -42,3 +42,18 @@ export const THEMES: Readonly<Record<Mode, Theme>> = {
     slower: "#ff7b72",
   },
 };
+
+/** The title of a chart and the line below it. */
+export function titleOf(
+  { title, subtitle }: { readonly title: string; readonly subtitle: string },
+  theme: Theme,
+) {
+  return {
+    text: title,
+    subtext: subtitle,
+    left: 8,
+    top: 6,
+    textStyle: { color: theme.text, fontSize: 16 },
+    subtextStyle: { color: theme.muted, fontSize: 12 },
+  };
+}
