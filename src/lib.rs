@@ -2,5 +2,6 @@
 //! JavaScript, in terms of what `kv` defines.
 
 mod binding;
+mod host;
 mod kv;
 mod stores;

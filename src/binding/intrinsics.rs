@@ -6,9 +6,11 @@
 //! Node-API reports the termination of a worker thread as an exception too, and
 //! clearing that one would keep the thread running for ever.
 
+use super::event_loop::EventLoop;
 use super::js::{Js, Ref, Stopped, Value};
 use super::text::Text;
 use super::turns::Turns;
+use crate::host::Host;
 use napi::sys;
 use std::ffi::c_void;
 use std::ptr;
@@ -44,7 +46,13 @@ struct Intrinsics {
     turns: Rc<Turns>,
     /// The function that an immediate calls.
     begin_turn: Ref,
+    event_loop: EventLoop,
 }
+
+/// Whether this is Node.js, and its event loop is libuv's alone. Bun and Deno
+/// imitate it, and Electron runs it within another loop.
+const IS_NODE: &str = "(({ node, bun, deno, electron } = {}) =>
+  node !== undefined && (bun ?? deno ?? electron) === undefined)(globalThis.process?.versions)";
 
 /// The message of an error that JavaScript code threw.
 #[derive(Debug)]
@@ -182,6 +190,20 @@ impl Js {
         Ok(Rc::clone(&self.intrinsics()?.turns))
     }
 
+    pub fn event_loop(self) -> std::result::Result<&'static EventLoop, Stopped> {
+        Ok(&self.intrinsics()?.event_loop)
+    }
+
+    pub fn is_node(self) -> bool {
+        self.evaluate(IS_NODE).ok().and_then(|it| self.to_bool(it)) == Some(true)
+    }
+
+    /// Where stores answer operations on single keys.
+    pub fn host(self) -> Host {
+        self.event_loop()
+            .map_or(Host::Thread, |event_loop| event_loop.host(self))
+    }
+
     /// Calls [`Turns::begin`] in the next turn of the event loop, after pending
     /// I/O.
     pub fn ask_for_turn(self) -> std::result::Result<(), Stopped> {
@@ -299,6 +321,7 @@ impl Js {
                 ttl: self.keep(self.evaluate(TTL)?),
                 turns,
                 begin_turn: self.keep(begin_turn),
+                event_loop: EventLoop::default(),
             });
             data = Box::into_raw(intrinsics).cast();
             // SAFETY: this addon's instance data is set here and nowhere else;

@@ -10,6 +10,7 @@ use super::js::{Deferred, Js, Value};
 use super::list::{List, Registration};
 use super::text::Text;
 use super::turns::Turns;
+use crate::host::Loop;
 use crate::kv::{Error, Key, Outbox, Outcome, Reply, Ticket};
 use napi::sys;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -103,6 +104,9 @@ impl Lane {
             waker: RwLock::new(Some(waker)),
         });
         let _ = lane.mailbox.set(Arc::downgrade(&mailbox));
+        if let Ok(event_loop) = js.event_loop() {
+            event_loop.add(&lane);
+        }
         (lane, mailbox)
     }
 
@@ -259,6 +263,13 @@ impl Lane {
         }
     }
 
+    /// Handles the news that came in a turn of the event loop's own tasks.
+    pub fn take_news(&self, js: Js) {
+        if !self.news.lock().is_empty() {
+            self.empty_mailbox(js);
+        }
+    }
+
     fn empty_mailbox(&self, js: Js) {
         let news = std::mem::take(&mut *self.news.lock());
         self.late.borrow_mut().extend(news);
@@ -384,6 +395,10 @@ impl Mailbox {
         let first = news.is_empty();
         news.extend(some);
         drop(news);
+        // Tasks of the event loop need no call: their news is taken after the turn.
+        if Loop::deliver_after_turn() {
+            return;
+        }
         if first && let Some(waker) = self.waker().as_ref() {
             waker.wake();
         }

@@ -3,6 +3,7 @@
 
 mod args;
 mod classes;
+mod event_loop;
 mod guard;
 mod handle;
 mod intrinsics;

@@ -88,7 +88,11 @@ fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
             Ok(Either6::C(RedisKvStore::of(js, store)))
         }
         scheme @ ("postgres" | "postgresql") => {
-            let store = PostgresStore::at(&format!("{scheme}:{rest}"), PostgresOptions::parse(js, options)?)?;
+            let store = PostgresStore::at(
+                &format!("{scheme}:{rest}"),
+                PostgresOptions::parse(js, options)?,
+                js.host(),
+            )?;
             Ok(Either6::D(PostgresKvStore(Handle::new(js, store))))
         }
         "mysql" | "mariadb" => {

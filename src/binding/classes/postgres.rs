@@ -48,7 +48,7 @@ impl PostgresKvStore {
     #[napi(constructor, ts_args_type = "url: string, options?: PostgresKvStoreOptions")]
     pub fn new(env: Env, this: This<'_>, url: Arg<String>, options: Arg<PostgresOptions>) -> napi::Result<Self> {
         called_with_new(env, &this, "PostgresKvStore")?;
-        let store = || PostgresStore::at(&url.0?, options.0?);
+        let store = || PostgresStore::at(&url.0?, options.0?, js(env).host());
         match store() {
             Ok(store) => Ok(Self(Handle::new(js(env), store))),
             Err(error) => Err(thrown(env, &error)),

@@ -5,7 +5,7 @@ use super::Durability;
 use super::file::DatabaseFile;
 use super::notes::{Notes, Syncs};
 use super::wal::WalIndex;
-use crate::stores::worker::spawn;
+use crate::host::thread::spawn;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};

@@ -10,11 +10,12 @@ use super::queue::{Queued, Work};
 use super::recent::Recent;
 use super::writer::Writer;
 use super::{Connection, DatabaseFile, Durability, Expiry, Format, Location, Notes, Snapshot};
+use crate::host::thread::{WorkerThread, spawn_future};
 use crate::kv::{
     Answer, Command, Job, JsonText, Key, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store,
 };
 use crate::stores::pending_writes::PendingWrites;
-use crate::stores::worker::{ListThread, WorkerThread, spawn_future};
+use crate::stores::worker::ListThread;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -20,6 +20,7 @@ mod work;
 use super::check_table_name;
 use super::served::TlsOptions;
 use super::sql::SqlStore;
+use crate::host::{Bulk, Host};
 use crate::kv::Result;
 use engine::MysqlEngine;
 use std::time::Duration;
@@ -75,6 +76,7 @@ impl MysqlStore {
     /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn at(url: &str, options: &MysqlOptions) -> Result<Self> {
         let engine = MysqlEngine::new(url, options)?;
-        Ok(Self::new(engine, options.queue_limit))
+        // The driver owns its socket.
+        Ok(Self::new(engine, options.queue_limit, Host::Thread, Bulk::Here))
     }
 }

@@ -6,59 +6,33 @@
 //! versions crash; so we wait until the other side closes, as libpq does.
 
 use super::Settings;
-use crate::stores::served::connect;
+use super::addresses::Address;
+use crate::host::Socket;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_postgres::config::Host;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{CancelToken, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Asks the server to cancel the current statement of the token's connection.
-/// The result shows on that connection.
-pub async fn cancel(token: CancelToken, settings: Arc<Settings>, tls: Option<MakeRustlsConnect>) {
-    let config = &settings.target.config;
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    // With several hosts, only the driver knows which one it is connected to.
-    let result = match (config.get_hosts(), config.get_hostaddrs()) {
-        ([Host::Tcp(host)], []) => match connect(host, port).await {
-            Ok(stream) => send(token, stream, host, tls).await,
-            Err(_) => return,
+/// Asks the server to cancel the current statement of the token's connection, which
+/// is one to this address. The result shows on that connection.
+pub async fn cancel(token: CancelToken, address: Address, settings: Arc<Settings>, tls: Option<MakeRustlsConnect>) {
+    let Ok(socket) = address.connect(&settings.target.config).await else {
+        return;
+    };
+    let stream = Lingering(socket);
+    let result = match (tls, address.name()) {
+        (Some(mut tls), Some(name)) => match MakeTlsConnect::<Lingering<Socket>>::make_tls_connect(&mut tls, name) {
+            Ok(tls) => token.cancel_query_raw(stream, tls).await,
+            Err(never) => match never {},
         },
-        #[cfg(unix)]
-        ([Host::Unix(path)], []) => {
-            match tokio::net::UnixStream::connect(path.join(format!(".s.PGSQL.{port}"))).await {
-                Ok(stream) => token.cancel_query_raw(Lingering(stream), NoTls).await,
-                Err(_) => return,
-            }
-        }
-        _ => match tls {
-            Some(tls) => token.cancel_query(tls).await,
-            None => token.cancel_query(NoTls).await,
-        },
+        _ => token.cancel_query_raw(stream, NoTls).await,
     };
     // The request is repeated while the statement goes on.
     drop(result);
-}
-
-async fn send(
-    token: CancelToken,
-    stream: TcpStream,
-    host: &str,
-    tls: Option<MakeRustlsConnect>,
-) -> Result<(), tokio_postgres::Error> {
-    let stream = Lingering(stream);
-    let Some(mut tls) = tls else {
-        return token.cancel_query_raw(stream, NoTls).await;
-    };
-    match MakeTlsConnect::<Lingering<TcpStream>>::make_tls_connect(&mut tls, host) {
-        Ok(tls) => token.cancel_query_raw(stream, tls).await,
-        Err(never) => match never {},
-    }
 }
 
 /// A stream that is shut down only after the other side has closed it.

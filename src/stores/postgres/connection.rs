@@ -2,26 +2,28 @@
 //! server when they take too long.
 
 use super::Settings;
-use super::addresses::{addressed, connect_first};
+use super::addresses::{Address, addresses};
 use super::cancel::cancel;
 use super::failure::{Fault, fault, refusal};
 use super::sql::Sql;
 use super::url::Encryption;
+use crate::host::{Bulk, Elapsed, Socket, Task, Watch, on_loop, sleep, spawn, timeout};
 use crate::kv::{Error, Result};
 use crate::stores::TlsOptions;
 use crate::stores::sql::Lost;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::task::JoinHandle;
-use tokio::time::error::Elapsed;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a server may take to cancel a statement. After that the connection
@@ -51,9 +53,30 @@ const SELF: &str = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE 
 /// Ends another connection of the same user.
 const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
 
+/// A connection that has logged in, and whose driver waits to be run.
+pub struct Opened {
+    login: Login,
+    watch: Arc<Watch>,
+    address: Address,
+    tls: Option<MakeRustlsConnect>,
+}
+
+struct Login {
+    client: Client,
+    /// Reads from the socket and writes to it.
+    driver: Driver,
+    backend: Option<Backend>,
+}
+
+type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An error, and whether a retry can't help.
+type Refusal = (Error, bool);
+
 pub struct Connection {
     client: Client,
     backend: Option<Backend>,
+    address: Address,
     tls: Option<MakeRustlsConnect>,
     /// `None` if statements are not to be prepared.
     prepared: Option<Mutex<HashMap<String, Statement>>>,
@@ -63,57 +86,184 @@ pub struct Connection {
     /// Whether statements are under way.
     busy: AtomicBool,
     settings: Arc<Settings>,
-    /// The driver's task, which reads from the socket and writes to it.
-    task: JoinHandle<()>,
+    bulk: Bulk,
+    watch: Arc<Watch>,
+    /// Whether the event loop runs the driver.
+    on_loop: bool,
+    driver: Option<Task<()>>,
+    _counted: Counted,
+}
+
+/// Counts the connections that exist.
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    pub fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.given_up.load(Ordering::Relaxed) {
-            // The task would wait for an answer.
-            self.task.abort();
+        if self.given_up.load(Ordering::Relaxed)
+            && let Some(driver) = &self.driver
+        {
+            // It would wait for an answer.
+            driver.abort();
         }
     }
 }
 
-impl Connection {
-    /// If it fails: the error, and whether a retry can't help.
-    pub async fn open(settings: &Arc<Settings>) -> Result<Self, (Error, bool)> {
-        let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
-        let configs = addressed(&settings.target.config)
+impl Opened {
+    /// Must run on a thread: it takes long, and needs a runtime.
+    pub async fn open(settings: Arc<Settings>) -> Result<Self, Refusal> {
+        let place = &settings.target.place;
+        let addresses = addresses(&settings.target.config)
             .await
-            .map_err(|error| (Error::Connection(format!("{}: {error}", settings.target.place)), false))?;
-        let (client, task, tls) = if settings.target.encryption == Encryption::None {
-            let (client, connection) = connect_first(&configs, NoTls).await.map_err(refused)?;
-            (client, tokio::spawn(async move { drop(connection.await) }), None)
+            .map_err(|error| (Error::Connection(format!("{place}: {error}")), false))?;
+        let mut failure = None;
+        for address in addresses {
+            match Self::open_at(address, &settings).await {
+                Ok(opened) => return Ok(opened),
+                Err(refusal) => failure = Some(refusal),
+            }
+        }
+        Err(failure.unwrap_or_else(|| (Error::Connection(format!("{place}: the URL names no host")), true)))
+    }
+
+    async fn open_at(address: Address, settings: &Settings) -> Result<Self, Refusal> {
+        let refused = |error: io::Error| not_connected(settings, &error);
+        let socket = address.connect(&settings.target.config).await.map_err(refused)?;
+        let watch = socket.watch();
+        let (login, tls) = if settings.target.encryption == Encryption::None {
+            (log_in(socket, NoTls, settings).await?, None)
         } else {
-            let tls = settings.tls().map_err(|error| (error, true))?;
-            let (client, connection) = connect_first(&configs, tls.clone()).await.map_err(refused)?;
-            (client, tokio::spawn(async move { drop(connection.await) }), Some(tls))
-        };
-        // Behind a pooler it would be the name of any of its connections.
-        let backend = if settings.prepared_statements {
-            let row = client.query_typed_opt(SELF, &[]).await.map_err(refused)?;
-            row.and_then(|row| {
-                Some(Backend {
-                    pid: row.try_get(0).ok()?,
-                    started: row.try_get(1).ok()?,
-                })
-            })
-        } else {
-            None
+            let mut tls = settings.tls().map_err(|error| (error, true))?;
+            let name = address.name().unwrap_or_default();
+            let connect = match MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, name) {
+                Ok(connect) => connect,
+                Err(never) => match never {},
+            };
+            (log_in(socket, connect, settings).await?, Some(tls))
         };
         Ok(Self {
+            login,
+            watch,
+            address,
+            tls,
+        })
+    }
+}
+
+async fn log_in<T>(socket: Socket, tls: T, settings: &Settings) -> Result<Login, Refusal>
+where
+    T: TlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
+    let connect = settings.target.config.connect_raw(socket, tls);
+    let (client, mut connection) = connect.await.map_err(refused)?;
+    let backend = {
+        let mut first = pin!(first_queries(&client, settings));
+        tokio::select! {
+            biased;
+            backend = &mut first => backend?,
+            ended = &mut connection => {
+                ended.map_err(refused)?;
+                first.await?
+            }
+        }
+    };
+    Ok(Login {
+        client,
+        driver: Box::pin(async move { drop(connection.await) }),
+        backend,
+    })
+}
+
+/// Makes sure that the server is one of the wanted kind; returns the connection's
+/// name.
+async fn first_queries(client: &Client, settings: &Settings) -> Result<Option<Backend>, Refusal> {
+    let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
+    let wanted = settings.target.config.get_target_session_attrs();
+    if wanted != TargetSessionAttrs::Any {
+        let messages = client.simple_query("SHOW transaction_read_only").await;
+        let read_only = messages.map_err(refused)?.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
+            _ => false,
+        });
+        let why = match wanted {
+            TargetSessionAttrs::ReadWrite if read_only => Some("the database does not allow writes"),
+            TargetSessionAttrs::ReadOnly if !read_only => Some("the database is not read-only"),
+            _ => None,
+        };
+        if let Some(why) = why {
+            return Err(not_connected(settings, &io::Error::other(why)));
+        }
+    }
+    // Behind a pooler it would be the name of any of its connections.
+    if !settings.prepared_statements {
+        return Ok(None);
+    }
+    let row = client.query_typed_opt(SELF, &[]).await.map_err(refused)?;
+    Ok(row.and_then(|row| {
+        Some(Backend {
+            pid: row.try_get(0).ok()?,
+            started: row.try_get(1).ok()?,
+        })
+    }))
+}
+
+fn not_connected(settings: &Settings, error: &io::Error) -> Refusal {
+    let words = format!("{}: error connecting to server: {error}", settings.target.place);
+    (Error::Connection(words), false)
+}
+
+impl Connection {
+    /// The host that runs the caller also runs the connection's driver.
+    pub fn start(opened: Opened, settings: &Arc<Settings>, bulk: &Bulk, counted: Counted) -> Self {
+        let Opened {
+            login: Login {
+                client,
+                driver,
+                backend,
+            },
+            watch,
+            address,
+            tls,
+        } = opened;
+        Self {
             client,
             backend,
+            address,
             tls,
             prepared: settings.prepared_statements.then(Mutex::default),
             turn: tokio::sync::Mutex::default(),
             given_up: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             settings: Arc::clone(settings),
-            task,
-        })
+            bulk: bulk.clone(),
+            watch,
+            on_loop: on_loop(),
+            driver: Some(spawn(driver)),
+            _counted: counted,
+        }
+    }
+
+    pub fn is_on_loop(&self) -> bool {
+        self.on_loop
+    }
+
+    /// Has the driver look whether the connection has ended.
+    pub fn refresh(&self) {
+        self.watch.refresh();
     }
 
     pub fn is_usable(&self) -> bool {
@@ -150,11 +300,12 @@ impl Connection {
     /// Closes the connection and waits until the socket is closed.
     pub async fn close(mut self) {
         self.given_up.store(false, Ordering::Relaxed);
-        let task = std::mem::replace(&mut self.task, tokio::spawn(async {}));
+        let driver = self.driver.take();
         drop(self);
-        let abort = task.abort_handle();
-        if timeout(FAREWELL, task).await.is_err() {
-            abort.abort();
+        if let Some(mut driver) = driver
+            && timeout(FAREWELL, &mut driver).await.is_err()
+        {
+            driver.abort();
         }
     }
 
@@ -278,10 +429,16 @@ impl Connection {
         let mut cancels = Vec::new();
         while Instant::now() < end {
             // Each statement that was sent ahead has to be cancelled.
-            let told = cancel(self.client.cancel_token(), Arc::clone(&self.settings), self.tls.clone());
+            let told = cancel(
+                self.client.cancel_token(),
+                self.address.clone(),
+                Arc::clone(&self.settings),
+                self.tls.clone(),
+            );
             // A task of its own, which continues after the statement has ended;
             // see `outlast`.
-            cancels.push(tokio::spawn(timeout(GRACE, told)));
+            let bulk = self.bulk.clone();
+            cancels.push(spawn(async move { bulk.run(timeout(GRACE, told)).await }));
             tokio::select! {
                 biased;
                 result = &mut statements => {
@@ -301,7 +458,7 @@ impl Connection {
 
     /// Waits until all requests to cancel have arrived: a late one would cancel
     /// the next statement instead.
-    async fn outlast(&self, cancels: Vec<JoinHandle<std::result::Result<(), Elapsed>>>) {
+    async fn outlast(&self, cancels: Vec<Task<Result<std::result::Result<(), Elapsed>>>>) {
         let arrived = async {
             for cancel in cancels {
                 let _ = cancel.await;

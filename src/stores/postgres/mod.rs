@@ -16,6 +16,7 @@ mod wire;
 
 use super::served::TlsOptions;
 use super::sql::{Cleared, Cursor, Engine, Lost, Operation, Row, Rows, SqlStore, Swept};
+use crate::host::Host;
 use crate::kv::{Error, Outcome, Prefix, Result};
 use connection::{Parameter, tls_connect};
 use failure::Fault;
@@ -90,7 +91,7 @@ impl PostgresStore {
     /// # Errors
     ///
     /// [`Error::InvalidOption`] for invalid URLs and options.
-    pub fn at(url: &str, options: PostgresOptions) -> Result<Self> {
+    pub fn at(url: &str, options: PostgresOptions, host: Host) -> Result<Self> {
         let mut target = Target::parse(url)?;
         if let Some(tls) = &options.tls {
             tls.check()?;
@@ -109,19 +110,28 @@ impl PostgresStore {
             tls: options.tls.unwrap_or_default(),
             tls_connect: OnceLock::new(),
         });
-        let pool = Arc::new(Pool::new(Arc::clone(&settings)));
+        let bulk = host.bulk(Postgres::NAME);
+        let pool = Arc::new(Pool::new(Arc::clone(&settings), bulk.clone()));
         let table = Table::new(Arc::clone(&settings), Arc::clone(&pool), table, options.unlogged);
+        // One connection is left to the thread.
+        let groups = match host {
+            Host::Loop(_) => settings.max_connections.saturating_sub(1).max(1),
+            Host::Thread => settings.max_connections,
+        };
         let engine = Postgres {
+            groups,
             settings,
             pool,
             table,
             sql,
         };
-        Ok(Self::new(engine, queue_limit))
+        Ok(Self::new(engine, queue_limit, host, bulk))
     }
 }
 
 pub struct Postgres {
+    /// How many groups may run at once.
+    groups: usize,
     settings: Arc<Settings>,
     pool: Arc<Pool>,
     table: Arc<Table>,
@@ -156,7 +166,7 @@ impl Engine for Postgres {
     const NAME: &'static str = "postgres";
 
     fn connections(&self) -> usize {
-        self.settings.max_connections
+        self.groups
     }
 
     fn query_timeout(&self) -> Duration {

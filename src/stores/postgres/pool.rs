@@ -1,19 +1,18 @@
 //! Connections: opened when needed, kept for reuse, never more than allowed.
 
 use super::Settings;
-use super::connection::{Backend, Connection};
+use super::connection::{Backend, Connection, Counted, Opened};
+use crate::host::{Bulk, on_host, on_loop, sleep_until, spawn, timeout, yield_now};
 use crate::kv::Error;
 use crate::stores::served::contain;
 use crate::stores::sql::Lost;
 use parking_lot::{Mutex, MutexGuard};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
 /// The pause between two attempts to connect, doubled after each.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -21,14 +20,36 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 pub struct Pool {
     settings: Arc<Settings>,
+    /// Where connections are opened.
+    bulk: Bulk,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<Idle>,
+    /// How many connections there are.
+    count: Arc<AtomicUsize>,
     /// To be ended on the server before anything else is done.
     given_up: Mutex<Vec<Backend>>,
     /// Held while connecting: one attempt at a time.
     gate: tokio::sync::Mutex<Gate>,
     attempts: AtomicU64,
     reached: AtomicBool,
+}
+
+/// Connections by the host that runs their drivers. Any host can use any of them,
+/// but only its own without waking another thread.
+#[derive(Default)]
+struct Idle {
+    on_loop: Vec<Connection>,
+    on_thread: Vec<Connection>,
+}
+
+impl Idle {
+    fn at(&mut self, on_loop: bool) -> &mut Vec<Connection> {
+        if on_loop {
+            &mut self.on_loop
+        } else {
+            &mut self.on_thread
+        }
+    }
 }
 
 #[derive(Default)]
@@ -63,8 +84,8 @@ impl Drop for Lease {
             return self.pool.put_back(connection);
         }
         let (pool, permit) = (Arc::clone(&self.pool), self.permit.take());
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
+        if on_host() {
+            spawn(async move {
                 connection.end_abandoned().await;
                 pool.put_back(connection);
                 drop(permit);
@@ -74,11 +95,13 @@ impl Drop for Lease {
 }
 
 impl Pool {
-    pub fn new(settings: Arc<Settings>) -> Self {
+    pub fn new(settings: Arc<Settings>, bulk: Bulk) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(settings.max_connections)),
             settings,
+            bulk,
             idle: Mutex::default(),
+            count: Arc::default(),
             given_up: Mutex::default(),
             gate: tokio::sync::Mutex::default(),
             attempts: AtomicU64::new(0),
@@ -86,7 +109,7 @@ impl Pool {
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock()
     }
 
@@ -98,7 +121,8 @@ impl Pool {
         if !connection.is_usable() {
             self.given_up().extend(connection.take_given_up());
         } else if !self.permits.is_closed() {
-            self.idle().push(connection);
+            let on_loop = connection.is_on_loop();
+            self.idle().at(on_loop).push(connection);
         }
     }
 
@@ -114,15 +138,10 @@ impl Pool {
                 ))));
             }
         };
-        if !self.idle().is_empty() {
-            // Lets the runtime poll the sockets and then run the connections'
-            // tasks, so that a connection that has ended is noticed.
-            yield_now().await;
-            yield_now().await;
-        }
+        let on_loop = on_loop();
         let connection = loop {
-            let idle = self.idle().pop();
-            match idle {
+            self.notice_ends(on_loop).await;
+            match self.pop(on_loop) {
                 Some(connection) if connection.is_usable() => break connection,
                 Some(_) => {}
                 None => break self.connect(limit).await?,
@@ -142,6 +161,37 @@ impl Pool {
                 return Err(Lost::Undone(Error::Timeout(words)));
             }
         }
+    }
+
+    /// Lets connections notice that they have ended.
+    async fn notice_ends(&self, on_loop: bool) {
+        let next_is_idle = {
+            let mut idle = self.idle();
+            let next = idle.at(on_loop).last();
+            if on_loop && let Some(next) = next {
+                next.refresh();
+            }
+            next.is_some()
+        };
+        if !next_is_idle {
+            return;
+        }
+        yield_now().await;
+        if !on_loop {
+            // The first time, the runtime has polled the sockets.
+            yield_now().await;
+        }
+    }
+
+    /// An idle connection. If there are as many as allowed, it may be one of the
+    /// other host.
+    fn pop(&self, on_loop: bool) -> Option<Connection> {
+        let mut idle = self.idle();
+        let own = idle.at(on_loop).pop();
+        if own.is_some() || self.count.load(Ordering::Relaxed) < self.settings.max_connections {
+            return own;
+        }
+        idle.at(!on_loop).pop()
     }
 
     fn lease(self: &Arc<Self>, connection: Connection, permit: OwnedSemaphorePermit) -> Lease {
@@ -167,7 +217,8 @@ impl Pool {
             sleep_until(instant).await;
         }
         let limit = self.settings.connect_timeout.min(limit);
-        let opened = match contain(timeout(limit, Connection::open(&self.settings))).await {
+        let open = contain(timeout(limit, Opened::open(Arc::clone(&self.settings))));
+        let opened = match self.bulk.run(open).await.and_then(|opened| opened) {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) => {
                 let place = &self.settings.target.place;
@@ -181,10 +232,11 @@ impl Pool {
         };
         self.attempts.fetch_add(1, Ordering::Relaxed);
         match opened {
-            Ok(connection) => {
+            Ok(opened) => {
                 self.reached.store(true, Ordering::Relaxed);
                 *gate = Gate::default();
-                Ok(connection)
+                let counted = Counted::new(&self.count);
+                Ok(Connection::start(opened, &self.settings, &self.bulk, counted))
             }
             Err((error, lasting)) => {
                 let pause = FIRST_PAUSE.saturating_mul(1 << gate.failures.min(10));
@@ -204,8 +256,8 @@ impl Pool {
     /// Closes all connections, and waits until they are closed.
     pub async fn close(&self) {
         self.permits.close();
-        let idle = std::mem::take(&mut *self.idle());
-        for connection in idle {
+        let Idle { on_loop, on_thread } = std::mem::take(&mut *self.idle());
+        for connection in on_loop.into_iter().chain(on_thread) {
             connection.close().await;
         }
     }

@@ -9,6 +9,7 @@ use super::Settings;
 use super::failure::Fault;
 use super::pool::{Lease, Pool};
 use super::sql::TableStatements;
+use crate::host::{spawn, timeout_at};
 use crate::kv::Error;
 use crate::stores::sql::Lost;
 use futures::FutureExt;
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How often to retry when other clients create the table at the same moment.
 const CREATORS: u32 = 20;
@@ -133,10 +134,10 @@ impl Table {
             return running.clone();
         }
         let table = Arc::clone(self);
-        let task = tokio::spawn(async move { table.set_logged().await });
+        let task = spawn(async move { table.set_logged().await });
         let conversion = async move {
-            task.await
-                .unwrap_or_else(|error| Err(Fault::Final(Error::Backend(error.to_string()))))
+            let internal = || Error::Backend("internal error in the conversion of the table".into());
+            task.await.unwrap_or_else(|| Err(Fault::Final(internal())))
         };
         let conversion = conversion.boxed().shared();
         *current = Some(conversion.clone());

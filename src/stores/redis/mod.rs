@@ -26,7 +26,8 @@ mod wire;
 mod worker;
 
 use super::served::{Admission, Load, TlsOptions};
-use super::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_with_io};
+use super::worker::{FailedPages, Tasks, answer_close};
+use crate::host::thread::{WorkerThread, spawn_with_io};
 use crate::kv::{
     Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task,
 };

@@ -4,8 +4,8 @@
 //! The runtime looks names up on threads of its own, and panics when it can't
 //! start one. So does a driver that leaves its look-ups to the runtime.
 
+use crate::host::thread::spawn;
 use crate::kv::{Error, Result};
-use crate::stores::worker::spawn;
 use futures::FutureExt;
 use std::any::Any;
 use std::future::Future;

@@ -1,7 +1,10 @@
-//! What the stores on SQL servers share. One thread does all the work
+//! What the stores on SQL servers share. One task does all the work
 //! ([`worker`]): it takes all queued operations, forms groups of them, and runs
 //! several groups at once, each on a connection of its own. Only the [`engine`]
 //! knows the kind of server.
+//!
+//! The task runs on the event loop or on a thread; see [`crate::host`]. On the event
+//! loop it gives what takes long to a thread.
 
 mod engine;
 mod list;
@@ -11,7 +14,9 @@ mod sweep;
 mod worker;
 
 use super::served::{Admission, Load};
-use super::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_with_io};
+use super::worker::{FailedPages, Tasks, answer_close};
+use crate::host::thread::{WorkerThread, spawn_with_io};
+use crate::host::{Bulk, Host};
 use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 pub use engine::{Action, Cleared, Cursor, Engine, Lost, Operation, Row, Rows, Swept};
 use list::SqlPages;
@@ -24,6 +29,8 @@ pub struct SqlStore<E> {
     engine: Arc<E>,
     load: Arc<Load>,
     worker: WorkerThread<Message>,
+    host: Host,
+    bulk: Bulk,
 }
 
 /// Messages to the worker.
@@ -35,19 +42,29 @@ enum Message {
 }
 
 impl<E: Engine> SqlStore<E> {
-    pub fn new(engine: E, queue_limit: usize) -> Self {
+    pub fn new(engine: E, queue_limit: usize, host: Host, bulk: Bulk) -> Self {
         Self {
             engine: Arc::new(engine),
             load: Arc::new(Load::new(queue_limit)),
             worker: WorkerThread::default(),
+            host,
+            bulk,
         }
     }
 
     /// A sender to the worker, which is started where there is none.
     fn worker(&self) -> Result<UnboundedSender<Message>> {
         self.worker.sender(|messages: UnboundedReceiver<Message>| {
-            let engine = Arc::clone(&self.engine);
-            spawn_with_io(E::NAME, move || Worker::new(engine, messages).run(), answer_close)
+            let (engine, bulk) = (Arc::clone(&self.engine), self.bulk.clone());
+            let Host::Loop(event_loop) = &self.host else {
+                return spawn_with_io(E::NAME, move || Worker::new(engine, messages, bulk).run(), answer_close);
+            };
+            event_loop.spawn(async move {
+                let close = Worker::new(engine, messages, bulk.clone()).run().await;
+                bulk.end().await;
+                answer_close(close);
+            });
+            Ok(())
         })
     }
 }
@@ -68,8 +85,13 @@ impl<E: Engine> Store for SqlStore<E> {
         };
         let admitted = worker.and_then(|worker| Ok((worker, self.load.admit(&job.command)?)));
         match admitted {
-            // If the worker has just ended, the job is dropped, which answers it.
-            Ok((worker, admission)) => drop(worker.send(Message::Job(job, admission))),
+            Ok((worker, admission)) => {
+                // If the worker has just ended, the job is dropped, which answers it.
+                drop(worker.send(Message::Job(job, admission)));
+                if let Host::Loop(event_loop) = &self.host {
+                    event_loop.on_call();
+                }
+            }
             Err(error) => job.answer.deliver(Err(error)),
         }
     }
@@ -82,7 +104,10 @@ impl<E: Engine> Store for SqlStore<E> {
     }
 
     fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
-        Ok(Some(Arc::new(Tasks(self.worker()?))))
+        Ok(Some(match &self.bulk {
+            Bulk::Here => Arc::new(Tasks(self.worker()?)),
+            Bulk::On(thread, name) => Arc::new(Tasks(thread.sender(name)?)),
+        }))
     }
 }
 

@@ -6,6 +6,7 @@ use super::engine::{Action, Engine, Lost, Operation, Swept};
 use super::order::{Caller, Op, Order, Wait};
 use super::retry::{Repeat, persist, verdict};
 use super::sweep::{SLICE, Sweeper};
+use crate::host::{Bulk, sleep_until};
 use crate::kv::{Answer, Command, Error, Job, Key, Outcome, Prefix, Reply, Result, Write};
 use crate::stores::served::Generations;
 use futures::StreamExt;
@@ -15,7 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 /// The most operations in one group, and about the most bytes.
 const GROUP: usize = 512;
@@ -33,6 +34,7 @@ const CLEAR_SLICE: u32 = 1000;
 
 pub struct Worker<E> {
     engine: Arc<E>,
+    bulk: Bulk,
     messages: UnboundedReceiver<Message>,
     order: Order,
     gets: Line,
@@ -115,9 +117,10 @@ enum Event {
 }
 
 impl<E: Engine> Worker<E> {
-    pub fn new(engine: Arc<E>, messages: UnboundedReceiver<Message>) -> Self {
+    pub fn new(engine: Arc<E>, messages: UnboundedReceiver<Message>, bulk: Bulk) -> Self {
         Self {
             engine,
+            bulk,
             messages,
             order: Order::default(),
             gets: Line::default(),
@@ -234,10 +237,11 @@ impl<E: Engine> Worker<E> {
         self.send(now);
         if self.running.is_none() && self.sweeper.is_due(now) {
             let from = self.sweeper.start(now);
-            let engine = Arc::clone(&self.engine);
-            self.events.push(Box::pin(async move {
-                Event::Swept(engine.sweep(from.as_ref(), SLICE).await.ok())
-            }));
+            let (engine, bulk) = (Arc::clone(&self.engine), self.bulk.clone());
+            let sweep = async move { engine.sweep(from.as_ref(), SLICE).await.ok() };
+            self.events.push(Box::pin(
+                async move { Event::Swept(bulk.run(sweep).await.ok().flatten()) },
+            ));
         }
     }
 
@@ -273,6 +277,7 @@ impl<E: Engine> Worker<E> {
         let engine = Arc::clone(&self.engine);
         let patience = engine.query_timeout();
         let closes = matches!(task, BroadTask::Close);
+        let bulk = self.bulk.clone();
         let (concerns, task): (_, BoxFuture<'static, Outcome>) = match task {
             BroadTask::Clear(prefix) => {
                 let concerns = Some(prefix.clone());
@@ -308,7 +313,15 @@ impl<E: Engine> Worker<E> {
             concerns,
             closes,
         });
-        self.events.push(Box::pin(async move { Event::Broad(task.await) }));
+        self.events.push(Box::pin(async move {
+            // Closing needs no thread, which might not be had.
+            let outcome = if closes {
+                task.await
+            } else {
+                bulk.run(task).await.unwrap_or_else(Err)
+            };
+            Event::Broad(outcome)
+        }));
     }
 
     /// Sends queued operations, if it is worth it.

@@ -10,10 +10,11 @@ mod worker;
 
 use super::row::Rows;
 use super::target::Server;
+use crate::host::thread::{WorkerThread, spawn_local_with_io};
 use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task};
 use crate::stores::database::queue::{Queued, Work};
 use crate::stores::pending_writes::PendingWrites;
-use crate::stores::worker::{FailedPages, Tasks, WorkerThread, answer_close, spawn_local_with_io};
+use crate::stores::worker::{FailedPages, Tasks, answer_close};
 use list::ServerPages;
 use std::sync::Arc;
 use std::time::Duration;
