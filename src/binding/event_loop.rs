@@ -7,16 +7,24 @@ use super::guard::guard;
 use super::js::Js;
 use super::lane::Lane;
 use super::text::Text;
-use crate::host::{Embedder, Host, Loop, LoopPointer, symbol};
+use crate::host::{Embedder, Host, Loop, LoopPointer, looked_up};
 use napi::sys;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Set to `thread`, it keeps all stores off the event loop.
 const VARIABLE: &str = "FEDIFY_KV_HOST";
+
+/// Deliveries that take longer than this go on after other events.
+const TURN: Duration = Duration::from_millis(1);
+
+/// How many promises are settled before their continuations run. The time that
+/// those take counts, too.
+const SCOPE: usize = 64;
 
 /// The environment's loop, made when the first store asks for it.
 #[derive(Default)]
@@ -48,12 +56,28 @@ impl EventLoop {
         let scope = CallbackScope::new(js)?;
         let lanes = Rc::clone(&self.lanes);
         let deliver = move || {
-            let with_news: Vec<_> = lanes.borrow().iter().filter_map(Weak::upgrade).collect();
-            scope.run(|js| {
-                for lane in &with_news {
-                    guard(|| lane.take_news(js));
+            let begin = Instant::now();
+            let with_news = || -> Vec<_> {
+                let lanes = lanes.borrow();
+                lanes
+                    .iter()
+                    .filter_map(Weak::upgrade)
+                    .filter(|lane| lane.has_news())
+                    .collect()
+            };
+            let mut waiting = with_news();
+            while !waiting.is_empty() {
+                for lane in waiting {
+                    if begin.elapsed() >= TURN {
+                        return true;
+                    }
+                    scope.run(|js| {
+                        guard(|| lane.take_news(js, SCOPE));
+                    });
                 }
-            });
+                waiting = with_news();
+            }
+            false
         };
         let hook: Rc<Cell<HookHandle>> = Rc::new(Cell::new(ptr::null_mut()));
         let (added, remove) = (Rc::clone(&hook), node.remove_hook);
@@ -84,28 +108,17 @@ impl EventLoop {
 type HookHandle = *mut c_void;
 type Hook = unsafe extern "C" fn(HookHandle, *mut c_void);
 
-/// What only Node.js has of Node-API.
-struct Node {
-    get_loop: unsafe extern "C" fn(sys::napi_env, *mut *mut c_void) -> sys::napi_status,
-    add_hook: unsafe extern "C" fn(sys::napi_env, Hook, *mut c_void, *mut HookHandle) -> sys::napi_status,
-    remove_hook: unsafe extern "C" fn(HookHandle) -> sys::napi_status,
+looked_up! {
+    /// What only Node.js has of Node-API.
+    struct Node {
+        get_loop: fn(sys::napi_env, *mut *mut c_void) -> sys::napi_status = c"napi_get_uv_event_loop",
+        add_hook: fn(sys::napi_env, Hook, *mut c_void, *mut HookHandle) -> sys::napi_status =
+            c"napi_add_async_cleanup_hook",
+        remove_hook: fn(HookHandle) -> sys::napi_status = c"napi_remove_async_cleanup_hook",
+    }
 }
 
 impl Node {
-    fn find() -> Option<Self> {
-        macro_rules! function {
-            ($name:literal) => {
-                // SAFETY: the types above are those of Node-API's documentation.
-                unsafe { std::mem::transmute::<*mut c_void, _>(symbol($name)?.as_ptr()) }
-            };
-        }
-        Some(Self {
-            get_loop: function!(c"napi_get_uv_event_loop"),
-            add_hook: function!(c"napi_add_async_cleanup_hook"),
-            remove_hook: function!(c"napi_remove_async_cleanup_hook"),
-        })
-    }
-
     fn event_loop(&self, js: Js) -> Option<NonNull<c_void>> {
         let mut event_loop = ptr::null_mut();
         // SAFETY: the environment is live, and the result is a local.

@@ -263,10 +263,22 @@ impl Lane {
         }
     }
 
-    /// Handles the news that came in a turn of the event loop's own tasks.
-    pub fn take_news(&self, js: Js) {
-        if !self.news.lock().is_empty() {
-            self.empty_mailbox(js);
+    /// Whether there is news to take. While this lane waits for a turn, there is
+    /// none: it will be handled then.
+    pub fn has_news(&self) -> bool {
+        !self.resuming.get() && (!self.late.borrow().is_empty() || !self.news.lock().is_empty())
+    }
+
+    /// Handles news that came in a turn of the event loop's own tasks, and older
+    /// news.
+    pub fn take_news(&self, js: Js, most: usize) {
+        let news = std::mem::take(&mut *self.news.lock());
+        self.late.borrow_mut().extend(news);
+        for _ in 0..most {
+            let Some(news) = self.late.borrow_mut().pop_front() else {
+                return;
+            };
+            guard(|| js.scoped(|| self.handle(js, news)));
         }
     }
 

@@ -37,7 +37,8 @@ const LATEST: Duration = Duration::from_millis(100);
 /// What embeds the loop: here, a JavaScript environment.
 pub struct Embedder {
     /// Delivers what tasks have found out. Runs after a turn, never inside one.
-    pub deliver: Box<dyn Fn()>,
+    /// Returns whether there is more, for after other events.
+    pub deliver: Box<dyn Fn() -> bool>,
     /// Called when the loop has ended and all its handles are closed.
     pub closed: Box<dyn FnOnce()>,
 }
@@ -67,7 +68,7 @@ struct Local {
     late: Cell<Option<Instant>>,
     /// `None` when the loop has ended.
     handles: RefCell<Option<Handles>>,
-    deliver: Box<dyn Fn()>,
+    deliver: Box<dyn Fn() -> bool>,
     /// Whether there is something to deliver.
     deliverable: Cell<bool>,
     in_turn: Cell<bool>,
@@ -120,7 +121,7 @@ impl Loop {
         self: &Arc<Self>,
         uv: &'static Uv,
         at: LoopPointer,
-        deliver: Box<dyn Fn()>,
+        deliver: Box<dyn Fn() -> bool>,
         closed: &Rc<Closed>,
     ) -> io::Result<Rc<Local>> {
         let on = |event: fn(&Self, &Local)| {
@@ -263,7 +264,7 @@ impl Loop {
                 local.late.set(Some(since));
                 local.armed.set(Some(now));
                 local.with(|handles| handles.timer.start(Duration::ZERO));
-                return self.deliver(local);
+                return local.deliver();
             }
             local.late.set(None);
             let fired = local.timers.borrow_mut().fire(now);
@@ -289,13 +290,7 @@ impl Loop {
 
     fn run(&self, local: &Local) {
         self.turn(local);
-        self.deliver(local);
-    }
-
-    fn deliver(&self, local: &Local) {
-        if local.deliverable.replace(false) {
-            (local.deliver)();
-        }
+        local.deliver();
     }
 
     /// Runs all tasks that are ready, or until time is up.
@@ -385,6 +380,13 @@ impl Loop {
 impl Local {
     fn with<T>(&self, body: impl FnOnce(&Handles) -> T) -> Option<T> {
         self.handles.borrow().as_ref().map(body)
+    }
+
+    fn deliver(&self) {
+        if self.deliverable.replace(false) && (self.deliver)() {
+            self.deliverable.set(true);
+            self.soon();
+        }
     }
 
     /// Has a turn run soon.

@@ -4,8 +4,11 @@
 use super::event_loop::Loop;
 use super::uv::Readiness;
 use futures::task::AtomicWaker;
+use std::ffi::c_int;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+#[cfg(unix)]
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -153,7 +156,7 @@ impl Socket {
                 return Err(closed());
             };
             let stream = stream.into_std()?;
-            let registered = event_loop.register(stream.descriptor()?, &self.watch)?;
+            let registered = event_loop.register(stream.descriptor(), &self.watch)?;
             // Data may have arrived before.
             self.watch.readable.store(true, Ordering::Relaxed);
             self.place = Place::Loop(OnLoop {
@@ -176,19 +179,15 @@ impl OnThread {
 }
 
 impl Stream {
-    /// What libuv knows a socket by.
-    fn descriptor(&self) -> io::Result<std::ffi::c_int> {
+    /// What libuv knows a socket by. On Windows there is no loop that asks.
+    fn descriptor(&self) -> c_int {
         #[cfg(unix)]
-        {
-            use std::os::fd::AsRawFd;
-            Ok(match self {
-                Self::Tcp(stream) => stream.as_raw_fd(),
-                Self::Unix(stream) => stream.as_raw_fd(),
-            })
-        }
-        // There are no loops elsewhere.
+        return match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        };
         #[cfg(not(unix))]
-        Err(closed())
+        return -1;
     }
 
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -72,17 +72,18 @@ pub struct LoopSleep {
 impl LoopSleep {
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // An ended loop runs nothing.
-        let slept = self
-            .event_loop
-            .with_timers(|timers| match self.id {
-                Some(id) => !timers.renew(self.deadline, id, context.waker()),
-                None => {
-                    self.id = Some(timers.add(self.deadline, context.waker().clone()));
-                    false
-                }
-            })
-            .unwrap_or(false);
-        if slept { Poll::Ready(()) } else { Poll::Pending }
+        let slept = self.event_loop.with_timers(|timers| {
+            if let Some(id) = self.id {
+                return !timers.renew(self.deadline, id, context.waker());
+            }
+            self.id = Some(timers.add(self.deadline, context.waker().clone()));
+            false
+        });
+        if slept == Some(true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
     }
 }
 

@@ -11,6 +11,38 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// Functions of C that are looked up in the process, with the types that their
+/// documentation gives.
+macro_rules! looked_up {
+    ($(#[$about:meta])* $visibility:vis struct $name:ident {
+        $($function:ident: fn($($argument:ty),*) -> $result:ty = $symbol:literal,)*
+    }) => {
+        $(#[$about])*
+        $visibility struct $name {
+            $($function: unsafe extern "C" fn($($argument),*) -> $result,)*
+        }
+
+        impl $name {
+            /// `None` if the process does not export all of them.
+            fn find() -> Option<Self> {
+                Some(Self {
+                    $($function: {
+                        let found = $crate::host::symbol($symbol)?.as_ptr();
+                        // SAFETY: the function has this type.
+                        unsafe {
+                            std::mem::transmute::<*mut std::ffi::c_void, unsafe extern "C" fn($($argument),*) -> $result>(
+                                found,
+                            )
+                        }
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+pub(crate) use looked_up;
+
 /// A `uv_loop_t`.
 #[derive(Clone, Copy)]
 pub struct LoopPointer(pub NonNull<c_void>);
@@ -29,59 +61,36 @@ const TIMER: c_int = 13;
 const READABLE: c_int = 1;
 const WRITABLE: c_int = 2;
 
-pub struct Uv {
-    handle_size: unsafe extern "C" fn(c_int) -> usize,
-    set_data: unsafe extern "C" fn(Raw, *mut c_void),
-    get_data: unsafe extern "C" fn(Raw) -> *mut c_void,
-    unref: unsafe extern "C" fn(Raw),
-    close: unsafe extern "C" fn(Raw, OnEvent),
-    async_init: unsafe extern "C" fn(Raw, Raw, OnEvent) -> c_int,
-    async_send: unsafe extern "C" fn(Raw) -> c_int,
-    idle_init: unsafe extern "C" fn(Raw, Raw) -> c_int,
-    idle_start: unsafe extern "C" fn(Raw, OnEvent) -> c_int,
-    idle_stop: unsafe extern "C" fn(Raw) -> c_int,
-    timer_init: unsafe extern "C" fn(Raw, Raw) -> c_int,
-    timer_start: unsafe extern "C" fn(Raw, OnEvent, u64, u64) -> c_int,
-    poll_init: unsafe extern "C" fn(Raw, Raw, c_int) -> c_int,
-    poll_start: unsafe extern "C" fn(Raw, c_int, OnPoll) -> c_int,
-    version: unsafe extern "C" fn() -> c_uint,
+looked_up! {
+    pub struct Uv {
+        handle_size: fn(c_int) -> usize = c"uv_handle_size",
+        set_data: fn(Raw, *mut c_void) -> () = c"uv_handle_set_data",
+        get_data: fn(Raw) -> *mut c_void = c"uv_handle_get_data",
+        unref: fn(Raw) -> () = c"uv_unref",
+        close: fn(Raw, OnEvent) -> () = c"uv_close",
+        async_init: fn(Raw, Raw, OnEvent) -> c_int = c"uv_async_init",
+        async_send: fn(Raw) -> c_int = c"uv_async_send",
+        idle_init: fn(Raw, Raw) -> c_int = c"uv_idle_init",
+        idle_start: fn(Raw, OnEvent) -> c_int = c"uv_idle_start",
+        idle_stop: fn(Raw) -> c_int = c"uv_idle_stop",
+        timer_init: fn(Raw, Raw) -> c_int = c"uv_timer_init",
+        timer_start: fn(Raw, OnEvent, u64, u64) -> c_int = c"uv_timer_start",
+        poll_init: fn(Raw, Raw, c_int) -> c_int = c"uv_poll_init",
+        poll_start: fn(Raw, c_int, OnPoll) -> c_int = c"uv_poll_start",
+        version: fn() -> c_uint = c"uv_version",
+    }
 }
 
 impl Uv {
     /// The functions; `None` if this process does not export them.
     pub fn get() -> Option<&'static Self> {
         static UV: OnceLock<Option<Uv>> = OnceLock::new();
-        UV.get_or_init(Self::find).as_ref()
+        UV.get_or_init(|| Self::find().filter(Self::is_version_1)).as_ref()
     }
 
-    fn find() -> Option<Self> {
-        macro_rules! function {
-            ($name:literal) => {
-                // SAFETY: the types above are those of libuv's documentation,
-                // the same in all versions 1.
-                unsafe { std::mem::transmute::<*mut c_void, _>(symbol($name)?.as_ptr()) }
-            };
-        }
-        let uv = Self {
-            handle_size: function!(c"uv_handle_size"),
-            set_data: function!(c"uv_handle_set_data"),
-            get_data: function!(c"uv_handle_get_data"),
-            unref: function!(c"uv_unref"),
-            close: function!(c"uv_close"),
-            async_init: function!(c"uv_async_init"),
-            async_send: function!(c"uv_async_send"),
-            idle_init: function!(c"uv_idle_init"),
-            idle_start: function!(c"uv_idle_start"),
-            idle_stop: function!(c"uv_idle_stop"),
-            timer_init: function!(c"uv_timer_init"),
-            timer_start: function!(c"uv_timer_start"),
-            poll_init: function!(c"uv_poll_init"),
-            poll_start: function!(c"uv_poll_start"),
-            version: function!(c"uv_version"),
-        };
+    fn is_version_1(&self) -> bool {
         // SAFETY: it only returns a number: major, minor and patch.
-        let version = unsafe { (uv.version)() };
-        (version >> 16 == 1).then_some(uv)
+        unsafe { (self.version)() >> 16 == 1 }
     }
 }
 

@@ -24,6 +24,9 @@ const PARTS: usize = 8;
 /// time.
 const SHARE: u32 = 4;
 
+/// Values with so many bytes together take long to compare.
+const LARGE: usize = 64 * 1024;
+
 type Answer = Result<Outcome, Lost>;
 type Attempt = Result<Reply, Fault>;
 
@@ -278,11 +281,22 @@ impl Postgres {
         let Some(stored) = rows.first().map(text).transpose()?.flatten() else {
             return Ok(false);
         };
-        match expected.means(stored.as_str(), key) {
+        match self.means(expected, &stored, key).await {
             Ok(true) => self.swap_text(connection, &array, stored.as_str(), write).await,
             Ok(false) => Ok(false),
             Err(error) => Err(Fault::Final(error)),
         }
+    }
+
+    /// Whether two values are equal. Large ones are compared where that does not
+    /// hold up others.
+    async fn means(&self, expected: &JsonText, stored: &JsonText, key: &Key) -> crate::kv::Result<bool> {
+        if expected.as_str().len() + stored.as_str().len() < LARGE {
+            return expected.means(stored.as_str(), key);
+        }
+        let (expected, stored, key) = (expected.clone(), stored.clone(), key.clone());
+        let compare = async move { expected.means(stored.as_str(), &key) };
+        self.bulk.run(compare).await?
     }
 
     async fn swap_text(

@@ -16,7 +16,7 @@ mod wire;
 
 use super::served::TlsOptions;
 use super::sql::{Cleared, Cursor, Engine, Lost, Operation, Row, Rows, SqlStore, Swept};
-use crate::host::Host;
+use crate::host::{Bulk, Host};
 use crate::kv::{Error, Outcome, Prefix, Result};
 use connection::{Parameter, tls_connect};
 use failure::Fault;
@@ -120,6 +120,7 @@ impl PostgresStore {
         };
         let engine = Postgres {
             groups,
+            bulk: bulk.clone(),
             settings,
             pool,
             table,
@@ -132,6 +133,7 @@ impl PostgresStore {
 pub struct Postgres {
     /// How many groups may run at once.
     groups: usize,
+    bulk: Bulk,
     settings: Arc<Settings>,
     pool: Arc<Pool>,
     table: Arc<Table>,

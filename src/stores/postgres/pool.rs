@@ -217,7 +217,7 @@ impl Pool {
             sleep_until(instant).await;
         }
         let limit = self.settings.connect_timeout.min(limit);
-        let open = contain(timeout(limit, Opened::open(Arc::clone(&self.settings))));
+        let open = contain(timeout(limit, Box::pin(Opened::open(Arc::clone(&self.settings)))));
         let opened = match self.bulk.run(open).await.and_then(|opened| opened) {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) => {
