@@ -1,55 +1,36 @@
 // The rows that most stores have in common.
 import type { KvStore } from "@fedify/fedify";
 import { type BenchTable, forEach, type Stores } from "./bench.mts";
-import { ALL, anyKey, anyPrefix, document, PER_PREFIX } from "./data.mts";
-import {
-  entries as eachEntry,
-  inFlight,
-  listing,
-  together,
-  type Work,
-} from "./patterns.mts";
-import { type Pattern, PATTERNS, patterns, type Write } from "./writes.mts";
+import { ALL, anyPrefix, PER_PREFIX } from "./data.mts";
+import { type Client, type Job, type Remote, workOf } from "./jobs.mts";
+import { entries as eachEntry, listing, type Work } from "./patterns.mts";
+
+type Side = KvStore | Client | Remote;
+
+type Columns = Readonly<Record<string, Work>>;
 
 /** The engine's own cost of a call, as a column of the row, if it is known. */
-type Floor<A, B> = (
-  call: A,
-  pattern: B,
-) => Record<string, Work> | undefined | Promise<Record<string, Work>>;
+type Floor = (job: Job) => Columns | undefined | Promise<Columns>;
 
-type CallName = "get" | "set";
-
-interface Calls {
-  readonly names?: readonly CallName[];
-  /** How many calls are in flight. */
-  readonly widths?: readonly number[];
-  readonly floor?: Floor<CallName, number>;
-}
-
-/** Measures `get` and `set` of any of `entries` documents. */
+/** Measures jobs, each in a row. */
 export async function compareCalls(
   table: BenchTable,
-  stores: Stores,
-  entries: number,
-  {
-    names = ["get", "set"],
-    widths = [1, 64, 1000],
-    floor = () => undefined,
-  }: Calls = {},
+  sides: Readonly<Record<string, Side>>,
+  jobs: readonly Job[],
+  floor: Floor = () => undefined,
 ): Promise<void> {
-  const calls = {
-    get: (store: KvStore) => (i: number) => store.get(anyKey(i, entries)),
-    set: (store: KvStore) => (i: number) =>
-      store.set(anyKey(i, entries), document(i + 1)),
-  };
-  for (const name of names) {
-    for (const width of widths) {
-      await table.row(`${name}, ${inFlight(width)}`, {
-        ...forEach(stores, (store) => together(width, calls[name](store))),
-        ...(await floor(name, width)),
-      });
-    }
+  for (const job of jobs) {
+    const able = Object.entries(sides).filter(([, side]) => can(side, job));
+    await table.row(`${job.operation}, ${job.pattern}`, {
+      ...forEach(Object.fromEntries(able), (side) => workOf(side, job)),
+      ...(await floor(job)),
+    });
   }
+}
+
+/** `cas` is the only call that a store may lack. */
+function can(side: Side, { operation }: Job): boolean {
+  return !operation.startsWith("cas") || "cas" in side || "work" in side;
 }
 
 /** Measures short lists, and a list of all `entries` entries. */
@@ -57,37 +38,16 @@ export async function compareLists(
   table: BenchTable,
   stores: Stores,
   entries: number,
-  floor: Floor<"few" | "all", number> = () => undefined,
+  floor: (list: "few" | "all", entries: number) => Columns | undefined = () =>
+    undefined,
 ): Promise<void> {
   const prefix = (i: number) => anyPrefix(i, entries);
   await table.row("list of 50", {
     ...forEach(stores, (store) => listing(store, prefix, PER_PREFIX)),
-    ...(await floor("few", PER_PREFIX)),
+    ...floor("few", PER_PREFIX),
   });
   await table.row("list of all, an entry", {
     ...forEach(stores, (store) => eachEntry(store, ALL, entries)),
-    ...(await floor("all", entries)),
+    ...floor("all", entries),
   });
-}
-
-/** Measures writes that come alone, in a row, and 64 at a time. */
-export async function compareWrites(
-  table: BenchTable,
-  writes: Readonly<Record<string, Write>>,
-  stores: Stores,
-  floor: Floor<string, Pattern> = () => undefined,
-): Promise<void> {
-  for (const pattern of patterns) {
-    for (const [name, write] of Object.entries(writes)) {
-      const able = Object.entries(stores).filter(
-        ([, store]) => !name.startsWith("cas") || store.cas !== undefined,
-      );
-      await table.row(`${name}, ${pattern}`, {
-        ...forEach(Object.fromEntries(able), (store) =>
-          PATTERNS[pattern](write(store)),
-        ),
-        ...(await floor(name, pattern)),
-      });
-    }
-  }
 }

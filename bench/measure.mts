@@ -1,6 +1,7 @@
 // Measures one row. Its sides take turns, so that their ratio stays valid if
 // the machine's speed drifts. A row gets a time, not a number of calls: slow
 // sides make fewer calls than fast ones.
+import type { Cpu } from "./cpu.mts";
 import type { Work } from "./patterns.mts";
 import type { Figure } from "./results.mts";
 import { quantile } from "./stats.mts";
@@ -18,7 +19,7 @@ interface Side {
   steps: number;
   next: number;
   readonly times: number[];
-  readonly cpu: number[];
+  readonly cpu: Cpu[];
 }
 
 /** Runs all sides in turn. Returns a figure for each. */
@@ -77,24 +78,25 @@ async function run(side: Side): Promise<void> {
   const { work, steps } = side;
   const round = await work.prepare(side.next, steps);
   side.next += steps;
-  const before = process.threadCpuUsage();
-  const times = await round();
-  const { user, system } = process.threadCpuUsage(before);
+  const { times, cpu } = await round();
   side.times.push(...times);
-  side.cpu.push((user + system) / 1e6 / (steps * work.perStep));
+  if (cpu !== undefined) side.cpu.push(cpu);
 }
 
 /** The median and the spread of times or sizes. */
 export function figure(
   values: readonly number[],
-  cpu: readonly number[] = [],
+  cpu: readonly Cpu[] = [],
 ): Figure {
+  const whole = cpu.map((time) => time.process);
+  const thread = cpu.flatMap((time) => time.thread ?? []);
   return {
     median: rounded(quantile(values, 0.5)),
     p25: rounded(quantile(values, 0.25)),
     p75: rounded(quantile(values, 0.75)),
     samples: values.length,
-    ...(cpu.length > 0 && { cpu: rounded(quantile(cpu, 0.5)) }),
+    ...(thread.length > 0 && { cpu: rounded(quantile(thread, 0.5)) }),
+    ...(whole.length > 0 && { processCpu: rounded(quantile(whole, 0.5)) }),
   };
 }
 

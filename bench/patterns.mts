@@ -1,20 +1,24 @@
 // How calls follow each other in a round: in a row, many at a time, or alone.
 import type { KvKey, KvStore } from "@fedify/fedify";
 import { setTimeout as sleep } from "node:timers/promises";
+import { add, type Cpu, each, startCpu } from "./cpu.mts";
+import { longestStall } from "./delay.mts";
 
 /** What one side of a row runs. */
 export interface Work {
-  /** The number of operations in a step, which a round can't divide. */
-  readonly perStep: number;
   /** Makes the arguments of `steps` steps, and returns the round. */
   prepare(first: number, steps: number): Promise<Round>;
 }
 
-/**
- * Runs one round. Returns its times in seconds: the mean of its operations, or
- * one for each.
- */
-export type Round = () => Promise<readonly number[]>;
+/** What one round measured. */
+export interface Outcome {
+  /** In seconds: the mean of the round's operations, or one for each. */
+  readonly times: readonly number[];
+  /** Of an operation, if it is work of this process. */
+  readonly cpu?: Cpu;
+}
+
+export type Round = () => Promise<Outcome>;
 
 /** A call; `index` differs from call to call. */
 export type Call = (index: number) => unknown;
@@ -29,7 +33,6 @@ export type Operation = Call | PreparedCall;
 /** Each call is awaited before the next. */
 export function sequential(operation: Operation): Work {
   return {
-    perStep: 1,
     async prepare(first, steps) {
       const call = await calls(operation, first, steps);
       return () =>
@@ -43,7 +46,6 @@ export function sequential(operation: Operation): Work {
 /** Calls that return no promise, as in a loop without a store. */
 export function synchronous(call: Call): Work {
   return {
-    perStep: 1,
     prepare: async (first, steps) => () =>
       mean(steps, async () => {
         for (let i = first; i < first + steps; i++) call(i);
@@ -54,7 +56,6 @@ export function synchronous(call: Call): Work {
 /** Batches of `width` calls at the same time. */
 export function concurrent(width: number, operation: Operation): Work {
   return {
-    perStep: width,
     async prepare(first, steps) {
       const count = steps * width;
       const call = await calls(operation, first * width, count);
@@ -70,33 +71,54 @@ export function concurrent(width: number, operation: Operation): Work {
   };
 }
 
-/** Calls in a row for a width of 1, and otherwise batches. */
-export function together(width: number, operation: Operation): Work {
-  return width === 1 ? sequential(operation) : concurrent(width, operation);
-}
-
-export function inFlight(width: number): string {
-  if (width === 1) return "one at a time";
-  return `${width.toLocaleString("en")} in flight`;
-}
-
-/** Calls that come alone, 3 ms after the one before. Each is timed. */
+/**
+ * Calls that come alone, 3 ms after the one before. Each is measured without the
+ * timer, whose CPU time would be a large part of it.
+ */
 export function lone(operation: Operation): Work {
   return {
-    perStep: 1,
     async prepare(first, steps) {
       const call = await calls(operation, first, steps);
       return async () => {
-        const times = [];
+        const outcomes: Required<Outcome>[] = [];
         for (let i = 0; i < steps; i++) {
           await sleep(3);
-          times.push(...(await mean(1, () => call(i))));
+          outcomes.push(await mean(1, () => call(i)));
         }
-        return times;
+        const sum = outcomes.map(({ cpu }) => cpu).reduce(add);
+        return {
+          times: outcomes.flatMap(({ times }) => times),
+          cpu: each(sum, steps),
+        };
       };
     },
   };
 }
+
+/** The longest stall of the event loop during each step of `work`. */
+export function stall(work: Work): Work {
+  return {
+    prepare: async (first, steps) => async () => {
+      const times = [];
+      for (let i = first; i < first + steps; i++) {
+        times.push(await longestStall(await work.prepare(i, 1)));
+      }
+      return { times };
+    },
+  };
+}
+
+/** The patterns that rows are named after. */
+export const PATTERNS = {
+  "3 ms apart": lone,
+  "one at a time": sequential,
+  "64 in flight": (operation) => concurrent(64, operation),
+  "1,000 in flight": (operation) => concurrent(1000, operation),
+  "1,000 in flight, longest stall": (operation) =>
+    stall(concurrent(1000, operation)),
+} satisfies Record<string, (operation: Operation) => Work>;
+
+export type Pattern = keyof typeof PATTERNS;
 
 type Listable = Pick<KvStore, "list">;
 
@@ -124,20 +146,17 @@ export function entries(store: Listable, prefix: KvKey, entries: number): Work {
 /** The time of an entry, where `work` measures all of them. */
 export function perEntry(work: Work, entries: number): Work {
   return {
-    perStep: entries,
     async prepare(first, steps) {
       const round = await work.prepare(first, steps);
-      return async () => (await round()).map((time) => time / entries);
+      return async () => {
+        const { times, cpu } = await round();
+        return {
+          times: times.map((time) => time / entries),
+          ...(cpu && { cpu: each(cpu, entries) }),
+        };
+      };
     },
   };
-}
-
-/** The time until a list has its first entry. The rest isn't read. */
-export function firstEntry(store: Listable, prefix: KvKey): Work {
-  return sequential(async () => {
-    for await (const _ of store.list!(prefix)) return;
-    throw new Error("A list was empty");
-  });
 }
 
 /** The calls of one round, with their arguments if these are prepared. */
@@ -153,12 +172,14 @@ async function calls(
   return (i) => prepared[i]!();
 }
 
-/** The mean time of an operation in `work`, in seconds. */
+/** Measures the mean of the operations in `work`. */
 async function mean(
   operations: number,
   work: () => unknown,
-): Promise<readonly [number]> {
+): Promise<Required<Outcome>> {
+  const cpu = startCpu();
   const start = performance.now();
   await work();
-  return [(performance.now() - start) / 1000 / operations];
+  const time = (performance.now() - start) / 1000;
+  return { times: [time / operations], cpu: each(cpu(), operations) };
 }

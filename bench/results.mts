@@ -12,6 +12,8 @@ export interface Figure {
   readonly samples: number;
   /** The CPU time of the JavaScript thread for an operation, in seconds. */
   readonly cpu?: number;
+  /** The same of all threads of the process. */
+  readonly processCpu?: number;
 }
 
 /** A floor is the engine without a store: what no store can be faster than. */

@@ -4,13 +4,7 @@ import type { KvKey, KvStore, KvStoreSetOptions } from "@fedify/fedify";
 import { Temporal } from "@js-temporal/polyfill";
 import { randomUUID } from "node:crypto";
 import { document } from "./data.mts";
-import {
-  concurrent,
-  lone,
-  type PreparedCall,
-  sequential,
-  type Work,
-} from "./patterns.mts";
+import type { PreparedCall } from "./patterns.mts";
 
 type Ttl = NonNullable<KvStoreSetOptions["ttl"]>;
 
@@ -18,17 +12,7 @@ type Ttl = NonNullable<KvStoreSetOptions["ttl"]>;
 const day = () => Temporal.Duration.from({ days: 1 }) as unknown as Ttl;
 const kept = { ttl: day() };
 
-export const PATTERNS = {
-  "3 ms apart": lone,
-  "one at a time": sequential,
-  "64 in flight": (operation: PreparedCall) => concurrent(64, operation),
-} satisfies Record<string, (operation: PreparedCall) => Work>;
-
-export type Pattern = keyof typeof PATTERNS;
-
-export const patterns = Object.keys(PATTERNS) as Pattern[];
-
-export type Write = (store: KvStore) => PreparedCall;
+type Write = (store: KvStore) => PreparedCall;
 
 /**
  * The mark of an activity that is processed: a new key, with a new Duration.
@@ -68,16 +52,14 @@ const deleteMark: Write = (store) => ({
   },
 });
 
-export const SETS: Readonly<Record<string, Write>> = {
+export const WRITES = {
   "set a mark": setMark,
   "set a document": setDocument,
-};
-
-export const WRITES: Readonly<Record<string, Write>> = {
-  ...SETS,
   "cas of a document": casDocument,
   delete: deleteMark,
-};
+} satisfies Record<string, Write>;
+
+export type WriteName = keyof typeof WRITES;
 
 export function markKey(): KvKey {
   const activity = `https://remote.example/activities/${randomUUID()}`;

@@ -1,7 +1,13 @@
 // The tables of docs/benchmarks.md and README.md, from the results.
 import { cells } from "../cells.mts";
 import { describe } from "../machine.mts";
-import { cell, readResults, type Results, type Table } from "../results.mts";
+import {
+  cell,
+  type Figure,
+  readResults,
+  type Results,
+  type Table,
+} from "../results.mts";
 import { format, formatRatio } from "../units.mts";
 
 /** The text between `<!-- NAME -->` and `<!-- /NAME -->`, for each name. */
@@ -47,7 +53,11 @@ function machines(all: readonly Results[]): string {
 
 function part({ tables }: Results): string {
   return tables
-    .flatMap((table) => [markdown(table), cpu(table)])
+    .flatMap((table) => [
+      markdown(table),
+      cpu(table, "process", (figure) => figure.processCpu),
+      cpu(table, "JavaScript thread", (figure) => figure.cpu),
+    ])
     .filter((text) => text !== "")
     .join("\n\n");
 }
@@ -58,21 +68,29 @@ function markdown({ title, columns, rows }: Table): string {
   return `**${title}**\n\n${grid(["", ...names.map(heading(columns))], lines)}`;
 }
 
-/** The CPU time of the JavaScript thread, where others work for it too. */
-function cpu({ title, columns, rows }: Table): string {
+/** The CPU time of an operation, where several threads work for it. */
+function cpu(
+  { title, columns, rows }: Table,
+  whose: string,
+  timeOf: (figure: Figure) => number | undefined,
+): string {
   if (!/^(Redis|PostgreSQL|MySQL), calls/.test(title)) return "";
   const kinds = Object.entries(columns).filter(([, kind]) => kind !== "floor");
-  const lines = rows.map((row) => {
+  const lines = rows.flatMap((row) => {
     const figures = kinds.flatMap(([name]) => {
       const figure = row.figures[name];
-      if (figure?.cpu === undefined) return [];
-      return [[name, { ...figure, median: figure.cpu }] as const];
+      const median = figure && timeOf(figure);
+      if (median === undefined) return [];
+      return [[name, { ...figure!, median }] as const];
     });
+    if (figures.length === 0) return [];
     const of = { ...row, figures: Object.fromEntries(figures) };
-    return [row.name, ...cells(Object.fromEntries(kinds), of)];
+    return [[row.name, ...cells(Object.fromEntries(kinds), of)]];
   });
+  // Results of older runs have no CPU time of the process.
+  if (lines.length === 0) return "";
   const names = kinds.map(([name]) => name);
-  return `**The same: the CPU time of the JavaScript thread**\n\n${grid(["", ...names], lines)}`;
+  return `**The same: the CPU time of the ${whose}**\n\n${grid(["", ...names], lines)}`;
 }
 
 function heading(columns: Table["columns"]): (name: string) => string {

@@ -44,6 +44,10 @@ export const STORES = {
     const { PostgresKvStore } = loadOurs();
     return (url) => new PostgresKvStore(url, { unlogged: true });
   },
+  async "postgres, logged"() {
+    const { PostgresKvStore } = loadOurs();
+    return (url) => new PostgresKvStore(url, { tableName: "logged" });
+  },
   async "@fedify/postgres"() {
     const { default: postgres } = await import("postgres");
     const { OfficialPostgres } = await import("../peers/postgres.mts");

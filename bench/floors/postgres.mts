@@ -27,7 +27,6 @@ export async function pgbench(
   // Enough that the program's start doesn't take most of a round.
   const transactions = Math.max(5, Math.floor(300 / depth));
   return {
-    perStep: transactions * depth,
     prepare: async (_, steps) => async () => {
       const words = ["--no-vacuum", "--protocol=prepared", "--file", path];
       words.push("--transactions", String(steps * transactions), server.url);
@@ -35,7 +34,7 @@ export async function pgbench(
         cwd: server.directory,
       });
       const perSecond = stdout.match(/tps = ([\d.]+) \(without/);
-      return [1 / Number(perSecond![1]) / depth];
+      return { times: [1 / Number(perSecond![1]) / depth] };
     },
   };
 }

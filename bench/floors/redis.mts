@@ -17,7 +17,6 @@ export function redisBenchmark(
   // Enough that the program's start doesn't take most of a round.
   const perStep = Math.max(2000, depth * 10);
   return {
-    perStep,
     prepare: async (_, steps) => async () => {
       const options = {
         "-p": server.port,
@@ -35,7 +34,7 @@ export function redisBenchmark(
       // The last line is the result: the command, requests in a second, and
       // six latencies. A command may contain quotes.
       const line = stdout.trim().split("\n").at(-1)!;
-      return [1 / Number(line.split('","').at(-7))];
+      return { times: [1 / Number(line.split('","').at(-7))] };
     },
   };
 }

@@ -2,8 +2,13 @@
 // JSON in and out, and no store around them.
 import type { KvKey } from "@fedify/fedify";
 import type { DatabaseSync } from "node:sqlite";
-import { perEntry, synchronous, type Work } from "../patterns.mts";
-import { documentKey, markKey, type Pattern, revised } from "../writes.mts";
+import {
+  type Pattern,
+  perEntry,
+  synchronous,
+  type Work,
+} from "../patterns.mts";
+import { documentKey, markKey, revised } from "../writes.mts";
 
 /** Reads one value for each call. */
 export function gets(

@@ -3,6 +3,7 @@ import { DenoKvStore } from "../../index.js";
 import type { Bench } from "../bench.mts";
 import { compareCalls, compareLists } from "../compare.mts";
 import { document, key } from "../data.mts";
+import { gets, sets } from "../jobs.mts";
 import { OfficialDeno } from "../peers/deno.mts";
 import { Files } from "../sqlite-files.mts";
 
@@ -32,7 +33,7 @@ export async function deno(bench: Bench): Promise<void> {
         }),
       );
     }
-    await compareCalls(table, stores, ENTRIES);
+    await compareCalls(table, stores, [...gets(ENTRIES), ...sets(ENTRIES)]);
     await compareLists(table, stores, ENTRIES);
   } finally {
     await ours.close();

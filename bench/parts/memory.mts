@@ -1,11 +1,10 @@
 import { MemoryKvStore as FedifyMemoryKvStore } from "@fedify/fedify";
-import type { KvStore } from "@fedify/fedify";
 import { MemoryKvStore } from "../../index.js";
-import { type Bench, forEach } from "../bench.mts";
-import { compareLists, compareWrites } from "../compare.mts";
-import { anyKey, document, key } from "../data.mts";
-import { concurrent, sequential, synchronous } from "../patterns.mts";
-import { SETS } from "../writes.mts";
+import type { Bench } from "../bench.mts";
+import { compareCalls, compareLists } from "../compare.mts";
+import { document, key } from "../data.mts";
+import { gets, SETS } from "../jobs.mts";
+import { synchronous } from "../patterns.mts";
 
 const ENTRIES = 100_000;
 
@@ -25,17 +24,11 @@ export async function memory(bench: Bench): Promise<void> {
   for (const store of Object.values(stores)) {
     for (let i = 0; i < ENTRIES; i++) await store.set(key(i), document(0));
   }
-  const get = (store: KvStore) => (i: number) => store.get(anyKey(i, ENTRIES));
   const text = JSON.stringify(document(0));
   const parse = { "JSON.parse": synchronous(() => JSON.parse(text)) };
-  await table.row("get, one at a time", {
-    ...forEach(stores, (store) => sequential(get(store))),
-    ...parse,
-  });
-  await table.row("get, 64 in flight", {
-    ...forEach(stores, (store) => concurrent(64, get(store))),
-    ...parse,
-  });
+  await compareCalls(table, stores, gets(ENTRIES), ({ pattern }) =>
+    pattern.endsWith("stall") ? undefined : parse,
+  );
   await compareLists(table, stores, ENTRIES, (list) =>
     list === "all" ? parse : undefined,
   );
@@ -44,6 +37,6 @@ export async function memory(bench: Bench): Promise<void> {
     "fedify-kv": "ours",
     "Fedify's MemoryKvStore": "peer",
   });
-  await compareWrites(writes, SETS, stores);
+  await compareCalls(writes, stores, SETS);
   await ours.close();
 }

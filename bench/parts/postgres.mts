@@ -1,23 +1,23 @@
 import { PostgresServer } from "../../__test__/services/postgres.mts";
 import { PostgresKvStore } from "../../index.js";
 import type { Bench } from "../bench.mts";
-import { compareCalls, compareWrites } from "../compare.mts";
+import { RemoteStore } from "../child/remote.mts";
+import { compareCalls } from "../compare.mts";
 import { document, key } from "../data.mts";
+import { depthOf } from "../floors/depth.mts";
 import { pgbench } from "../floors/postgres.mts";
+import { gets, type Job, SETS, sets } from "../jobs.mts";
 import { keyvVersion, openKeyv } from "../peers/keyv.mts";
-import { OfficialPostgres } from "../peers/postgres.mts";
-import { SETS } from "../writes.mts";
+import { BarePostgres, OfficialPostgres } from "../peers/postgres.mts";
 
 const ENTRIES = 100_000;
 const FEW = 1000;
 
-const COLUMNS = {
-  "fedify-kv": "ours",
-  "fedify-kv, unlogged": "ours",
-  "@fedify/postgres": "peer",
-  Keyv: "peer",
-  pgbench: "floor",
-} as const;
+const PEERS = { "@fedify/postgres": "peer", Keyv: "peer" } as const;
+const FLOOR = { pgbench: "floor" } as const;
+
+/** What Bun and Deno have, where our store can't use the event loop itself. */
+const ON_A_THREAD = { FEDIFY_KV_HOST: "thread" };
 
 export async function postgres(bench: Bench): Promise<void> {
   bench.packages("@fedify/postgres", "postgres");
@@ -47,17 +47,25 @@ export async function postgres(bench: Bench): Promise<void> {
       Keyv: keyv,
     };
 
+    using onThread = new RemoteStore(
+      "postgres, logged",
+      server.url,
+      ON_A_THREAD,
+    );
+
     // Small tables first: a set of the peer scans the whole table for expired
     // entries.
     const few = Array.from({ length: FEW }, (_, i) => key(i));
     for (const store of Object.values(stores)) {
       await Promise.all(few.map((key) => store.set(key, document(0))));
     }
-    const sets = bench.table("PostgreSQL, sets among 1,000 entries", COLUMNS);
-    await compareCalls(sets, stores, FEW, {
-      names: ["set"],
-      floor: floor(server, FEW),
+    const small = bench.table("PostgreSQL, sets among 1,000 entries", {
+      "fedify-kv": "ours",
+      "fedify-kv, unlogged": "ours",
+      ...PEERS,
+      ...FLOOR,
     });
+    await compareCalls(small, stores, sets(FEW), floor(server));
 
     bench.progress("filling tables");
     const insert = sql`SELECT ARRAY['traces', (i / 50)::text, i::text], value
@@ -72,28 +80,35 @@ export async function postgres(bench: Bench): Promise<void> {
       FROM generate_series(${FEW}::int, ${ENTRIES - 1}) AS i,
         (SELECT key, value FROM keyv WHERE key LIKE '%traces::0::0') AS one`;
     await sql`VACUUM ANALYZE keyv`;
-    const table = bench.table(
-      "PostgreSQL, calls among 100,000 entries",
-      COLUMNS,
-    );
-    await compareCalls(table, stores, ENTRIES, {
-      names: ["get"],
-      floor: floor(server, ENTRIES),
+    const ourColumns = {
+      "fedify-kv": "ours",
+      "fedify-kv, on a thread": "ours",
+      "fedify-kv, unlogged": "ours",
+    } as const;
+    const table = bench.table("PostgreSQL, calls among 100,000 entries", {
+      ...ourColumns,
+      "postgres.js": "peer",
+      ...PEERS,
+      ...FLOOR,
     });
+    const { "fedify-kv, unlogged": _, ...logged } = stores;
+    const readers = {
+      ...logged,
+      "fedify-kv, on a thread": onThread,
+      "postgres.js": new BarePostgres(sql),
+    };
+    await compareCalls(table, readers, gets(ENTRIES), floor(server));
     // 1,000 calls of the peer would take 20 s.
-    await compareCalls(table, stores, ENTRIES, {
-      names: ["set"],
-      widths: [1, 64],
-      floor: floor(server, ENTRIES),
-    });
+    const some = sets(ENTRIES, ["one at a time", "64 in flight"]);
+    await compareCalls(table, stores, some, floor(server));
 
     await sql`TRUNCATE fedify_kv_v2`;
-    const { pgbench: _, ...columns } = COLUMNS;
-    const writes = bench.table(
-      "PostgreSQL, the sets that Fedify makes",
-      columns,
-    );
-    await compareWrites(writes, SETS, stores);
+    const writes = bench.table("PostgreSQL, the sets that Fedify makes", {
+      ...ourColumns,
+      ...PEERS,
+    });
+    const writers = { ...stores, "fedify-kv, on a thread": onThread };
+    await compareCalls(writes, writers, SETS);
     await Promise.all([ours.close(), unlogged.close(), keyv.close()]);
   } finally {
     await server.stop();
@@ -106,11 +121,12 @@ const UPSERT = `INSERT INTO logged (key, value)
   VALUES (${KEY}, '${JSON.stringify(document(0))}')
   ON CONFLICT (key) DO UPDATE SET value = excluded.value`;
 
-/** A pipeline of 1,000 statements in one script is more than pgbench takes. */
-function floor(server: PostgresServer, entries: number) {
-  return async (call: "get" | "set", width: number) => {
-    if (width === 1000) return {};
-    const statement = call === "get" ? SELECT : UPSERT;
-    return { pgbench: await pgbench(server, width, entries, statement) };
+function floor(server: PostgresServer) {
+  return async ({ operation, pattern, entries }: Job) => {
+    const depth = depthOf(pattern);
+    // A pipeline of 1,000 statements in one script is more than pgbench takes.
+    if (depth === undefined || depth === 1000) return {};
+    const statement = operation === "get" ? SELECT : UPSERT;
+    return { pgbench: await pgbench(server, depth, entries, statement) };
   };
 }

@@ -2,12 +2,13 @@ import type { Redis } from "ioredis";
 import { RedisServer } from "../../__test__/services/redis.mts";
 import { RedisKvStore } from "../../index.js";
 import type { Bench } from "../bench.mts";
-import { compareCalls, compareWrites } from "../compare.mts";
+import { compareCalls } from "../compare.mts";
 import { document, key } from "../data.mts";
+import { depthOf } from "../floors/depth.mts";
 import { redisBenchmark } from "../floors/redis.mts";
+import { gets, type Job, SETS, sets } from "../jobs.mts";
 import { keyvVersion, openKeyv } from "../peers/keyv.mts";
-import { OfficialRedis } from "../peers/redis.mts";
-import { SETS } from "../writes.mts";
+import { BareRedis, OfficialRedis } from "../peers/redis.mts";
 
 const ENTRIES = 20_000;
 
@@ -25,6 +26,7 @@ export async function redis(bench: Bench): Promise<void> {
   const keyv = await openKeyv("redis", server.url);
   try {
     bench.version("Redis", await redisVersion(client));
+    const ioredis = new BareRedis(client);
     const stores = {
       "fedify-kv": ours,
       "@fedify/redis": new OfficialRedis(client),
@@ -39,6 +41,7 @@ export async function redis(bench: Bench): Promise<void> {
     const table = bench.table("Redis, calls among 20,000 entries", {
       "fedify-kv": "ours",
       "@fedify/redis": "peer",
+      ioredis: "peer",
       Keyv: "peer",
       "redis-benchmark": "floor",
     });
@@ -47,17 +50,22 @@ export async function redis(bench: Bench): Promise<void> {
     await redisBenchmark(server, 1000, ENTRIES, ["SET", name, text])
       .prepare(0, 10)
       .then((fill) => fill());
-    const commands = { get: ["GET", name], set: ["SET", name, text] };
-    await compareCalls(table, stores, ENTRIES, {
-      floor: (call, width) => ({
-        "redis-benchmark": redisBenchmark(
-          server,
-          width,
-          ENTRIES,
-          commands[call],
-        ),
-      }),
-    });
+    const floor =
+      (command: readonly string[]) =>
+      ({ pattern }: Job) => {
+        const depth = depthOf(pattern);
+        if (depth === undefined) return undefined;
+        const work = redisBenchmark(server, depth, ENTRIES, command);
+        return { "redis-benchmark": work };
+      };
+    const readers = { ...stores, ioredis };
+    await compareCalls(table, readers, gets(ENTRIES), floor(["GET", name]));
+    await compareCalls(
+      table,
+      stores,
+      sets(ENTRIES),
+      floor(["SET", name, text]),
+    );
 
     const writes = bench.table("Redis, the sets that Fedify makes", {
       "fedify-kv": "ours",
@@ -65,12 +73,8 @@ export async function redis(bench: Bench): Promise<void> {
       "@fedify/redis": "peer",
       Keyv: "peer",
     });
-    await compareWrites(writes, SETS, {
-      "fedify-kv": ours,
-      "fedify-kv, index": indexed,
-      "@fedify/redis": stores["@fedify/redis"],
-      Keyv: keyv,
-    });
+    const writers = { ...stores, "fedify-kv, index": indexed };
+    await compareCalls(writes, writers, SETS);
   } finally {
     await Promise.all([ours.close(), indexed.close(), keyv.close()]);
     await server.stop();

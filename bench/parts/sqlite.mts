@@ -1,9 +1,10 @@
 import type { KvKey, KvStore } from "@fedify/fedify";
 import { type Bench, forEach } from "../bench.mts";
-import { compareLists, compareWrites } from "../compare.mts";
+import { compareCalls, compareLists } from "../compare.mts";
 import { ALL, anyKey, anyPrefix, document, key } from "../data.mts";
 import * as floors from "../floors/sqlite.mts";
-import { concurrent, perEntry, sequential } from "../patterns.mts";
+import { SETS, writes } from "../jobs.mts";
+import { type Pattern, perEntry, PATTERNS } from "../patterns.mts";
 import { keyvVersion, openKeyv } from "../peers/keyv.mts";
 import {
   Files,
@@ -13,7 +14,6 @@ import {
   WAL_FULL,
   WAL_NORMAL,
 } from "../sqlite-files.mts";
-import { SETS, WRITES } from "../writes.mts";
 
 const ENTRIES = 100_000;
 const HOT = 500;
@@ -58,20 +58,29 @@ async function reads(bench: Bench, files: Files): Promise<void> {
   }
   const database = files.database(path);
 
-  const get = async (name: string, key: (index: number) => KvKey) => {
+  const get = async (
+    name: string,
+    key: (index: number) => KvKey,
+    patterns: readonly Pattern[],
+  ) => {
     const call = (store: KvStore) => (i: number) => store.get(key(i));
-    await table.row(`${name}, one at a time`, {
-      ...forEach(stores, (store) => sequential(call(store))),
-      "node:sqlite": floors.gets(database, key),
-    });
-    await table.row(
-      `${name}, 64 in flight`,
-      forEach(stores, (store) => concurrent(64, call(store))),
-    );
+    for (const pattern of patterns) {
+      await table.row(`${name}, ${pattern}`, {
+        ...forEach(stores, (store) => PATTERNS[pattern](call(store))),
+        ...(pattern === "one at a time" && {
+          "node:sqlite": floors.gets(database, key),
+        }),
+      });
+    }
   };
-  await get("get a mark", mark);
-  await get("get one of 500 documents", hot);
-  await get("get any of 100,000 documents", any);
+  const some = ["one at a time", "64 in flight"] as const;
+  await get("get a mark", mark, some);
+  await get("get one of 500 documents", hot, ["3 ms apart", ...some]);
+  await get(
+    "get any of 100,000 documents",
+    any,
+    Object.keys(PATTERNS) as Pattern[],
+  );
 
   const listable = { "fedify-kv": ours, "@fedify/sqlite": official };
   await compareLists(table, listable, ENTRIES, (list, count) => {
@@ -107,8 +116,14 @@ async function durableWrites(bench: Bench, files: Files): Promise<void> {
   const path = files.path();
   files.official("", path);
   const database = files.database(path, WAL_FULL);
-  await compareWrites(table, WRITES, stores, (write, pattern) => {
-    const work = floors.sets(database, write, pattern);
+  const jobs = writes(
+    "set a mark",
+    "set a document",
+    "cas of a document",
+    "delete",
+  );
+  await compareCalls(table, stores, jobs, ({ operation, pattern }) => {
+    const work = floors.sets(database, operation, pattern);
     return work && { "node:sqlite, WAL": work };
   });
 }
@@ -129,8 +144,8 @@ async function relaxedWrites(bench: Bench, files: Files): Promise<void> {
   const path = files.path();
   files.official("", path);
   const database = files.database(path, WAL_NORMAL);
-  await compareWrites(table, SETS, stores, (write, pattern) => {
-    const work = floors.sets(database, write, pattern);
+  await compareCalls(table, stores, SETS, ({ operation, pattern }) => {
+    const work = floors.sets(database, operation, pattern);
     return work && { "node:sqlite, WAL, NORMAL": work };
   });
 }

@@ -1,6 +1,7 @@
 import type { KvKey, KvStoreListEntry } from "@fedify/fedify";
 import { RedisKvStore, type RedisKvStoreOptions } from "@fedify/redis";
 import type { Redis } from "ioredis";
+import type { Client } from "../jobs.mts";
 
 /**
  * The official store. The installed version has no list, so this adds the calls
@@ -34,5 +35,19 @@ export class OfficialRedis extends RedisKvStore {
         }
       }
     } while (cursor !== "0");
+  }
+}
+
+/** The client alone, on the entries of the official store. */
+export class BareRedis implements Client {
+  readonly #redis: Redis;
+
+  constructor(redis: Redis) {
+    this.#redis = redis;
+  }
+
+  async get<T>(key: KvKey): Promise<T> {
+    const text = await this.#redis.get(`fedify::${key.join("::")}`);
+    return JSON.parse(text!) as T;
   }
 }
