@@ -123,16 +123,20 @@ export class BenchTable {
     return { title: this.#title, columns: this.#columns, rows: this.#rows };
   }
 
-  /** Measures a row, if it is one of those that were chosen. */
+  /**
+   * Measures a row, if it is one of those that were chosen. It takes `times` as
+   * long as most rows.
+   */
   async row(
     name: string,
     works: Readonly<Record<string, Work>>,
-    budget: Budget = this.#bench.budget,
+    times = 1,
   ): Promise<void> {
+    const { seconds, rounds } = this.#bench.budget;
     await this.add(name, "s", () => {
       // The garbage of earlier rows is not this row's.
       collectGarbage();
-      return measure(works, budget);
+      return measure(works, { seconds: seconds * times, rounds });
     });
   }
 

@@ -95,7 +95,10 @@ export function lone(operation: Operation): Work {
   };
 }
 
-/** The longest stall of the event loop during each step of `work`. */
+/**
+ * The longest stall of the event loop during each step of `work`. A step starts
+ * after a pause and a garbage collection, so that what it sees is its own.
+ */
 export function stall(work: Work): Work {
   return {
     prepare: async (first, steps) => async () => {

@@ -15,19 +15,24 @@ export class RemoteStore implements Remote, Disposable {
   readonly #process: ChildProcess;
   readonly #ended = new AbortController();
 
-  /** Starts a process with more environment variables. */
-  constructor(
+  private constructor(child: ChildProcess) {
+    this.#process = child;
+    child.once("exit", (code) =>
+      this.#ended.abort(new Error(`A store's process ended: ${code}`)),
+    );
+  }
+
+  /** Starts a process with more environment variables, and opens a store. */
+  static async start(
     name: StoreName,
     location: string,
     env: Readonly<Record<string, string>>,
-  ) {
+  ): Promise<RemoteStore> {
     const path = join(import.meta.dirname, "rounds.mts");
-    this.#process = fork(path, [name, location], {
-      env: { ...process.env, ...env },
-    });
-    this.#process.once("exit", (code) =>
-      this.#ended.abort(new Error(`The process of ${name} ended: ${code}`)),
-    );
+    const options = { env: { ...process.env, ...env } };
+    const store = new RemoteStore(fork(path, [name, location], options));
+    await store.#answer();
+    return store;
   }
 
   work(job: Job): Work {
@@ -40,9 +45,13 @@ export class RemoteStore implements Remote, Disposable {
   }
 
   async #ask(request: Request): Promise<unknown> {
-    const { signal } = this.#ended;
-    signal.throwIfAborted();
+    this.#ended.signal.throwIfAborted();
     this.#process.send(request);
+    return this.#answer();
+  }
+
+  async #answer(): Promise<unknown> {
+    const { signal } = this.#ended;
     const [answer] = await once(this.#process, "message", { signal });
     return answer;
   }

@@ -1,4 +1,5 @@
 // A child process with a store. Prepares and runs rounds for its parent.
+import { key } from "../data.mts";
 import { collectGarbage } from "../delay.mts";
 import { workOf } from "../jobs.mts";
 import type { Round } from "../patterns.mts";
@@ -21,3 +22,7 @@ process.on("message", async (request: Request) => {
   round = await workOf(store, job).prepare(first, steps);
   process.send!("prepared");
 });
+
+// The first call connects, which is no part of a row.
+await store.get(key(0));
+process.send!("open");

@@ -3,6 +3,7 @@
 import type { KvStore } from "@fedify/fedify";
 import { createRequire } from "node:module";
 import type * as ours from "../../index.js";
+import type { Client } from "../jobs.mts";
 
 type Open = (location: string) => KvStore | Promise<KvStore>;
 
@@ -48,10 +49,21 @@ export const STORES = {
     const { PostgresKvStore } = loadOurs();
     return (url) => new PostgresKvStore(url, { tableName: "logged" });
   },
+  async "postgres, unlogged"() {
+    const { PostgresKvStore } = loadOurs();
+    const options = { tableName: "unlogged", unlogged: true };
+    return (url) => new PostgresKvStore(url, options);
+  },
   async "@fedify/postgres"() {
     const { default: postgres } = await import("postgres");
     const { OfficialPostgres } = await import("../peers/postgres.mts");
     return (url) => new OfficialPostgres(postgres(url, { onnotice: () => {} }));
+  },
+  async "postgres.js"() {
+    const { default: postgres } = await import("postgres");
+    const { BarePostgres } = await import("../peers/postgres.mts");
+    // Only jobs that get have this side.
+    return (url) => new BarePostgres(postgres(url)) as Client as KvStore;
   },
   async "Keyv, postgres"() {
     const { openKeyv } = await import("../peers/keyv.mts");
