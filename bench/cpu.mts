@@ -6,13 +6,18 @@ export interface Cpu {
   readonly thread?: number;
 }
 
-/** Starts to measure. The function that it returns gives the time since then. */
+/**
+ * Starts to measure. The function that it returns gives the time since then.
+ *
+ * The process is always asked first. Linux counts what the calling thread has
+ * used since it was last scheduled only then.
+ */
 export function startCpu(): () => Cpu {
   const wholeBefore = process.cpuUsage();
   const before = process.threadCpuUsage?.();
   return () => {
-    const thread = before && process.threadCpuUsage(before);
     const whole = process.cpuUsage(wholeBefore);
+    const thread = before && process.threadCpuUsage(before);
     return {
       process: seconds(whole),
       ...(thread && { thread: seconds(thread) }),

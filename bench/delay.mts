@@ -6,7 +6,11 @@ import { runInNewContext } from "node:vm";
 setFlagsFromString("--expose-gc");
 export const collectGarbage = runInNewContext("gc") as () => void;
 
-/** How late a timer of 1 ms was at worst during `work`, in seconds. */
+/**
+ * How late a timer of 1 ms was at worst during `work`, in seconds. Node's
+ * `monitorEventLoopDelay` doesn't record the interval in which it is enabled or
+ * reset, and the calls of a burst are made in this one.
+ */
 export async function longestStall(
   work: () => Promise<unknown>,
 ): Promise<number> {
