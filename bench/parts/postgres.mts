@@ -108,7 +108,10 @@ async function fillFew(url: string): Promise<void> {
     new PostgresKvStore(url, { tableName: "unlogged", unlogged: true }),
     await openKeyv("postgres", url),
   ];
-  for (const store of [...closable, new OfficialPostgres(client)]) {
+  const official = new OfficialPostgres(client);
+  // Calls at the same time would each create the table.
+  await official.initialize();
+  for (const store of [...closable, official]) {
     await Promise.all(few.map((key) => store.set(key, document(0))));
   }
   await Promise.all(closable.map((store) => store.close()));
