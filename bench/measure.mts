@@ -58,12 +58,13 @@ export async function measure(
 async function warmUp(side: Side, slot: number, most: number): Promise<void> {
   let spent = 0;
   let fastest = Infinity;
-  while (spent < slot) {
+  // The first run may also have to wake up a server or a connection.
+  for (let runs = 0; runs < 2 || spent < slot; runs++) {
     const start = performance.now();
     await run(side);
     const time = (performance.now() - start) / 1000;
     // A side that needs its whole time for one step is measured by this step.
-    if (side.steps === 1 && time > most / 2) return;
+    if (side.steps === 1 && time > most) return;
     side.times.length = 0;
     side.cpu.length = 0;
     spent += time;
