@@ -1,9 +1,39 @@
 import { defineConfig } from "vitest/config";
 
+/**
+ * The tests that run twice: on Node's event loop, and on the store's thread. Of
+ * stores that have no choice, `support/hosts.mts` leaves the second run out.
+ */
+const hosted = [
+  "contract/contract",
+  "event-loop",
+  "leaks",
+  "postgres",
+  "postgres-faults",
+  "postgres-logged",
+  "postgres-tls",
+  "reentrancy",
+  "served-lifecycle",
+  "shortage",
+];
+
 export default defineConfig({
   test: {
-    include: ["__test__/**/*.test.mts"],
     globalSetup: "__test__/services/setup.mts",
+    projects: [
+      {
+        extends: true,
+        test: { name: "default", include: ["__test__/**/*.test.mts"] },
+      },
+      {
+        extends: true,
+        test: {
+          name: "thread",
+          include: hosted.map((name) => `__test__/${name}.test.mts`),
+          env: { FEDIFY_KV_HOST: "thread" },
+        },
+      },
+    ],
     // Each test file runs in its own process, so that tests which open a
     // database twice aren't affected by handles of other files.
     pool: "forks",

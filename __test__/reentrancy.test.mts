@@ -7,6 +7,7 @@ import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
 import { expectGoodEnd, runChild } from "./support/child.mts";
+import { isTested, onThread } from "./support/hosts.mts";
 import { temporaryFile } from "./support/sqlite.mts";
 
 interface Place {
@@ -219,6 +220,7 @@ const endings = ["close", "disposal"];
 const ending = (name: string) => endings.includes(name);
 
 for (const [storeName, open] of Object.entries(stores)) {
+  if (!isTested(storeName)) continue;
   describe(storeName, () => {
     test.each(Object.entries(outer))("%s", async (_, from) => {
       const place: Place = {
@@ -261,7 +263,7 @@ for (const [storeName, open] of Object.entries(stores)) {
   });
 }
 
-describe("calls from within mean what they mean one after another", () => {
+describe.skipIf(onThread)("calls from within take effect in order", () => {
   const run = (body: string) =>
     runChild(`
       const { MemoryKvStore, SqliteKvStore } = require(addon);

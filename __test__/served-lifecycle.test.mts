@@ -11,6 +11,7 @@ import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
 import { expectGoodEnd, runChild } from "./support/child.mts";
+import { isTested } from "./support/hosts.mts";
 
 interface Server {
   readonly url: string;
@@ -81,7 +82,9 @@ const rows: Row[] = [
   },
 ];
 
-describe.each(rows)("$store", ({ store, start, connections, left }) => {
+const tested = rows.filter(({ store }) => isTested(store));
+
+describe.each(tested)("$store", ({ store, start, connections, left }) => {
   let server: Server;
   let empty: () => Promise<unknown>;
 

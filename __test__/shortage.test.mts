@@ -6,6 +6,7 @@ import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
 import { type Child, expectGoodEnd, startChild } from "./support/child.mts";
+import { isTested } from "./support/hosts.mts";
 import {
   allowAllThreads,
   allowThreads,
@@ -249,7 +250,9 @@ function expectSettled(outcomes: Outcomes): void {
   }
 }
 
-describe.skipIf(!canLimit).each(rows)("$name", (row) => {
+const tested = rows.filter(({ store }) => isTested(store));
+
+describe.skipIf(!canLimit).each(tested)("$name", (row) => {
   let service: Service | undefined;
   beforeAll(async () => {
     service = await row.start?.();
