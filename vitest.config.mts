@@ -7,10 +7,8 @@ import { defineConfig } from "vitest/config";
 const hosted = [
   "contract/contract",
   "event-loop",
-  "leaks",
   "postgres",
   "postgres-faults",
-  "postgres-logged",
   "postgres-tls",
   "reentrancy",
   "served-lifecycle",

@@ -5,7 +5,6 @@ import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
 import { ask } from "./support/child.mts";
-import { isTested, onThread } from "./support/hosts.mts";
 import { temporaryFile } from "./support/sqlite.mts";
 
 /** The code of each kind of operation, which runs many times. */
@@ -129,7 +128,6 @@ function growth(
 }
 
 for (const [name, [open, times]] of Object.entries(stores)) {
-  if (!isTested(name)) continue;
   for (const [kind, operation] of Object.entries(operations)) {
     test.skipIf(!existsSync("/proc/self/status"))(
       `${name}: ${kind}`,
@@ -166,9 +164,7 @@ const setUp = `
   };
 `;
 
-const canMeasure = existsSync("/proc/self/status");
-
-describe.skipIf(onThread || !canMeasure)("forgotten", () => {
+describe.skipIf(!existsSync("/proc/self/status"))("forgotten", () => {
   test.each(Object.entries(embedded))(
     "iterators that were begun are collected in time: %s",
     { timeout: 120_000 },
