@@ -19,10 +19,14 @@ import { temporaryDirectory, temporaryFile } from "./support/sqlite.mts";
 const root = join(import.meta.dirname, "..");
 const smoke = join(import.meta.dirname, "support/smoke.mts");
 
-async function run({ command, flags }: Runtime, args: readonly string[]) {
+async function run(
+  { command, flags }: Runtime,
+  args: readonly string[],
+  variables: Record<string, string> = {},
+) {
   const child = spawn(command, [...flags, ...args], {
     cwd: root,
-    env: { ...process.env, DENO_NO_UPDATE_CHECK: "1" },
+    env: { ...process.env, DENO_NO_UPDATE_CHECK: "1", ...variables },
     stdio: ["ignore", "pipe", "pipe"],
   });
   let [stdout, stderr] = ["", ""];
@@ -60,24 +64,34 @@ const stores: Record<
   MysqlKvStore: (unique) => [mysql.url, { tableName: unique }],
 };
 
+/** Whether a store runs on the event loop unless it is told to use a thread. */
+const hasChoice = ({ name }: Runtime, store: string) =>
+  name.startsWith("Node.js") && store === "PostgresKvStore";
+
 let count = 0;
 
 for (const runtime of runtimes) {
   describe(`${runtime.name}: a store`, () => {
     for (const [store, argumentsOf] of Object.entries(stores)) {
-      for (const end of ["closed", "idle", "exit"]) {
-        test(`${store}, ${end}`, { timeout: 60_000 }, async () => {
-          count += 1;
-          const words = JSON.stringify(await argumentsOf(`smoke_${count}`));
-          const ran = await run(runtime, [smoke, store, words, end]);
-          expect(ran.stderr).toBe("");
-          expect(ran).toMatchObject({
-            code: end === "exit" ? 3 : 0,
-            signal: null,
-            stdout: `{"end":"${end}","seen":310}\n`,
-          });
-          expect(ran.ending).toBeLessThan(prompt);
+      const smokes = async (end: string, variables = {}) => {
+        count += 1;
+        const words = JSON.stringify(await argumentsOf(`smoke_${count}`));
+        const ran = await run(runtime, [smoke, store, words, end], variables);
+        expect(ran.stderr).toBe("");
+        expect(ran).toMatchObject({
+          code: end === "exit" ? 3 : 0,
+          signal: null,
+          stdout: `{"end":"${end}","seen":310}\n`,
         });
+        expect(ran.ending).toBeLessThan(prompt);
+      };
+      for (const end of ["closed", "idle", "exit"]) {
+        test(`${store}, ${end}`, { timeout: 60_000 }, () => smokes(end));
+        test.runIf(hasChoice(runtime, store))(
+          `${store} on a thread, ${end}`,
+          { timeout: 60_000 },
+          () => smokes(end, { FEDIFY_KV_HOST: "thread" }),
+        );
       }
     }
   });
@@ -104,8 +118,20 @@ async function runVitest(
 
 describe.each(otherNodes)("$name", (runtime) => {
   test("the contract suite passes", { timeout: 600_000 }, async () => {
-    const words = ["__test__/contract", "--testNamePattern=^(memory|sqlite)"];
-    expect(await runVitest(runtime, words)).toBeGreaterThan(900);
+    const passed = await runVitest(runtime, [
+      "__test__/contract",
+      "--project=default",
+      "--testNamePattern=^(memory|sqlite|postgres )",
+    ]);
+    expect(passed).toBeGreaterThan(1_200);
+  });
+
+  test("the event loop's tests pass", { timeout: 600_000 }, async () => {
+    const passed = await runVitest(runtime, [
+      "__test__/event-loop.test.mts",
+      "--project=default",
+    ]);
+    expect(passed).toBeGreaterThan(40);
   });
 });
 
