@@ -1,4 +1,5 @@
 import { defineConfig } from "vitest/config";
+import { BaseSequencer, type TestSpecification } from "vitest/node";
 
 /**
  * The tests that run twice: on Node's event loop, and on the store's thread. Of
@@ -15,8 +16,21 @@ const hosted = [
   "shortage",
 ];
 
+/** The slowest files. They come first, so that none runs alone at the end. */
+const slow = /(node-versions|shortage|leaks)\.test/;
+
+class SlowFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]) {
+    const sorted = await super.sort(files);
+    const isSlow = (file: TestSpecification) =>
+      Number(slow.test(file.moduleId));
+    return sorted.toSorted((a, b) => isSlow(b) - isSlow(a));
+  }
+}
+
 export default defineConfig({
   test: {
+    sequence: { sequencer: SlowFirst },
     globalSetup: "__test__/services/setup.mts",
     projects: [
       {

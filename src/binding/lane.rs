@@ -263,18 +263,21 @@ impl Lane {
         }
     }
 
-    /// Whether there is news to take. While this lane waits for a turn, there is
-    /// none: it will be handled then.
+    /// Whether there is news to take.
     pub fn has_news(&self) -> bool {
-        !self.resuming.get() && (!self.late.borrow().is_empty() || !self.news.lock().is_empty())
+        let late = !self.resuming.get() && !self.late.borrow().is_empty();
+        late || !self.news.lock().is_empty()
     }
 
     /// Handles news that came in a turn of the event loop's own tasks, and older
-    /// news.
+    /// news. If this lane waits for a turn, all will be handled then.
     pub fn take_news(&self, js: Js, most: usize) {
         let news = std::mem::take(&mut *self.news.lock());
         self.late.borrow_mut().extend(news);
         for _ in 0..most {
+            if self.resuming.get() {
+                return;
+            }
             let Some(news) = self.late.borrow_mut().pop_front() else {
                 return;
             };

@@ -144,7 +144,7 @@ impl Pool {
             match self.pop(on_loop) {
                 Some(connection) if connection.is_usable() => break connection,
                 Some(_) => {}
-                None => break self.connect(limit).await?,
+                None => break self.connect(limit, on_loop).await?,
             }
         };
         let lease = self.lease(connection, permit);
@@ -202,7 +202,7 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, limit: Duration) -> Result<Connection, Lost> {
+    async fn connect(&self, limit: Duration, on_loop: bool) -> Result<Connection, Lost> {
         let seen = self.attempts.load(Ordering::Relaxed);
         let mut gate = self.gate.lock().await;
         // If an attempt failed while we waited for the gate, return its error
@@ -211,6 +211,10 @@ impl Pool {
             && self.attempts.load(Ordering::Relaxed) != seen
         {
             return Err(refusal.clone());
+        }
+        // Others may have opened as many as allowed, or may need theirs no longer.
+        if let Some(connection) = self.pop(on_loop).filter(Connection::is_usable) {
+            return Ok(connection);
         }
         let reached = self.reached.load(Ordering::Relaxed);
         if let Some(instant) = gate.not_before.filter(|_| reached) {

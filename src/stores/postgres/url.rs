@@ -48,6 +48,14 @@ impl Target {
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             config.host("localhost");
         }
+        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+        let fits = |count: usize, few: usize| count <= few || count == hosts;
+        if !fits(config.get_ports().len(), 1) {
+            return Err(invalid("it must have one port, or one for each host"));
+        }
+        if !fits(config.get_hosts().len(), 0) || !fits(config.get_hostaddrs().len(), 0) {
+            return Err(invalid("it must have as many hosts as hostaddrs"));
+        }
         if config.get_application_name().is_none() {
             config.application_name("fedify-kv");
         }
@@ -165,6 +173,8 @@ mod tests {
             "postgres://user:secret@host?sslmode=secret",
             "postgres://user:secret@host?connect_timeout=secret",
             "postgres://user:secret@host?nonsense=secret",
+            "postgres://user:secret@host,other?port=1,2,3",
+            "postgres://user:secret@host,other?hostaddr=192.0.2.1",
         ] {
             let error = Target::parse(bad).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
