@@ -7,7 +7,7 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
  */
 const hosted = [
   "contract/contract",
-  "event-loop",
+  "host",
   "postgres",
   "postgres-faults",
   "postgres-tls",

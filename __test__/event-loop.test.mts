@@ -19,7 +19,6 @@ import {
   startChild,
 } from "./support/child.mts";
 import { numbers } from "./support/entries.mts";
-import { onThread } from "./support/hosts.mts";
 import { ownTable } from "./support/postgres.mts";
 
 let server: PostgresServer;
@@ -120,15 +119,6 @@ const whileLocked = (code: () => Promise<unknown>) =>
     await transaction`LOCK TABLE fedify_kv_v2 IN ACCESS EXCLUSIVE MODE`;
     await code();
   });
-
-test(`operations run on ${onThread ? "a thread" : "the event loop"}`, async () => {
-  const reports = await run(`
-    const store = open();
-    await store.set(["k"], 1);
-    report(handles().some(({ type }) => type === "poll"));
-  `);
-  expect(reports).toEqual([!onThread]);
-});
 
 describe("worker threads", () => {
   const workers = `
