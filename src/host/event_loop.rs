@@ -340,7 +340,7 @@ impl Loop {
             if !seen_by.on(readiness)
                 && let Some(this) = this.upgrade()
             {
-                // Nobody reads, and the event would come again in every turn.
+                // Its owner does not read, so the event would come in every turn.
                 drop(this.watch_for(id, false, seen_by.wants_to_write()));
             }
             Self::on(&this, Self::run);

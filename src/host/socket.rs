@@ -40,8 +40,8 @@ enum OnThread {
 }
 
 struct OnLoop {
-    /// Before the stream, because its handle must be closed first.
     registered: Registered,
+    /// Taken when it is dropped on another thread.
     stream: Option<Stream>,
 }
 

@@ -163,7 +163,7 @@ impl WorkThread {
                     tokio::spawn(task);
                 }
             };
-            // Nobody may be waiting for the end.
+            // There may be no caller that waits for the end.
             spawn_with_io(name, work, move |()| {
                 let _ = sender.send(());
             })?;

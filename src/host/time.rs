@@ -90,7 +90,7 @@ impl LoopSleep {
 impl Drop for LoopSleep {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            // On another thread it stays, and wakes nobody.
+            // Another thread can't remove it. It then fires, and wakes no task.
             self.event_loop.with_timers(|timers| timers.remove(self.deadline, id));
         }
     }
