@@ -31,8 +31,12 @@ use tokio::time::Instant;
 /// A turn that takes longer than this goes on after other events.
 const TURN: Duration = Duration::from_millis(1);
 
-/// How long deadlines wait until all that has arrived is read.
-const LATEST: Duration = Duration::from_millis(100);
+/// How long deadlines wait, when the loop has come too late to them, until what
+/// arrived in time is read and what follows from it is done.
+const LATEST: Duration = Duration::from_millis(500);
+
+/// The loop is often so late.
+const PUNCTUAL: Duration = Duration::from_millis(10);
 
 /// What embeds the loop: here, a JavaScript environment.
 pub struct Embedder {
@@ -64,8 +68,9 @@ struct Local {
     timers: RefCell<Timers>,
     /// When the timer will fire.
     armed: Cell<Option<Instant>>,
-    /// Since when deadlines have waited until all that has arrived is read.
-    late: Cell<Option<Instant>>,
+    /// Since when deadlines have waited because the loop was late, and how long
+    /// they may.
+    late: Cell<Option<(Instant, Duration)>>,
     /// `None` when the loop has ended.
     handles: RefCell<Option<Handles>>,
     deliver: Box<dyn Fn() -> bool>,
@@ -256,14 +261,22 @@ impl Loop {
     fn on_timer(&self, local: &Local) {
         local.armed.set(None);
         let now = Instant::now();
-        if local.timers.borrow().next().is_some_and(|first| first <= now) {
+        let first = local.timers.borrow().next();
+        if let Some(first) = first.filter(|first| *first <= now) {
             // libuv fires timers before it polls sockets. After a long turn of
-            // other code, answers may have arrived in time.
-            let since = local.late.get().unwrap_or(now);
-            if !self.read_all(local) && now - since < LATEST {
-                local.late.set(Some(since));
-                local.armed.set(Some(now));
-                local.with(|handles| handles.timer.start(Duration::ZERO));
+            // other code, answers may have arrived in time, and others may need
+            // what the loop could not send. So a deadline gets as much more time
+            // as the loop was late.
+            let lateness = Some(now - first).filter(|lateness| *lateness > PUNCTUAL);
+            let grace = lateness.unwrap_or_default().min(LATEST);
+            let (since, grace) = local.late.get().unwrap_or((now, grace));
+            let is_read = self.read_all(local);
+            let waited = now - since;
+            if waited < grace || !is_read && waited < LATEST {
+                local.late.set(Some((since, grace)));
+                let next = if is_read { grace - waited } else { Duration::ZERO };
+                local.armed.set(Some(now + next));
+                local.with(|handles| handles.timer.start(next));
                 return local.deliver();
             }
             local.late.set(None);

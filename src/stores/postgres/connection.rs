@@ -2,28 +2,24 @@
 //! server when they take too long.
 
 use super::Settings;
-use super::addresses::{Address, addresses};
+use super::addresses::Address;
 use super::cancel::cancel;
-use super::failure::{Fault, fault, refusal};
+use super::failure::{Fault, fault};
+use super::open::{Backend, Login, Opened};
 use super::sql::Sql;
-use super::url::Encryption;
-use crate::host::{Bulk, Elapsed, Socket, Task, Watch, on_loop, sleep, spawn, timeout};
+use crate::host::{Bulk, Elapsed, Task, Watch, on_loop, sleep, spawn, timeout};
 use crate::kv::{Error, Result};
-use crate::stores::TlsOptions;
 use crate::stores::sql::Lost;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_postgres::config::TargetSessionAttrs;
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a server may take to cancel a statement. After that the connection
@@ -40,38 +36,8 @@ const MOST_PREPARED: usize = 64;
 
 pub type Parameter<'a> = &'a (dyn ToSql + Sync);
 
-/// How the server names a connection. The process number alone may be reused.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Backend {
-    pid: i32,
-    started: String,
-}
-
-/// Asks for the name of this connection.
-const SELF: &str = "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()";
-
 /// Ends another connection of the same user.
 const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2";
-
-/// A connection that has logged in, and whose driver waits to be run.
-pub struct Opened {
-    login: Login,
-    watch: Arc<Watch>,
-    address: Address,
-    tls: Option<MakeRustlsConnect>,
-}
-
-struct Login {
-    client: Client,
-    /// Reads from the socket and writes to it.
-    driver: Driver,
-    backend: Option<Backend>,
-}
-
-type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// An error, and whether a retry can't help.
-type Refusal = (Error, bool);
 
 pub struct Connection {
     client: Client,
@@ -119,111 +85,6 @@ impl Drop for Connection {
             driver.abort();
         }
     }
-}
-
-impl Opened {
-    /// Must run on a thread: it takes long, and needs a runtime.
-    pub async fn open(settings: Arc<Settings>) -> Result<Self, Refusal> {
-        let place = &settings.target.place;
-        let addresses = addresses(&settings.target.config)
-            .await
-            .map_err(|error| (Error::Connection(format!("{place}: {error}")), false))?;
-        let mut failure = None;
-        for address in addresses {
-            match Self::open_at(address, &settings).await {
-                Ok(opened) => return Ok(opened),
-                Err(refusal) => failure = Some(refusal),
-            }
-        }
-        Err(failure.unwrap_or_else(|| (Error::Connection(format!("{place}: the URL names no host")), true)))
-    }
-
-    async fn open_at(address: Address, settings: &Settings) -> Result<Self, Refusal> {
-        let refused = |error: io::Error| not_connected(settings, &error);
-        let socket = address.connect(&settings.target.config).await.map_err(refused)?;
-        let watch = socket.watch();
-        let (login, tls) = if settings.target.encryption == Encryption::None {
-            (log_in(socket, NoTls, settings).await?, None)
-        } else {
-            let mut tls = settings.tls().map_err(|error| (error, true))?;
-            let name = address.name().unwrap_or_default();
-            let connect = match MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, name) {
-                Ok(connect) => connect,
-                Err(never) => match never {},
-            };
-            (log_in(socket, connect, settings).await?, Some(tls))
-        };
-        Ok(Self {
-            login,
-            watch,
-            address,
-            tls,
-        })
-    }
-}
-
-async fn log_in<T>(socket: Socket, tls: T, settings: &Settings) -> Result<Login, Refusal>
-where
-    T: TlsConnect<Socket>,
-    T::Stream: Send + 'static,
-{
-    let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
-    let connect = settings.target.config.connect_raw(socket, tls);
-    let (client, mut connection) = connect.await.map_err(refused)?;
-    let backend = {
-        let mut first = pin!(first_queries(&client, settings));
-        tokio::select! {
-            biased;
-            backend = &mut first => backend?,
-            ended = &mut connection => {
-                ended.map_err(refused)?;
-                first.await?
-            }
-        }
-    };
-    Ok(Login {
-        client,
-        driver: Box::pin(async move { drop(connection.await) }),
-        backend,
-    })
-}
-
-/// Makes sure that the server is one of the wanted kind; returns the connection's
-/// name.
-async fn first_queries(client: &Client, settings: &Settings) -> Result<Option<Backend>, Refusal> {
-    let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
-    let wanted = settings.target.config.get_target_session_attrs();
-    if wanted != TargetSessionAttrs::Any {
-        let messages = client.simple_query("SHOW transaction_read_only").await;
-        let read_only = messages.map_err(refused)?.iter().any(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
-            _ => false,
-        });
-        let why = match wanted {
-            TargetSessionAttrs::ReadWrite if read_only => Some("the database does not allow writes"),
-            TargetSessionAttrs::ReadOnly if !read_only => Some("the database is not read-only"),
-            _ => None,
-        };
-        if let Some(why) = why {
-            return Err(not_connected(settings, &io::Error::other(why)));
-        }
-    }
-    // Behind a pooler it would be the name of any of its connections.
-    if !settings.prepared_statements {
-        return Ok(None);
-    }
-    let row = client.query_typed_opt(SELF, &[]).await.map_err(refused)?;
-    Ok(row.and_then(|row| {
-        Some(Backend {
-            pid: row.try_get(0).ok()?,
-            started: row.try_get(1).ok()?,
-        })
-    }))
-}
-
-fn not_connected(settings: &Settings, error: &io::Error) -> Refusal {
-    let words = format!("{}: error connecting to server: {error}", settings.target.place);
-    (Error::Connection(words), false)
 }
 
 impl Connection {
@@ -490,11 +351,4 @@ fn typed<'a>(sql: &Sql, parameters: &[Parameter<'a>]) -> Vec<(Parameter<'a>, Typ
 
 fn lock(prepared: &Mutex<HashMap<String, Statement>>) -> MutexGuard<'_, HashMap<String, Statement>> {
     prepared.lock()
-}
-
-/// The configuration of encrypted connections.
-pub fn tls_connect(encryption: Encryption, tls: &TlsOptions) -> Result<MakeRustlsConnect> {
-    let mut tls = tls.clone();
-    tls.reject_unauthorized &= encryption == Encryption::Verified;
-    Ok(MakeRustlsConnect::new(tls.config()?))
 }

@@ -1,7 +1,8 @@
 //! Connections: opened when needed, kept for reuse, never more than allowed.
 
 use super::Settings;
-use super::connection::{Backend, Connection, Counted, Opened};
+use super::connection::{Connection, Counted};
+use super::open::{Backend, Opened};
 use crate::host::{Bulk, on_host, on_loop, sleep_until, spawn, timeout, yield_now};
 use crate::kv::Error;
 use crate::stores::served::contain;
