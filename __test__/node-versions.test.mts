@@ -26,13 +26,15 @@ async function runVitest(
 }
 
 describe.each(otherNodes)("$name", (runtime) => {
+  // The one that uses most of the binding: calls that are answered at once, on the
+  // event loop, and by a thread.
   test("the contract suite passes", { timeout: 600_000 }, async () => {
     const passed = await runVitest(runtime, [
       "__test__/contract",
       "--project=default",
-      "--testNamePattern=^(memory|sqlite|postgres )",
+      "--testNamePattern=^(memory|postgres) ",
     ]);
-    expect(passed).toBeGreaterThan(1_200);
+    expect(passed).toBeGreaterThan(500);
   });
 
   test("the event loop's tests pass", { timeout: 600_000 }, async () => {

@@ -116,18 +116,32 @@ impl<M> WorkerThread<M> {
             State::Closed => return Err(Error::Closed),
         }
         let (sender, messages) = unbounded_channel();
-        start(messages).map_err(|error| Error::Connection(format!("the store's thread can't be started: {error}")))?;
+        start(messages).map_err(not_started)?;
         *state = State::Started(sender.clone());
         Ok(sender)
     }
 
     /// From now on, no worker is started. Returns a sender to the one that runs.
     pub fn close(&self) -> Option<UnboundedSender<M>> {
+        self.close_by(|_| Err(io::ErrorKind::NotFound.into()))
+    }
+
+    /// The same, but where a worker has panicked, another one is started to clean
+    /// up.
+    pub fn close_by(&self, start: impl FnOnce(UnboundedReceiver<M>) -> io::Result<()>) -> Option<UnboundedSender<M>> {
         match std::mem::replace(&mut *self.0.lock(), State::Closed) {
             State::Started(sender) if !sender.is_closed() => Some(sender),
-            _ => None,
+            State::Started(_) => {
+                let (sender, messages) = unbounded_channel();
+                start(messages).ok().map(|()| sender)
+            }
+            State::Unstarted | State::Closed => None,
         }
     }
+}
+
+fn not_started(error: io::Error) -> Error {
+    Error::Connection(format!("the store's thread can't be started: {error}"))
 }
 
 /// The thread for work that is too long for the event loop. It is started when it

@@ -8,7 +8,6 @@ mod pending_writes;
 mod postgres;
 mod redis;
 mod served;
-mod sql;
 mod sqlite;
 mod worker;
 

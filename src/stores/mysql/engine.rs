@@ -10,7 +10,7 @@ use super::url::Target;
 use super::walk::{Clear, Range, Read, Sweep};
 use super::work::Work;
 use crate::kv::{Error, Outcome, Prefix, Result};
-use crate::stores::sql::{Action, Cleared, Cursor, Engine, Lost, Operation, Rows, Swept};
+use crate::stores::served::{Action, Cleared, Cursor, Engine, Group as Asked, Limits, Lost, Rows, Swept};
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,8 +76,7 @@ impl MysqlEngine {
     }
 
     /// Works on the table, which is created if it is missing.
-    async fn work<W: Work>(&self, work: &mut W) -> Result<W::Answer, Ended> {
-        let deadline = Instant::now() + self.pool.query_timeout();
+    async fn work<W: Work>(&self, work: &mut W, deadline: Instant) -> Result<W::Answer, Ended> {
         loop {
             if !self.ready.load(Ordering::Relaxed) {
                 self.make_ready(deadline).await?;
@@ -184,6 +183,10 @@ impl MysqlEngine {
 impl Engine for MysqlEngine {
     const NAME: &'static str = "mysql";
 
+    fn place(&self) -> &str {
+        self.pool.place()
+    }
+
     fn connections(&self) -> usize {
         self.connections
     }
@@ -192,13 +195,14 @@ impl Engine for MysqlEngine {
         self.pool.query_timeout()
     }
 
-    fn run<'a>(&'a self, operations: &'a [Operation]) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
+    fn run<'a>(&'a self, asked: &'a Asked) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
         Box::pin(async move {
-            let mut group = Group::new(operations);
+            let mut group = Group::new(&asked.operations);
             if group.is_done() {
                 return group.finish(|_| Ok(Err(Error::Closed)));
             }
-            let ended = self.work(&mut group).await;
+            asked.send();
+            let ended = self.work(&mut group, Limits::until(asked.deadline).late).await;
             group.finish(|action| match &ended {
                 Ok(()) => Ok(Err(Error::Backend("internal error: an operation without an outcome".into()))),
                 Err(Ended::Not(lost)) => Err(lost.clone()),
@@ -226,10 +230,11 @@ impl Engine for MysqlEngine {
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Rows, Lost>> {
         Box::pin(async move {
             let mut read = Read(Range::new(prefix, after, entries));
-            self.work(&mut read).await.map_err(Ended::lost)
+            self.work(&mut read, limits.late).await.map_err(Ended::lost)
         })
     }
 
@@ -238,28 +243,27 @@ impl Engine for MysqlEngine {
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Cleared, Lost>> {
         Box::pin(async move {
             let mut clear = Clear(Range::new(prefix, after, slice));
-            self.work(&mut clear).await.map_err(Ended::lost)
+            self.work(&mut clear, limits.late).await.map_err(Ended::lost)
         })
     }
 
-    fn create(&self) -> BoxFuture<'_, Result<(), Lost>> {
+    fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
         Box::pin(async move {
             self.ready.store(false, Ordering::Relaxed);
-            let deadline = Instant::now() + self.pool.query_timeout();
-            self.make_ready(deadline).await.map_err(Ended::lost)
+            self.make_ready(limits.late).await.map_err(Ended::lost)
         })
     }
 
-    fn drop_table(&self) -> BoxFuture<'_, Result<(), Lost>> {
+    fn drop_table(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
         Box::pin(async move {
-            let deadline = Instant::now() + self.pool.query_timeout();
             let mut drop = Drop {
                 statements: &self.statements,
             };
-            self.on_connection(deadline, &mut drop).await.map_err(Ended::lost)?;
+            self.on_connection(limits.late, &mut drop).await.map_err(Ended::lost)?;
             self.creates.store(true, Ordering::Relaxed);
             self.ready.store(false, Ordering::Relaxed);
             Ok(())
@@ -268,7 +272,8 @@ impl Engine for MysqlEngine {
 
     fn sweep<'a>(&'a self, _: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
         Box::pin(async move {
-            let removed = self.work(&mut Sweep(slice)).await.map_err(Ended::lost)?;
+            let deadline = Instant::now() + self.pool.query_timeout();
+            let removed = self.work(&mut Sweep(slice), deadline).await.map_err(Ended::lost)?;
             Ok(Swept { removed, next: None })
         })
     }

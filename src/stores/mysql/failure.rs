@@ -1,7 +1,7 @@
 //! Errors of a server and of its connections, and what they mean to a caller.
 
 use crate::kv::Error;
-use crate::stores::sql::Lost;
+use crate::stores::served::Lost;
 use mysql_async::ServerError;
 
 /// Why work on a connection did not succeed.

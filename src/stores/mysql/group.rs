@@ -9,9 +9,10 @@ use super::failure::{Failure, Verdict, verdict};
 use super::statements::{MOST, Statement, padded, part};
 use super::work::Work;
 use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
-use crate::stores::sql::{Action, Lost, Operation};
+use crate::stores::served::{Action, Lost, Operation};
 use mysql_async::Value;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The longest key, in characters of its text.
 const MOST_CHARACTERS: usize = 768;
@@ -28,7 +29,7 @@ const LONGEST_MILLIS: i64 = 7_000 * 365 * 24 * 60 * 60 * 1000;
 
 /// A group and its outcomes so far.
 pub struct Group<'a> {
-    operations: &'a [Operation],
+    operations: &'a [Arc<Operation>],
     outcomes: Vec<Option<Result<Outcome, Lost>>>,
 }
 
@@ -47,8 +48,8 @@ impl Row<'_> {
 }
 
 impl<'a> Group<'a> {
-    pub fn new(operations: &'a [Operation]) -> Self {
-        let too_long = |operation: &Operation| {
+    pub fn new(operations: &'a [Arc<Operation>]) -> Self {
+        let too_long = |operation: &Arc<Operation>| {
             let text = operation.key.as_json();
             // A character has at least one byte.
             (text.len() > MOST_CHARACTERS && text.chars().count() > MOST_CHARACTERS).then(|| {
@@ -251,7 +252,7 @@ impl<'a> Group<'a> {
             let Operation {
                 key,
                 action: Action::Cas(expected, write),
-            } = &operations[*operation]
+            } = &*operations[*operation]
             else {
                 continue;
             };

@@ -18,8 +18,7 @@ mod walk;
 mod work;
 
 use super::check_table_name;
-use super::served::TlsOptions;
-use super::sql::SqlStore;
+use super::served::{ServedStore, TlsOptions};
 use crate::host::{Bulk, Host};
 use crate::kv::Result;
 use engine::MysqlEngine;
@@ -66,7 +65,7 @@ impl MysqlOptions {
     }
 }
 
-pub type MysqlStore = SqlStore<MysqlEngine>;
+pub type MysqlStore = ServedStore<MysqlEngine>;
 
 impl MysqlStore {
     /// A store in the database that a URL names.

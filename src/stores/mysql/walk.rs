@@ -6,7 +6,7 @@ use super::failure::Failure;
 use super::statements::{Bound, MOST, Statement, padded};
 use super::work::Work;
 use crate::kv::Prefix;
-use crate::stores::sql::{Cleared, Cursor, Row, Rows};
+use crate::stores::served::{Cleared, Cursor, Row, Rows};
 use mysql_async::Value;
 
 /// The greatest text, which sorts after every key.

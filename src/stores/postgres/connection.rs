@@ -7,32 +7,28 @@ use super::cancel::cancel;
 use super::failure::{Fault, fault};
 use super::open::{Backend, Login, Opened};
 use super::sql::Sql;
-use crate::host::{Bulk, Elapsed, Task, Watch, on_loop, sleep, spawn, timeout};
+use crate::host::{Bulk, Elapsed, Task, Watch, on_loop, sleep, spawn, timeout, timeout_at};
 use crate::kv::{Error, Result};
-use crate::stores::sql::Lost;
+use crate::stores::served::{Connect, Limits, Lost, Pooled, Refusal, contain};
+use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// How long a server may take to cancel a statement. After that the connection
-/// is given up.
+/// How long the server may take for what the store does on its own account.
 const GRACE: Duration = Duration::from_secs(1);
 const BETWEEN_CANCELS: Duration = Duration::from_millis(50);
 
 /// How long an orderly end of the connection may take.
 const FAREWELL: Duration = Duration::from_millis(500);
-
-/// The texts of list statements vary. When there are more prepared statements
-/// than this, all are forgotten.
-const MOST_PREPARED: usize = 64;
 
 pub type Parameter<'a> = &'a (dyn ToSql + Sync);
 
@@ -57,28 +53,11 @@ pub struct Connection {
     /// Whether the event loop runs the driver.
     on_loop: bool,
     driver: Option<Task<()>>,
-    _counted: Counted,
-}
-
-/// Counts the connections that exist.
-pub struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    pub fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.given_up.load(Ordering::Relaxed)
+        if (self.given_up.load(Ordering::Relaxed) || self.is_abandoned())
             && let Some(driver) = &self.driver
         {
             // It would wait for an answer.
@@ -89,7 +68,7 @@ impl Drop for Connection {
 
 impl Connection {
     /// The host that runs the caller also runs the connection's driver.
-    pub fn start(opened: Opened, settings: &Arc<Settings>, bulk: &Bulk, counted: Counted) -> Self {
+    fn start(opened: Opened, settings: &Arc<Settings>, bulk: &Bulk) -> Self {
         let Opened {
             login: Login {
                 client,
@@ -114,59 +93,6 @@ impl Connection {
             watch,
             on_loop: on_loop(),
             driver: Some(spawn(driver)),
-            _counted: counted,
-        }
-    }
-
-    pub fn is_on_loop(&self) -> bool {
-        self.on_loop
-    }
-
-    /// Has the driver look whether the connection has ended.
-    pub fn refresh(&self) {
-        self.watch.refresh();
-    }
-
-    pub fn is_usable(&self) -> bool {
-        !self.client.is_closed() && !self.given_up.load(Ordering::Relaxed)
-    }
-
-    /// Whether the caller has given up the statement under way, as when a list
-    /// is abandoned.
-    pub fn is_abandoned(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
-    }
-
-    /// If this connection was given up, the name by which to end it before
-    /// anything else is done: a statement that it has not begun yet must not be
-    /// carried out after newer ones.
-    pub fn take_given_up(&mut self) -> Option<Backend> {
-        self.backend.take().filter(|_| self.given_up.load(Ordering::Relaxed))
-    }
-
-    /// Ends another connection. Returns whether this one answers.
-    pub async fn end(&self, other: &Backend) -> bool {
-        let parameters: [(Parameter<'_>, Type); 2] = [(&other.pid, Type::INT4), (&other.started, Type::TEXT)];
-        match timeout(GRACE, self.client.query_typed(END, &parameters)).await {
-            // Not every user may do that.
-            Ok(Err(error)) => error.as_db_error().is_some(),
-            Ok(Ok(_)) => true,
-            Err(_) => {
-                self.given_up.store(true, Ordering::Relaxed);
-                false
-            }
-        }
-    }
-
-    /// Closes the connection and waits until the socket is closed.
-    pub async fn close(mut self) {
-        self.given_up.store(false, Ordering::Relaxed);
-        let driver = self.driver.take();
-        drop(self);
-        if let Some(mut driver) = driver
-            && timeout(FAREWELL, &mut driver).await.is_err()
-        {
-            driver.abort();
         }
     }
 
@@ -187,6 +113,14 @@ impl Connection {
             self.client.query_typed(&sql.text, &typed(sql, parameters)).await
         };
         result.map_err(|error| self.failed(sql, &error))
+    }
+
+    /// The rows of a statement whose text varies: it is not prepared, so that it
+    /// doesn't need a place among the statements that are.
+    pub async fn rows_once(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Fault> {
+        let _turn = self.turn().await;
+        let rows = self.client.query_typed(&sql.text, &typed(sql, parameters)).await;
+        rows.map_err(|error| self.fault(&error))
     }
 
     /// How many rows a statement changed.
@@ -241,11 +175,7 @@ impl Connection {
             .prepare_typed(&sql.text, sql.types)
             .await
             .map_err(|error| self.fault(&error))?;
-        let mut prepared = lock(prepared);
-        if prepared.len() >= MOST_PREPARED {
-            prepared.clear();
-        }
-        prepared.insert(sql.text.clone(), statement.clone());
+        lock(prepared).insert(sql.text.clone(), statement.clone());
         Ok(Some(statement))
     }
 
@@ -260,66 +190,61 @@ impl Connection {
     }
 
     /// Waits for statements of this connection, and has the server cancel them
-    /// after `limit`. A cancelled statement returns its own error.
+    /// when they are late. A cancelled statement returns its own error.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] if the server doesn't answer even then. The
+    /// [`Error::Timeout`] if the server has not answered at the deadline. The
     /// connection is given up, and the outcome is unknown.
-    pub async fn within<T>(&self, limit: Duration, statements: impl Future<Output = T>) -> Result<T> {
+    pub async fn within<T>(&self, limits: Limits, statements: impl Future<Output = T>) -> Result<T> {
         self.busy.store(true, Ordering::Relaxed);
-        let result = self.until(limit, statements).await;
+        let result = self.until(limits, statements).await;
         self.busy.store(false, Ordering::Relaxed);
         result
     }
 
-    /// Has the server cancel an abandoned statement, unless it ends by itself.
-    pub async fn end_abandoned(&self) {
-        let ended = async { self.client.batch_execute("").await };
-        // After a timeout the connection is given up.
-        let _ = self.within(BETWEEN_CANCELS, ended).await;
-    }
-
-    async fn until<T>(&self, limit: Duration, statements: impl Future<Output = T>) -> Result<T> {
+    async fn until<T>(&self, Limits { late, deadline }: Limits, statements: impl Future<Output = T>) -> Result<T> {
         let mut statements = pin!(statements);
-        if let Ok(result) = timeout(limit, &mut statements).await {
+        if let Ok(result) = timeout_at(late, &mut statements).await {
             return Ok(result);
         }
-        let end = Instant::now() + GRACE;
         let mut pause = BETWEEN_CANCELS;
         let mut cancels = Vec::new();
-        while Instant::now() < end {
-            // Each statement that was sent ahead has to be cancelled.
-            let told = cancel(
-                self.client.cancel_token(),
-                self.address.clone(),
-                Arc::clone(&self.settings),
-                self.tls.clone(),
-            );
-            // A task of its own, which continues after the statement has ended;
-            // see `outlast`.
-            let bulk = self.bulk.clone();
-            cancels.push(spawn(async move { bulk.run(timeout(GRACE, told)).await }));
-            tokio::select! {
-                biased;
-                result = &mut statements => {
-                    self.outlast(cancels).await;
-                    return Ok(result);
+        let in_time = timeout_at(deadline, async {
+            loop {
+                // Each statement that was sent ahead has to be cancelled.
+                let told = cancel(
+                    self.client.cancel_token(),
+                    self.address.clone(),
+                    Arc::clone(&self.settings),
+                    self.tls.clone(),
+                );
+                // A task of its own, which continues after the statement has ended;
+                // see `outlast`.
+                let bulk = self.bulk.clone();
+                cancels.push(spawn(async move { bulk.run(timeout(GRACE, told)).await }));
+                tokio::select! {
+                    biased;
+                    result = &mut statements => return result,
+                    () = sleep(pause) => pause *= 2,
                 }
-                () = sleep(pause) => pause *= 2,
             }
+        });
+        if let Ok(result) = in_time.await {
+            self.outlast(cancels, deadline).await;
+            return Ok(result);
         }
         self.given_up.store(true, Ordering::Relaxed);
         Err(Error::Timeout(format!(
-            "{} did not answer within {} ms",
+            "{}: no answer within {} ms",
             self.place(),
-            limit.as_millis()
+            self.settings.query_timeout.as_millis()
         )))
     }
 
     /// Waits until all requests to cancel have arrived: a late one would cancel
     /// the next statement instead.
-    async fn outlast(&self, cancels: Vec<Task<Result<std::result::Result<(), Elapsed>>>>) {
+    async fn outlast(&self, cancels: Vec<Task<Result<std::result::Result<(), Elapsed>>>>, deadline: Instant) {
         let arrived = async {
             for cancel in cancels {
                 let _ = cancel.await;
@@ -327,7 +252,7 @@ impl Connection {
             // A cancellation that arrives late hits this empty statement.
             self.client.batch_execute("").await
         };
-        if timeout(2 * GRACE, arrived).await.is_err() {
+        if timeout_at(deadline, arrived).await.is_err() {
             self.given_up.store(true, Ordering::Relaxed);
         }
     }
@@ -335,13 +260,104 @@ impl Connection {
     /// [`Self::within`] for one statement that isn't divided further.
     pub async fn one<T>(
         &self,
-        limit: Duration,
+        limits: Limits,
         statement: impl Future<Output = std::result::Result<T, Fault>>,
     ) -> std::result::Result<T, Fault> {
-        match self.within(limit, statement).await {
+        match self.within(limits, statement).await {
             Ok(result) => result,
             Err(error) => Err(Fault::Lost(Lost::Unknown(error))),
         }
+    }
+}
+
+impl Pooled for Connection {
+    type Name = Backend;
+
+    fn is_on_loop(&self) -> bool {
+        self.on_loop
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.client.is_closed() && !self.given_up.load(Ordering::Relaxed)
+    }
+
+    fn refresh(&self) {
+        self.watch.refresh();
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    async fn end_abandoned(&self) {
+        let ended = async { self.client.batch_execute("").await };
+        let now = Instant::now();
+        let limits = Limits {
+            late: now + BETWEEN_CANCELS,
+            deadline: now + GRACE,
+        };
+        // After a timeout the connection is given up.
+        let _ = self.within(limits, ended).await;
+    }
+
+    fn take_given_up(&mut self) -> Option<Backend> {
+        self.backend.take().filter(|_| self.given_up.load(Ordering::Relaxed))
+    }
+
+    async fn end(&self, other: &Backend, deadline: Instant) -> bool {
+        let parameters: [(Parameter<'_>, Type); 2] = [(&other.pid, Type::INT4), (&other.started, Type::TEXT)];
+        let deadline = deadline.min(Instant::now() + GRACE);
+        match timeout_at(deadline, self.client.query_typed(END, &parameters)).await {
+            // Not every user may do that.
+            Ok(Err(error)) => error.as_db_error().is_some(),
+            Ok(Ok(_)) => true,
+            Err(_) => {
+                self.given_up.store(true, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    async fn close(mut self) {
+        self.given_up.store(false, Ordering::Relaxed);
+        let driver = self.driver.take();
+        drop(self);
+        if let Some(mut driver) = driver
+            && timeout(FAREWELL, &mut driver).await.is_err()
+        {
+            driver.abort();
+        }
+    }
+}
+
+/// Opens connections on the thread, because that takes long.
+pub struct Connector {
+    pub settings: Arc<Settings>,
+    pub bulk: Bulk,
+}
+
+impl Connect for Connector {
+    type Connection = Connection;
+
+    fn place(&self) -> &str {
+        &self.settings.target.place
+    }
+
+    fn open(&self, deadline: Instant, writable: bool) -> BoxFuture<'_, Result<Connection, Refusal>> {
+        Box::pin(async move {
+            let settings = Arc::clone(&self.settings);
+            let open = Box::pin(Opened::open(settings, writable));
+            let opened = self.bulk.run(contain(timeout_at(deadline, open))).await;
+            let passing = |error| Refusal { error, lasting: false };
+            match opened.and_then(|opened| opened).map_err(passing)? {
+                Ok(opened) => Ok(Connection::start(opened?, &self.settings, &self.bulk)),
+                Err(Elapsed) => Err(passing(Error::Connection(format!(
+                    "{}: not connected within {} ms",
+                    self.place(),
+                    self.settings.connect_timeout.as_millis()
+                )))),
+            }
+        })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Errors of statements, and what they mean to a caller.
 
 use crate::kv::{Error, Key};
-use crate::stores::sql::Lost;
+use crate::stores::served::{Lost, Refusal};
 use std::error::Error as StdError;
 use tokio_postgres::error::{Severity, SqlState};
 
@@ -21,6 +21,8 @@ pub enum Fault {
     Raced(Error),
     /// The user lacks a right.
     Denied(Error),
+    /// This server takes no writes.
+    Elsewhere(Error),
     Lost(Lost),
 }
 
@@ -29,6 +31,8 @@ impl Fault {
     pub fn lost(self) -> Lost {
         match self {
             Self::Lost(lost) => lost,
+            // It was cancelled, or asked of the wrong server.
+            Self::Divide(error @ Error::Timeout(_)) | Self::Elsewhere(error) => Lost::Undone(error),
             // A retry would fail in the same way.
             fault => Lost::Refused {
                 error: fault.error(),
@@ -46,7 +50,8 @@ impl Fault {
             | Self::NoTable(error)
             | Self::Stale(error)
             | Self::Raced(error)
-            | Self::Denied(error) => error,
+            | Self::Denied(error)
+            | Self::Elsewhere(error) => error,
             Self::Lost(lost) => lost.error(),
         }
     }
@@ -93,6 +98,7 @@ pub fn fault(error: &tokio_postgres::Error, place: &str) -> Fault {
             Fault::Raced(Error::Backend(said()))
         }
         &SqlState::INSUFFICIENT_PRIVILEGE => Fault::Denied(Error::Backend(said())),
+        &SqlState::READ_ONLY_SQL_TRANSACTION => Fault::Elsewhere(Error::Backend(said())),
         _ if code.code().starts_with("54") => Fault::Divide(Error::ValueTooLarge(said())),
         _ if code.code().starts_with("22") || code.code().starts_with("23") => Fault::Divide(Error::Backend(said())),
         _ => Fault::Final(Error::Backend(said())),
@@ -127,8 +133,8 @@ fn shortened(key: &Key) -> String {
     json.chars().take(100).chain(['…']).collect()
 }
 
-/// Why there is no connection, and whether a retry can't help.
-pub fn refusal(error: &tokio_postgres::Error, place: &str) -> (Error, bool) {
+/// Why there is no connection.
+pub fn refusal(error: &tokio_postgres::Error, place: &str) -> Refusal {
     let lasting = match error.as_db_error() {
         Some(server) => {
             let code = server.code().code();
@@ -141,7 +147,10 @@ pub fn refusal(error: &tokio_postgres::Error, place: &str) -> (Error, bool) {
             Some(rustls::Error::InvalidCertificate(_))
         ),
     };
-    (Error::Connection(format!("{place}: {}", words(error))), lasting)
+    Refusal {
+        error: Error::Connection(format!("{place}: {}", words(error))),
+        lasting,
+    }
 }
 
 /// The server's message, or that of the innermost cause.

@@ -9,19 +9,20 @@
 use super::Postgres;
 use super::connection::Connection;
 use super::failure::{Fault, about};
+use super::sql::Statements;
+use super::table::Wait;
 use super::wire::{TextArray, array_text, check_key, is_storable};
 use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
-use crate::stores::sql::{Action, Lost, Operation};
+use crate::stores::served::{Action, Engine, Group, Limits, Lost, Operation};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-use std::time::Duration;
 use tokio::time::Instant;
 
 /// A failed statement is divided into this many parts.
 const PARTS: usize = 8;
 
-/// A statement about many keys may take one part in so many of the remaining
-/// time.
+/// A statement about many keys is late after one part in so many of the time that
+/// is left.
 const SHARE: u32 = 4;
 
 /// Values with so many bytes together take long to compare.
@@ -32,13 +33,13 @@ type Attempt = Result<Reply, Fault>;
 
 impl Postgres {
     /// Returns an answer for each operation.
-    pub async fn answer(&self, group: &[Operation]) -> Vec<Answer> {
-        let mut answers: Vec<Option<Answer>> = group.iter().map(|operation| refuse(operation).map(Ok)).collect();
-        let some: Vec<usize> = (0..group.len()).filter(|index| answers[*index].is_none()).collect();
-        let operations: Vec<&Operation> = some.iter().map(|index| &group[*index]).collect();
-        let deadline = Instant::now() + self.settings.query_timeout;
-        let found = match self.table.check(deadline).await {
-            Ok(()) => self.divide(operations, deadline).await,
+    pub async fn answer(&self, group: &Group) -> Vec<Answer> {
+        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(group.operations.len());
+        answers.extend(group.operations.iter().map(|operation| refuse(operation).map(Ok)));
+        let some: Vec<usize> = (0..answers.len()).filter(|index| answers[*index].is_none()).collect();
+        let operations: Vec<&Operation> = some.iter().map(|index| &*group.operations[*index]).collect();
+        let found = match self.table.check(Limits::until(group.deadline)).await {
+            Ok(()) => self.divide(group, operations).await,
             Err(fault) => {
                 let failed = |operation| settle(Err(fault.clone()), operation);
                 operations.into_iter().map(failed).collect()
@@ -47,43 +48,48 @@ impl Postgres {
         for (index, answer) in some.into_iter().zip(found) {
             answers[index] = Some(answer);
         }
+        let missing = || {
+            Ok(Err(Error::Backend(
+                "internal error: an operation without an outcome".into(),
+            )))
+        };
         answers
             .into_iter()
-            .map(|answer| answer.unwrap_or_else(|| Ok(Err(Error::Backend("internal error: no answer".into())))))
+            .map(|answer| answer.unwrap_or_else(missing))
             .collect()
     }
 
     /// Runs operations together, and separately those that fail so.
-    fn divide<'a>(&'a self, group: Vec<&'a Operation>, deadline: Instant) -> BoxFuture<'a, Vec<Answer>> {
+    fn divide<'a>(&'a self, group: &'a Group, operations: Vec<&'a Operation>) -> BoxFuture<'a, Vec<Answer>> {
         async move {
-            let mut attempts = self.attempt(&group, deadline).await;
+            let mut attempts = self.attempt(group, &operations).await;
             let faulty = |wanted: fn(&Fault) -> bool, attempts: &[Attempt]| -> Vec<usize> {
                 let found = |index: &usize| attempts[*index].as_ref().is_err_and(wanted);
                 (0..attempts.len()).filter(found).collect()
             };
             // With a new table or plan, once more.
             let again = faulty(|fault| matches!(fault, Fault::NoTable(_) | Fault::Stale(_)), &attempts);
-            if !again.is_empty() && self.renew(&mut attempts, &again, deadline).await {
-                let operations: Vec<_> = again.iter().map(|index| group[*index]).collect();
-                let renewed = self.attempt(&operations, deadline).await;
+            if !again.is_empty() && self.renew(&mut attempts, &again, group.deadline).await {
+                let operations: Vec<_> = again.iter().map(|index| operations[*index]).collect();
+                let renewed = self.attempt(group, &operations).await;
                 for (index, attempt) in again.into_iter().zip(renewed) {
                     attempts[index] = attempt;
                 }
             }
             let mut parts: Vec<Vec<usize>> = Vec::new();
-            if group.len() > 1 {
+            if operations.len() > 1 {
                 let apart = faulty(|fault| matches!(fault, Fault::Divide(_)), &attempts);
                 let size = apart.len().div_ceil(PARTS).max(1);
                 parts = apart.chunks(size).map(<[usize]>::to_vec).collect();
             }
             let answers = join_all(parts.iter().map(|part| {
-                let operations = part.iter().map(|index| group[*index]).collect();
-                self.divide(operations, deadline)
+                let operations = part.iter().map(|index| operations[*index]).collect();
+                self.divide(group, operations)
             }))
             .await;
             let mut all: Vec<Answer> = attempts
                 .into_iter()
-                .zip(&group)
+                .zip(&operations)
                 .map(|(attempt, operation)| settle(attempt, operation))
                 .collect();
             for (index, answer) in parts.into_iter().flatten().zip(answers.into_iter().flatten()) {
@@ -105,7 +111,8 @@ impl Postgres {
         if self.settings.initialized {
             return false;
         }
-        match self.table.create(left(deadline), Some(deadline)).await {
+        let limits = Limits::until(deadline);
+        match self.table.create(limits, Wait::Until(limits.late)).await {
             Ok(()) => true,
             Err(fault) => {
                 for index in again {
@@ -117,27 +124,35 @@ impl Postgres {
     }
 
     /// One attempt, on one connection.
-    async fn attempt(&self, group: &[&Operation], deadline: Instant) -> Vec<Attempt> {
-        let failed = |fault: Fault| vec![Err(fault); group.len()];
-        let lease = match self.pool.take(left(deadline)).await {
+    async fn attempt(&self, group: &Group, operations: &[&Operation]) -> Vec<Attempt> {
+        let failed = |fault: &Fault| vec![Err(fault.clone()); operations.len()];
+        let lease = match self.pool.take(group.deadline).await {
             Ok(lease) => lease,
-            Err(lost) => return failed(Fault::Lost(lost)),
+            Err(lost) => return failed(&Fault::Lost(lost)),
         };
-        let limit = left(deadline) / if group.len() > 1 { SHARE } else { 1 };
-        match lease.within(limit, Box::pin(self.statements(&lease, group))).await {
+        let limits = match operations.len() {
+            1 => Limits::until(group.deadline),
+            _ => Limits::share(group.deadline, SHARE),
+        };
+        group.send();
+        let statements = Box::pin(self.statements(&lease, operations));
+        let attempts = match lease.within(limits, statements).await {
             Ok(attempts) => attempts,
-            Err(Error::Timeout(why)) => group
-                .iter()
-                .map(|operation| {
-                    let words = match operation.action {
-                        Action::Get => why.clone(),
-                        _ => format!("{why}; the outcome is unknown"),
-                    };
-                    Err(Fault::Final(Error::Timeout(words)))
-                })
-                .collect(),
-            Err(error) => failed(Fault::Final(error)),
+            Err(error) => return failed(&Fault::Lost(Lost::Unknown(error))),
+        };
+        if attempts
+            .iter()
+            .any(|attempt| matches!(attempt, Err(Fault::Elsewhere(_))))
+        {
+            self.pool.demote();
+        } else if operations
+            .iter()
+            .zip(&attempts)
+            .any(|(operation, attempt)| attempt.is_ok() && !operation.is_get())
+        {
+            self.pool.note_write();
         }
+        attempts
     }
 
     async fn statements(&self, connection: &Connection, group: &[&Operation]) -> Vec<Attempt> {
@@ -152,14 +167,16 @@ impl Postgres {
                 Action::Cas(expected, write) => swaps.push((index, key, expected.as_ref(), write)),
             }
         }
+        let relaxed = group.first().is_some_and(|operation| self.is_relaxed(&operation.key));
+        let sql = if relaxed { &self.relaxed_sql } else { &self.sql };
         // All take locks in one order, which prevents deadlocks.
         sets.sort_unstable_by_key(|(_, key, ..)| key.as_json());
         deletes.sort_unstable_by_key(|(_, key)| key.as_json());
         let (values, put, gone, swapped) = futures::join!(
             self.get(connection, &gets),
-            self.set(connection, &sets),
-            self.delete(connection, &deletes),
-            self.swap(connection, &swaps),
+            set(connection, sql, &sets),
+            delete(connection, sql, &deletes),
+            self.swap(connection, sql, &swaps),
         );
         match values {
             Ok(values) => {
@@ -196,65 +213,35 @@ impl Postgres {
         rows.iter().map(text).collect()
     }
 
-    async fn set(&self, connection: &Connection, sets: &[(usize, &Key, &JsonText, Option<Ttl>)]) -> Result<(), Fault> {
-        match sets {
-            [] => {}
-            [(_, key, value, ttl)] => {
-                let parameters = (TextArray::of(key), value.as_str(), ttl.map(millis));
-                let (key, value, ttl) = &parameters;
-                connection.count(&self.sql.set, &[key, value, ttl]).await?;
-            }
-            _ => {
-                let keys: Vec<String> = sets.iter().map(|(_, key, ..)| array_text(key)).collect();
-                let values: Vec<&str> = sets.iter().map(|(_, _, value, _)| value.as_str()).collect();
-                let ttls: Vec<Option<i64>> = sets.iter().map(|(.., ttl)| ttl.map(millis)).collect();
-                connection.count(&self.sql.set_many, &[&keys, &values, &ttls]).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn delete(&self, connection: &Connection, deletes: &[(usize, &Key)]) -> Result<(), Fault> {
-        match deletes {
-            [] => {}
-            [(_, key)] => {
-                connection.count(&self.sql.delete, &[&TextArray::of(key)]).await?;
-            }
-            _ => {
-                let keys: Vec<String> = deletes.iter().map(|(_, key)| array_text(key)).collect();
-                connection.count(&self.sql.delete_many, &[&keys]).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Each is a statement of its own. All are sent before the first answer.
     async fn swap(
         &self,
         connection: &Connection,
+        sql: &Statements,
         swaps: &[(usize, &Key, Option<&JsonText>, &Write)],
     ) -> Vec<Result<bool, Fault>> {
         // Prepared once here, rather than by each of them at the same time.
         for (_, _, expected, write) in swaps {
-            let sql = match (expected, write) {
-                (None, Write::Store { .. }) => &self.sql.insert,
-                (None, Write::Delete) => &self.sql.get,
-                (Some(_), Write::Store { .. }) => &self.sql.swap,
-                (Some(_), Write::Delete) => &self.sql.swap_delete,
+            let statement = match (expected, write) {
+                (None, Write::Store { .. }) => &sql.insert,
+                (None, Write::Delete) => &sql.get,
+                (Some(_), Write::Store { .. }) => &sql.swap,
+                (Some(_), Write::Delete) => &sql.swap_delete,
             };
-            if let Err(fault) = connection.prepare(sql).await {
+            if let Err(fault) = connection.prepare(statement).await {
                 return vec![Err(fault); swaps.len()];
             }
         }
         let swapped = swaps
             .iter()
-            .map(|(_, key, expected, write)| self.swap_one(connection, key, *expected, write));
+            .map(|(_, key, expected, write)| self.swap_one(connection, sql, key, *expected, write));
         join_all(swapped).await
     }
 
     async fn swap_one(
         &self,
         connection: &Connection,
+        sql: &Statements,
         key: &Key,
         expected: Option<&JsonText>,
         write: &Write,
@@ -262,14 +249,14 @@ impl Postgres {
         let array = TextArray::of(key);
         let Some(expected) = expected else {
             return Ok(match write {
-                Write::Delete => connection.rows(&self.sql.get, &[&array]).await?.is_empty(),
+                Write::Delete => connection.rows(&sql.get, &[&array]).await?.is_empty(),
                 Write::Store { value, ttl } => {
                     let (value, ttl) = (value.as_str(), ttl.map(millis));
-                    connection.count(&self.sql.insert, &[&array, &value, &ttl]).await? > 0
+                    connection.count(&sql.insert, &[&array, &value, &ttl]).await? > 0
                 }
             });
         };
-        if self.swap_text(connection, &array, expected.as_str(), write).await? {
+        if swap_text(connection, sql, &array, expected.as_str(), write).await? {
             return Ok(true);
         }
         // jsonb compares numbers exactly, JavaScript as doubles:
@@ -277,12 +264,12 @@ impl Postgres {
         if !expected.as_str().bytes().any(|byte| byte.is_ascii_digit()) {
             return Ok(false);
         }
-        let rows = connection.rows(&self.sql.get, &[&array]).await?;
+        let rows = connection.rows(&sql.get, &[&array]).await?;
         let Some(stored) = rows.first().map(text).transpose()?.flatten() else {
             return Ok(false);
         };
         match self.means(expected, &stored, key).await {
-            Ok(true) => self.swap_text(connection, &array, stored.as_str(), write).await,
+            Ok(true) => swap_text(connection, sql, &array, stored.as_str(), write).await,
             Ok(false) => Ok(false),
             Err(error) => Err(Fault::Final(error)),
         }
@@ -298,25 +285,59 @@ impl Postgres {
         let compare = async move { expected.means(stored.as_str(), &key) };
         self.bulk.run(compare).await?
     }
+}
 
-    async fn swap_text(
-        &self,
-        connection: &Connection,
-        key: &TextArray,
-        expected: &str,
-        write: &Write,
-    ) -> Result<bool, Fault> {
-        let swapped = match write {
-            Write::Delete => connection.count(&self.sql.swap_delete, &[key, &expected]).await?,
-            Write::Store { value, ttl } => {
-                let (value, ttl) = (value.as_str(), ttl.map(millis));
-                connection
-                    .count(&self.sql.swap, &[key, &expected, &value, &ttl])
-                    .await?
-            }
-        };
-        Ok(swapped > 0)
+async fn swap_text(
+    connection: &Connection,
+    sql: &Statements,
+    key: &TextArray,
+    expected: &str,
+    write: &Write,
+) -> Result<bool, Fault> {
+    let swapped = match write {
+        Write::Delete => connection.count(&sql.swap_delete, &[key, &expected]).await?,
+        Write::Store { value, ttl } => {
+            let (value, ttl) = (value.as_str(), ttl.map(millis));
+            connection.count(&sql.swap, &[key, &expected, &value, &ttl]).await?
+        }
+    };
+    Ok(swapped > 0)
+}
+
+async fn set(
+    connection: &Connection,
+    sql: &Statements,
+    sets: &[(usize, &Key, &JsonText, Option<Ttl>)],
+) -> Result<(), Fault> {
+    match sets {
+        [] => {}
+        [(_, key, value, ttl)] => {
+            let parameters = (TextArray::of(key), value.as_str(), ttl.map(millis));
+            let (key, value, ttl) = &parameters;
+            connection.count(&sql.set, &[key, value, ttl]).await?;
+        }
+        _ => {
+            let keys: Vec<String> = sets.iter().map(|(_, key, ..)| array_text(key)).collect();
+            let values: Vec<&str> = sets.iter().map(|(_, _, value, _)| value.as_str()).collect();
+            let ttls: Vec<Option<i64>> = sets.iter().map(|(.., ttl)| ttl.map(millis)).collect();
+            connection.count(&sql.set_many, &[&keys, &values, &ttls]).await?;
+        }
     }
+    Ok(())
+}
+
+async fn delete(connection: &Connection, sql: &Statements, deletes: &[(usize, &Key)]) -> Result<(), Fault> {
+    match deletes {
+        [] => {}
+        [(_, key)] => {
+            connection.count(&sql.delete, &[&TextArray::of(key)]).await?;
+        }
+        _ => {
+            let keys: Vec<String> = deletes.iter().map(|(_, key)| array_text(key)).collect();
+            connection.count(&sql.delete_many, &[&keys]).await?;
+        }
+    }
+    Ok(())
 }
 
 fn fail(attempts: &mut [Attempt], indices: impl Iterator<Item = usize>, fault: &Fault) {
@@ -346,7 +367,7 @@ fn refuse(Operation { key, action }: &Operation) -> Option<Outcome> {
 fn settle(attempt: Attempt, operation: &Operation) -> Answer {
     match attempt {
         Ok(reply) => Ok(Ok(reply)),
-        Err(Fault::Lost(lost)) => Err(lost),
+        Err(fault @ (Fault::Lost(_) | Fault::Elsewhere(_))) => Err(fault.lost()),
         Err(fault) => Ok(Err(about(fault.error(), &operation.key))),
     }
 }
@@ -359,8 +380,4 @@ fn text(row: &tokio_postgres::Row) -> Result<Option<JsonText>, Fault> {
 
 fn millis(ttl: Ttl) -> i64 {
     ttl.deadline(0)
-}
-
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now())
 }

@@ -1,7 +1,7 @@
 //! PostgreSQL, in the format of Fedify's own PostgreSQL store.
 //!
-//! The worker that all SQL stores share ([`super::sql`]) gathers operations.
-//! This module turns a group of them into statements.
+//! The worker that the stores on servers share ([`super::served`]) gathers
+//! operations. This module turns a group of them into statements.
 
 mod addresses;
 mod cancel;
@@ -9,25 +9,24 @@ mod connection;
 mod failure;
 mod group;
 mod open;
-mod pool;
 mod sql;
 mod table;
 mod url;
 mod wire;
 
-use super::served::TlsOptions;
-use super::sql::{Cleared, Cursor, Engine, Lost, Operation, Row, Rows, SqlStore, Swept};
+use super::served::{
+    Cleared, Cursor, Engine, Group, Limits, Lost, Pool, PoolOptions, Row, Rows, ServedStore, Swept, TlsOptions,
+};
 use crate::host::{Bulk, Host};
-use crate::kv::{Error, Outcome, Prefix, Result};
-use connection::Parameter;
+use crate::kv::{Error, Key, Outcome, Prefix, Result};
+use connection::{Connector, Parameter};
 use failure::Fault;
 use futures::future::BoxFuture;
 use open::tls_connect;
-use pool::Pool;
 use sql::{Sql, Statements, Stretch, TableStatements};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use table::Table;
+use table::{Table, Wait};
 use tokio::time::Instant;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Target;
@@ -47,6 +46,12 @@ pub struct PostgresOptions {
     pub queue_limit: usize,
     pub tls: Option<TlsOptions>,
     pub prepared_statements: bool,
+    /// How old a connection may become.
+    pub max_lifetime: Duration,
+    /// How long a connection may be unused.
+    pub idle_timeout: Duration,
+    /// Writes under these prefixes don't wait until they are on disk.
+    pub relaxed: Vec<Prefix>,
 }
 
 impl Default for PostgresOptions {
@@ -61,6 +66,9 @@ impl Default for PostgresOptions {
             queue_limit: 100_000,
             tls: None,
             prepared_statements: true,
+            max_lifetime: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_secs(10 * 60),
+            relaxed: Vec::new(),
         }
     }
 }
@@ -69,7 +77,6 @@ impl Default for PostgresOptions {
 struct Settings {
     target: Target,
     initialized: bool,
-    max_connections: usize,
     connect_timeout: Duration,
     query_timeout: Duration,
     prepared_statements: bool,
@@ -87,7 +94,7 @@ impl Settings {
     }
 }
 
-pub type PostgresStore = SqlStore<Postgres>;
+pub type PostgresStore = ServedStore<Postgres>;
 
 impl PostgresStore {
     /// # Errors
@@ -100,12 +107,12 @@ impl PostgresStore {
             target.encrypt()?;
         }
         let queue_limit = options.queue_limit;
-        let sql = Statements::new(&options.table_name)?;
+        let sql = Statements::new(&options.table_name, false)?;
+        let relaxed_sql = Statements::new(&options.table_name, true)?;
         let table = TableStatements::new(&options.table_name, options.unlogged)?;
         let settings = Arc::new(Settings {
             target,
             initialized: options.initialized,
-            max_connections: options.max_connections,
             connect_timeout: options.connect_timeout,
             query_timeout: options.query_timeout,
             prepared_statements: options.prepared_statements,
@@ -113,12 +120,25 @@ impl PostgresStore {
             tls_connect: OnceLock::new(),
         });
         let bulk = host.bulk(Postgres::NAME);
-        let pool = Arc::new(Pool::new(Arc::clone(&settings), bulk.clone()));
+        let connector = Connector {
+            settings: Arc::clone(&settings),
+            bulk: bulk.clone(),
+        };
+        let max_connections = options.max_connections;
+        let pool = Arc::new(Pool::new(
+            connector,
+            PoolOptions {
+                max_connections,
+                connect_timeout: options.connect_timeout,
+                max_lifetime: options.max_lifetime,
+                idle_timeout: options.idle_timeout,
+            },
+        ));
         let table = Table::new(Arc::clone(&settings), Arc::clone(&pool), table, options.unlogged);
         // One connection is left to the thread.
         let groups = match host {
-            Host::Loop(_) => settings.max_connections.saturating_sub(1).max(1),
-            Host::Thread => settings.max_connections,
+            Host::Loop(_) => max_connections.saturating_sub(1).max(1),
+            Host::Thread => max_connections,
         };
         let engine = Postgres {
             groups,
@@ -127,6 +147,8 @@ impl PostgresStore {
             pool,
             table,
             sql,
+            relaxed_sql,
+            relaxed: options.relaxed,
         };
         Ok(Self::new(engine, queue_limit, host, bulk))
     }
@@ -137,37 +159,40 @@ pub struct Postgres {
     groups: usize,
     bulk: Bulk,
     settings: Arc<Settings>,
-    pool: Arc<Pool>,
+    pool: Arc<Pool<Connector>>,
     table: Arc<Table>,
     sql: Statements,
+    /// For writes that don't wait until they are on disk.
+    relaxed_sql: Statements,
+    relaxed: Vec<Prefix>,
 }
 
 impl Postgres {
-    /// Runs a statement, and once more if its plan is stale.
-    async fn query(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<tokio_postgres::Row>, Lost> {
-        for last in [false, true] {
-            let limit = self.settings.query_timeout;
-            let lease = self.pool.take(limit).await?;
-            match lease.one(limit, lease.rows(sql, parameters)).await {
-                Ok(rows) => return Ok(rows),
-                // A missing table has no rows.
-                Err(Fault::NoTable(_)) if !self.settings.initialized => break,
-                Err(Fault::Stale(_)) if !last => {}
-                Err(fault) => return Err(fault.lost()),
+    /// Runs a statement of which there are many. A missing table has no rows.
+    async fn query(
+        &self,
+        sql: &Sql,
+        parameters: &[Parameter<'_>],
+        limits: Limits,
+    ) -> Result<Vec<tokio_postgres::Row>, Lost> {
+        let lease = self.pool.take(limits.deadline).await?;
+        match lease.one(limits, lease.rows_once(sql, parameters)).await {
+            Err(Fault::NoTable(_)) if !self.settings.initialized => Ok(Vec::new()),
+            Err(Fault::Elsewhere(error)) => {
+                self.pool.demote();
+                Err(Lost::Undone(error))
             }
+            result => result.map_err(Fault::lost),
         }
-        Ok(Vec::new())
-    }
-
-    /// Checks the table before an operation on many entries.
-    async fn check(&self) -> Result<(), Lost> {
-        let deadline = Instant::now() + self.settings.query_timeout;
-        self.table.check(deadline).await.map_err(Fault::lost)
     }
 }
 
 impl Engine for Postgres {
     const NAME: &'static str = "postgres";
+
+    fn place(&self) -> &str {
+        self.pool.place()
+    }
 
     fn connections(&self) -> usize {
         self.groups
@@ -177,7 +202,11 @@ impl Engine for Postgres {
         self.settings.query_timeout
     }
 
-    fn run<'a>(&'a self, group: &'a [Operation]) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
+    fn is_relaxed(&self, key: &Key) -> bool {
+        self.relaxed.iter().any(|prefix| prefix.contains_json(key.as_json()))
+    }
+
+    fn run<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
         Box::pin(self.answer(group))
     }
 
@@ -186,14 +215,18 @@ impl Engine for Postgres {
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Rows, Lost>> {
         Box::pin(async move {
             check_prefix(prefix).map_err(lasting)?;
-            self.check().await?;
+            self.check(limits).await?;
             let sql = self.sql.read(stretch(prefix, after), entries);
             let bounds = bounds(prefix, after);
-            let rows = self.query(&sql, &parameters(&bounds)).await?;
-            let full = rows.len() == entries as usize;
+            let rows = self.query(&sql, &parameters(&bounds), limits).await?;
+            // How many there were before those were left out that make it too long.
+            let found = rows.first().map(|row| row.try_get::<_, i64>(2)).transpose();
+            let found = found.map_err(unexpected)?.unwrap_or_default().unsigned_abs();
+            let full = found == u64::from(entries) || found > rows.len() as u64;
             let mut next = None;
             let mut live = Vec::with_capacity(rows.len());
             for row in rows {
@@ -218,12 +251,13 @@ impl Engine for Postgres {
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Cleared, Lost>> {
         Box::pin(async move {
             check_prefix(prefix).map_err(lasting)?;
-            self.check().await?;
+            self.check(limits).await?;
             let sql = self.sql.clear(stretch(prefix, after), slice);
-            let (found, live, last) = self.slice(&sql, prefix, after).await?;
+            let (found, live, last) = self.slice(&sql, prefix, after, limits).await?;
             Ok(Cleared {
                 live,
                 next: last.filter(|_| found >= u64::from(slice)),
@@ -231,34 +265,37 @@ impl Engine for Postgres {
         })
     }
 
-    fn create(&self) -> BoxFuture<'_, Result<(), Lost>> {
-        Box::pin(async {
+    fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async move {
             if self.settings.initialized {
                 // Only checks that the server can be reached.
-                return self.pool.take(self.settings.query_timeout).await.map(drop);
+                return self.pool.take(limits.deadline).await.map(drop);
             }
-            let limit = self.settings.query_timeout;
-            self.table.create(limit, None).await.map_err(Fault::lost)
+            self.table.create(limits, Wait::Patiently).await.map_err(Fault::lost)
         })
     }
 
-    fn drop_table(&self) -> BoxFuture<'_, Result<(), Lost>> {
-        Box::pin(async {
-            let limit = self.settings.query_timeout;
-            let lease = self.pool.take(limit).await?;
-            lease.one(limit, lease.run(&self.sql.drop)).await.map_err(Fault::lost)
+    fn drop_table(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async move {
+            let lease = self.pool.take(limits.deadline).await?;
+            lease.one(limits, lease.run(&self.sql.drop)).await.map_err(Fault::lost)
         })
     }
 
     fn sweep<'a>(&'a self, after: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
         Box::pin(async move {
             let sql = self.sql.sweep(stretch(&Prefix::ALL, after), slice);
-            let (found, removed, last) = self.slice(&sql, &Prefix::ALL, after).await?;
+            let limits = Limits::until(Instant::now() + self.settings.query_timeout);
+            let (found, removed, last) = self.slice(&sql, &Prefix::ALL, after, limits).await?;
             Ok(Swept {
                 removed,
                 next: last.filter(|_| found >= u64::from(slice)),
             })
         })
+    }
+
+    fn tend(&self) -> Option<Instant> {
+        self.pool.tend()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -267,15 +304,21 @@ impl Engine for Postgres {
 }
 
 impl Postgres {
+    /// Checks the table before an operation on many entries.
+    async fn check(&self, limits: Limits) -> Result<(), Lost> {
+        self.table.check(limits).await.map_err(Fault::lost)
+    }
+
     /// Runs a statement that returns two numbers and the last key it saw.
     async fn slice(
         &self,
         sql: &Sql,
         prefix: &Prefix,
         after: Option<&Cursor>,
+        limits: Limits,
     ) -> Result<(u64, u64, Option<Cursor>), Lost> {
         let bounds = bounds(prefix, after);
-        let rows = self.query(sql, &parameters(&bounds)).await?;
+        let rows = self.query(sql, &parameters(&bounds), limits).await?;
         let Some(row) = rows.first() else {
             return Ok((0, 0, None));
         };

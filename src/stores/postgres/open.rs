@@ -8,6 +8,7 @@ use super::url::Encryption;
 use crate::host::{Socket, Watch};
 use crate::kv::{Error, Result};
 use crate::stores::TlsOptions;
+use crate::stores::served::Refusal;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -44,40 +45,37 @@ pub struct Login {
 
 pub type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An error, and whether a retry can't help.
-type Refusal = (Error, bool);
-
 impl Opened {
     /// Must run on a thread: it takes long, and needs a runtime.
-    pub async fn open(settings: Arc<Settings>) -> Result<Self, Refusal> {
+    pub async fn open(settings: Arc<Settings>, writable: bool) -> Result<Self, Refusal> {
         let place = &settings.target.place;
         let addresses = addresses(&settings.target.config)
             .await
-            .map_err(|error| (Error::Connection(format!("{place}: {error}")), false))?;
+            .map_err(|error| passing(Error::Connection(format!("{place}: {error}"))))?;
         let mut failure = None;
         for address in addresses {
-            match Self::open_at(address, &settings).await {
+            match Self::open_at(address, &settings, writable).await {
                 Ok(opened) => return Ok(opened),
                 Err(refusal) => failure = Some(refusal),
             }
         }
-        Err(failure.unwrap_or_else(|| (Error::Connection(format!("{place}: the URL names no host")), true)))
+        Err(failure.unwrap_or_else(|| lasting(Error::Connection(format!("{place}: the URL names no host")))))
     }
 
-    async fn open_at(address: Address, settings: &Settings) -> Result<Self, Refusal> {
+    async fn open_at(address: Address, settings: &Settings, writable: bool) -> Result<Self, Refusal> {
         let refused = |error: io::Error| not_connected(settings, &error);
         let socket = address.connect(&settings.target.config).await.map_err(refused)?;
         let watch = socket.watch();
         let (login, tls) = if settings.target.encryption == Encryption::None {
-            (log_in(socket, NoTls, settings).await?, None)
+            (log_in(socket, NoTls, settings, writable).await?, None)
         } else {
-            let mut tls = settings.tls().map_err(|error| (error, true))?;
+            let mut tls = settings.tls().map_err(lasting)?;
             let name = address.name().unwrap_or_default();
             let connect = match MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, name) {
                 Ok(connect) => connect,
                 Err(never) => match never {},
             };
-            (log_in(socket, connect, settings).await?, Some(tls))
+            (log_in(socket, connect, settings, writable).await?, Some(tls))
         };
         Ok(Self {
             login,
@@ -88,7 +86,7 @@ impl Opened {
     }
 }
 
-async fn log_in<T>(socket: Socket, tls: T, settings: &Settings) -> Result<Login, Refusal>
+async fn log_in<T>(socket: Socket, tls: T, settings: &Settings, writable: bool) -> Result<Login, Refusal>
 where
     T: TlsConnect<Socket>,
     T::Stream: Send + 'static,
@@ -97,7 +95,7 @@ where
     let connect = settings.target.config.connect_raw(socket, tls);
     let (client, mut connection) = connect.await.map_err(refused)?;
     let backend = {
-        let mut first = pin!(first_queries(&client, settings));
+        let mut first = pin!(first_queries(&client, settings, writable));
         tokio::select! {
             biased;
             backend = &mut first => backend?,
@@ -116,9 +114,12 @@ where
 
 /// Makes sure that the server is one of the wanted kind; returns the connection's
 /// name.
-async fn first_queries(client: &Client, settings: &Settings) -> Result<Option<Backend>, Refusal> {
+async fn first_queries(client: &Client, settings: &Settings, writable: bool) -> Result<Option<Backend>, Refusal> {
     let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
-    let wanted = settings.target.config.get_target_session_attrs();
+    let wanted = match writable {
+        true => TargetSessionAttrs::ReadWrite,
+        false => settings.target.config.get_target_session_attrs(),
+    };
     if wanted != TargetSessionAttrs::Any {
         let messages = client.simple_query("SHOW transaction_read_only").await;
         let read_only = messages.map_err(refused)?.iter().any(|message| match message {
@@ -149,7 +150,15 @@ async fn first_queries(client: &Client, settings: &Settings) -> Result<Option<Ba
 
 fn not_connected(settings: &Settings, error: &io::Error) -> Refusal {
     let words = format!("{}: error connecting to server: {error}", settings.target.place);
-    (Error::Connection(words), false)
+    passing(Error::Connection(words))
+}
+
+fn passing(error: Error) -> Refusal {
+    Refusal { error, lasting: false }
+}
+
+fn lasting(error: Error) -> Refusal {
+    Refusal { error, lasting: true }
 }
 
 /// The configuration of encrypted connections.

@@ -44,6 +44,12 @@ const LOCK_CLASS: i32 = i32::from_be_bytes(*b"fdkv");
 /// The longest name in bytes. PostgreSQL would cut longer ones.
 const LONGEST_NAME: usize = 63;
 
+/// Has the transaction of a statement that reads this not wait until it is on disk.
+const OFF: &str = "(SELECT set_config('synchronous_commit', 'off', true)) AS off";
+
+/// How many bytes of values are enough for one statement that reads many.
+const ENOUGH_BYTES: u32 = 1024 * 1024;
+
 /// Whether an entry is live.
 const LIVE: &str = "(t.ttl IS NULL OR t.created + t.ttl > CURRENT_TIMESTAMP)";
 
@@ -55,11 +61,20 @@ const NOW: &str = "date_trunc('milliseconds', CURRENT_TIMESTAMP)";
 const REPLACE: &str = "SET value = EXCLUDED.value, created = EXCLUDED.created, ttl = EXCLUDED.ttl";
 
 impl Statements {
+    /// With `relaxed`, writes don't wait until they are on disk.
+    ///
     /// # Errors
     ///
     /// [`Error::OptionOutOfRange`] for an invalid table name.
-    pub fn new(table_name: &str) -> Result<Self> {
+    pub fn new(table_name: &str, relaxed: bool) -> Result<Self> {
         let table = quote(table_name)?;
+        // Clauses for statements that name no other table, and a table more for
+        // those that do.
+        let (from, using, more) = if relaxed {
+            (format!("FROM {OFF}"), format!("USING {OFF}"), format!(", {OFF}"))
+        } else {
+            Default::default()
+        };
         let sql = |text: String, types| Sql { text, types };
         Ok(Self {
             get: sql(
@@ -79,7 +94,7 @@ impl Statements {
             set: sql(
                 format!(
                     "INSERT INTO {table} (key, value, created, ttl) \
-                    VALUES ($1, $2::jsonb, {NOW}, $3 * interval '1 millisecond') \
+                    SELECT $1, $2::jsonb, {NOW}, $3 * interval '1 millisecond' {from} \
                     ON CONFLICT (key) DO UPDATE {REPLACE}"
                 ),
                 &[Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
@@ -88,20 +103,23 @@ impl Statements {
                 format!(
                     "INSERT INTO {table} (key, value, created, ttl) \
                     SELECT k::text[], v::jsonb, {NOW}, m * interval '1 millisecond' \
-                    FROM unnest($1, $2, $3) AS u(k, v, m) \
+                    FROM unnest($1, $2, $3) AS u(k, v, m){more} \
                     ON CONFLICT (key) DO UPDATE {REPLACE}"
                 ),
                 &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY],
             ),
-            delete: sql(format!("DELETE FROM {table} WHERE key = $1"), &[Type::TEXT_ARRAY]),
+            delete: sql(
+                format!("DELETE FROM {table} {using} WHERE key = $1"),
+                &[Type::TEXT_ARRAY],
+            ),
             delete_many: sql(
-                format!("DELETE FROM {table} t USING unnest($1) AS u(k) WHERE t.key = u.k::text[]"),
+                format!("DELETE FROM {table} t USING unnest($1) AS u(k){more} WHERE t.key = u.k::text[]"),
                 &[Type::TEXT_ARRAY],
             ),
             swap: sql(
                 format!(
                     "UPDATE {table} t \
-                    SET value = $3::jsonb, created = {NOW}, ttl = $4 * interval '1 millisecond' \
+                    SET value = $3::jsonb, created = {NOW}, ttl = $4 * interval '1 millisecond' {from} \
                     WHERE key = $1 AND value = $2::jsonb AND {LIVE}"
                 ),
                 &[Type::TEXT_ARRAY, Type::TEXT, Type::TEXT, Type::INT8],
@@ -109,13 +127,13 @@ impl Statements {
             insert: sql(
                 format!(
                     "INSERT INTO {table} AS t (key, value, created, ttl) \
-                    VALUES ($1, $2::jsonb, {NOW}, $3 * interval '1 millisecond') \
+                    SELECT $1, $2::jsonb, {NOW}, $3 * interval '1 millisecond' {from} \
                     ON CONFLICT (key) DO UPDATE {REPLACE} WHERE {LIVE} IS NOT TRUE"
                 ),
                 &[Type::TEXT_ARRAY, Type::TEXT, Type::INT8],
             ),
             swap_delete: sql(
-                format!("DELETE FROM {table} t WHERE key = $1 AND value = $2::jsonb AND {LIVE}"),
+                format!("DELETE FROM {table} t {using} WHERE key = $1 AND value = $2::jsonb AND {LIVE}"),
                 &[Type::TEXT_ARRAY, Type::TEXT],
             ),
             drop: format!("DROP TABLE IF EXISTS {table}"),
@@ -123,12 +141,17 @@ impl Statements {
         })
     }
 
-    /// Returns the key of each of the next entries and, if it is live, its
-    /// value.
+    /// Returns the key of each of the next entries, its value if it is live, and how
+    /// many entries there are. It leaves out those that would make it too long. What
+    /// counts is their size in the table, which is known without reading them.
     pub fn read(&self, stretch: Stretch, entries: u32) -> Sql {
         Sql {
             text: format!(
-                "SELECT key, CASE WHEN {LIVE} THEN value::text END FROM ({}) t {}",
+                "SELECT key, CASE WHEN {LIVE} THEN value::text END, found FROM (\
+                SELECT *, count(*) OVER () AS found, \
+                coalesce(sum(pg_column_size(value)) OVER (ORDER BY key \
+                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before \
+                FROM ({}) t {}) t WHERE before < {ENOUGH_BYTES} ORDER BY key",
                 self.next("*", stretch, entries),
                 stretch.within(),
             ),

@@ -6,12 +6,12 @@
 //! the operation that started it has given up waiting.
 
 use super::Settings;
+use super::connection::Connector;
 use super::failure::Fault;
-use super::pool::{Lease, Pool};
 use super::sql::TableStatements;
 use crate::host::{spawn, timeout_at};
 use crate::kv::Error;
-use crate::stores::sql::Lost;
+use crate::stores::served::{Lease, Limits, Lost, Pool};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
@@ -30,11 +30,18 @@ const CONVERSION: Duration = Duration::from_secs(3600);
 type Persistence = u8;
 const UNLOGGED: Persistence = b'u';
 
+/// How long to wait for a conversion.
+#[derive(Clone, Copy)]
+pub enum Wait {
+    Patiently,
+    Until(Instant),
+}
+
 type Conversion = Shared<BoxFuture<'static, Result<(), Fault>>>;
 
 pub struct Table {
     settings: Arc<Settings>,
-    pool: Arc<Pool>,
+    pool: Arc<Pool<Connector>>,
     sql: TableStatements,
     unlogged: bool,
     /// Whether the table needs no further check.
@@ -43,7 +50,7 @@ pub struct Table {
 }
 
 impl Table {
-    pub fn new(settings: Arc<Settings>, pool: Arc<Pool>, sql: TableStatements, unlogged: bool) -> Arc<Self> {
+    pub fn new(settings: Arc<Settings>, pool: Arc<Pool<Connector>>, sql: TableStatements, unlogged: bool) -> Arc<Self> {
         Arc::new(Self {
             checked: AtomicBool::new(unlogged || settings.initialized),
             settings,
@@ -56,32 +63,30 @@ impl Table {
 
     /// For the first operations: converts the table if it is unlogged. A
     /// missing table is left to the operation.
-    pub async fn check(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
+    pub async fn check(self: &Arc<Self>, limits: Limits) -> Result<(), Fault> {
         if self.checked.load(Ordering::Relaxed) {
             return Ok(());
         }
         let persistence = if self.is_converting() {
             Some(UNLOGGED)
         } else {
-            let limit = deadline.saturating_duration_since(Instant::now());
-            let lease = self.pool.take(limit).await.map_err(Fault::Lost)?;
-            lease.one(limit, self.persistence(&lease)).await.map_err(undone)?
+            let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
+            lease.one(limits, self.persistence(&lease)).await.map_err(undone)?
         };
-        self.finish(persistence, Some(deadline)).await
+        self.finish(persistence, Wait::Until(limits.late)).await
     }
 
     /// Creates the table if there is none, and converts it if another client
-    /// has created it unlogged. Without a deadline, waits until the conversion
-    /// is done.
-    pub async fn create(self: &Arc<Self>, limit: Duration, deadline: Option<Instant>) -> Result<(), Fault> {
+    /// has created it unlogged.
+    pub async fn create(self: &Arc<Self>, limits: Limits, wait: Wait) -> Result<(), Fault> {
         let persistence = {
-            let lease = self.pool.take(limit).await.map_err(Fault::Lost)?;
-            lease.one(limit, self.create_on(&lease)).await?
+            let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
+            lease.one(limits, self.create_on(&lease)).await?
         };
-        self.finish(persistence, deadline).await
+        self.finish(persistence, wait).await
     }
 
-    async fn create_on(&self, lease: &Lease) -> Result<Option<Persistence>, Fault> {
+    async fn create_on(&self, lease: &Lease<Connector>) -> Result<Option<Persistence>, Fault> {
         let mut tries = 0;
         loop {
             // A user without the right to create tables may still use one.
@@ -98,18 +103,18 @@ impl Table {
         }
     }
 
-    async fn persistence(&self, lease: &Lease) -> Result<Option<Persistence>, Fault> {
+    async fn persistence(&self, lease: &Lease<Connector>) -> Result<Option<Persistence>, Fault> {
         let text = lease.text(&self.sql.persistence).await?;
         Ok(text.and_then(|text| text.bytes().next()))
     }
 
-    async fn finish(self: &Arc<Self>, found: Option<Persistence>, deadline: Option<Instant>) -> Result<(), Fault> {
+    async fn finish(self: &Arc<Self>, found: Option<Persistence>, wait: Wait) -> Result<(), Fault> {
         if found != Some(UNLOGGED) || self.unlogged {
             self.checked.fetch_or(found.is_some(), Ordering::Relaxed);
             return Ok(());
         }
         let conversion = self.convert();
-        let Some(deadline) = deadline else {
+        let Wait::Until(deadline) = wait else {
             return conversion.await;
         };
         timeout_at(deadline, conversion).await.unwrap_or_else(|_| {
@@ -147,9 +152,10 @@ impl Table {
     async fn set_logged(&self) -> Result<(), Fault> {
         let begin = Instant::now();
         let patience = self.settings.query_timeout;
-        let lease = self.pool.take(patience).await.map_err(Fault::Lost)?;
+        let lease = self.pool.take(begin + patience).await.map_err(Fault::Lost)?;
         loop {
-            match lease.one(CONVERSION, lease.run(&self.sql.set_logged)).await {
+            let limits = Limits::until(Instant::now() + CONVERSION);
+            match lease.one(limits, lease.run(&self.sql.set_logged)).await {
                 Ok(()) => {
                     self.checked.store(true, Ordering::Relaxed);
                     return Ok(());

@@ -1,12 +1,46 @@
-//! What the stores on servers share: connecting, a bound on the queue, lists
-//! that see the writes before them, and TLS.
+//! What the stores on servers share. One task does all the work ([`worker`]): it
+//! takes all queued operations, sees which may run ([`schedule`]), forms groups of
+//! them, and runs several groups at once, each on a connection of its own
+//! ([`pool`]). What was not carried out is tried again until its deadline
+//! ([`attempt`]). Only the [`engine`] knows the kind of server.
 
+mod attempt;
+mod backoff;
 mod connect;
+mod engine;
 mod generations;
 mod load;
+mod operation;
+mod pages;
+mod pool;
+mod schedule;
+mod store;
+mod sweep;
 mod tls;
+mod worker;
 
+use crate::kv::{Job, Task};
+pub use attempt::{Group, Limits};
 pub use connect::{connect, contain, look_up};
+pub use engine::{Cleared, Cursor, Engine, Lost, Row, Rows, Swept};
 pub use generations::Generations;
 pub use load::{Admission, Load};
+pub use operation::{Action, Operation};
+pub use pool::{Connect, Lease, Pool, PoolOptions, Pooled, Refusal};
+pub use store::ServedStore;
 pub use tls::{TlsOptions, system_certificates};
+use tokio::sync::oneshot;
+
+/// Messages to the worker.
+enum Message {
+    Job(Job, Admission),
+    /// Answered once all earlier writes are done.
+    Ready(oneshot::Sender<()>),
+    Task(Task),
+}
+
+impl From<Task> for Message {
+    fn from(task: Task) -> Self {
+        Self::Task(task)
+    }
+}

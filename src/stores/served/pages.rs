@@ -2,8 +2,8 @@
 //! statement of its own, so a slow consumer holds nothing open on the server.
 
 use super::Message;
-use super::engine::{Cursor, Engine, Row, Rows};
-use super::retry::{Repeat, persist};
+use super::attempt::{Attempts, Limits, Next};
+use super::engine::{Cursor, Engine, Lost, Row, Rows};
 use crate::kv::{Error, Page, PageLimits, Pages, Prefix, Result};
 use futures::future::BoxFuture;
 use std::collections::VecDeque;
@@ -11,14 +11,22 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
 
 /// The first request asks for few entries, to learn how large values are.
 const FIRST: u32 = 64;
 
-/// Later requests ask for several pages at once, as long as values are small.
+/// Later requests ask for several pages at once, as long as values are small, and
+/// each for twice as many entries as the one before it at most.
 const PAGES: u32 = 8;
 
-pub struct SqlPages<E> {
+/// A request that takes longer than one part in so many of the time is followed by
+/// one of the same size, or, if it is cancelled, repeated with fewer entries.
+const LONG: u32 = 8;
+const TOO_LONG: u32 = 4;
+const FEWER: u32 = 8;
+
+pub struct ServedPages<E> {
     worker: UnboundedSender<Message>,
     limits: PageLimits,
     /// Taken by the first request.
@@ -40,7 +48,7 @@ impl<E> Drop for Reading<E> {
     }
 }
 
-impl<E: Engine> SqlPages<E> {
+impl<E: Engine> ServedPages<E> {
     pub fn new(engine: Arc<E>, worker: UnboundedSender<Message>, prefix: Prefix, limits: PageLimits) -> Self {
         Self {
             worker,
@@ -94,7 +102,7 @@ impl<E: Engine> SqlPages<E> {
     }
 }
 
-impl<E: Engine> Pages for SqlPages<E> {
+impl<E: Engine> Pages for ServedPages<E> {
     fn next_page(&mut self) -> BoxFuture<'_, Result<Page>> {
         Box::pin(self.page())
     }
@@ -117,19 +125,42 @@ impl<E: Engine> Reader<E> {
 
     /// The next entries, and the reader for more.
     async fn read(mut self) -> Result<Read<E>> {
-        let engine = &self.engine;
-        let read = || engine.read(&self.prefix, self.after.as_ref(), self.next);
-        let Rows { rows, next } = persist(engine.query_timeout(), Repeat::Freely, read).await?;
+        let limit = self.engine.query_timeout();
+        let deadline = Instant::now() + limit;
+        let mut attempts = Attempts::default();
+        loop {
+            let begin = Instant::now();
+            let limits = match self.next {
+                1 => Limits::until(deadline),
+                _ => Limits::share(deadline, TOO_LONG),
+            };
+            let read = self.engine.read(&self.prefix, self.after.as_ref(), self.next, limits);
+            let lost = match read.await {
+                Ok(rows) => return Ok(self.after(rows, begin.elapsed() * LONG > limit)),
+                Err(lost) => lost,
+            };
+            if matches!(lost, Lost::Undone(Error::Timeout(_))) {
+                self.next = (self.next / FEWER).max(1);
+            }
+            match attempts.fail(lost, true, false) {
+                Next::Repeat(_) if Instant::now() < deadline => sleep(attempts.pause()).await,
+                Next::Repeat(error) | Next::Reject(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The rows of a request, and the reader for the next one.
+    fn after(mut self, Rows { rows, next }: Rows, long: bool) -> Read<E> {
         let Some(next) = next else {
-            return Ok((rows, None));
+            return (rows, None);
         };
         self.after = Some(next);
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let bytes: usize = rows.iter().map(|row| length(&row.key) + length(&row.value)).sum();
         let average = bytes / rows.len().max(1) + 1;
         let pages = PAGES as usize * self.limits.bytes / average;
-        let most = PAGES * self.limits.entries;
+        let most = (PAGES * self.limits.entries).min(if long { self.next } else { self.next * 2 });
         self.next = u32::try_from(pages).unwrap_or(most).clamp(1, most);
-        Ok((rows, Some(self)))
+        (rows, Some(self))
     }
 }

@@ -1,28 +1,14 @@
-//! The interface between the common worker and one kind of SQL server.
-//! Connections and SQL are the engine's own business.
+//! The interface between the common worker and one kind of server. Connections and
+//! statements are the engine's own business.
 
-use crate::kv::{Error, JsonText, Key, Outcome, Prefix, Result, Write};
+use super::attempt::{Group, Limits};
+use crate::kv::{Error, Key, Outcome, Prefix, Result};
 use futures::future::BoxFuture;
 use std::time::Duration;
-
-/// An operation on one entry.
-#[derive(Clone, Debug)]
-pub struct Operation {
-    pub key: Key,
-    pub action: Action,
-}
-
-#[derive(Clone, Debug)]
-pub enum Action {
-    Get,
-    Put(Write),
-    /// Puts if the stored value equals the expected one as JSON. `None` stands
-    /// for no live entry.
-    Cas(Option<JsonText>, Write),
-}
+use tokio::time::Instant;
 
 /// Why an operation has no outcome yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lost {
     /// Nothing was sent, because there was no connection. `lasting` says that a
     /// retry can't help: a wrong password, or a server that was never reached.
@@ -79,12 +65,12 @@ pub struct Swept {
     pub next: Option<Cursor>,
 }
 
-/// One SQL server behind the common worker.
+/// One server behind the common worker.
 ///
-/// All calls come from the worker's thread, several at a time. A call waits for
-/// one of the engine's connections up to the query timeout. A statement that is
-/// not answered within that time is cancelled on the server and ends as
-/// [`Error::Timeout`].
+/// Several calls are under way at a time. Each has a deadline, until which it waits
+/// for one of the engine's connections and then for an answer. A statement that is
+/// late is cancelled on the server before that; only if the server does not answer
+/// that either until the deadline, the connection is given up.
 ///
 /// If the table is missing (another process may have dropped it), it is created
 /// and the statement repeated, unless the store was opened with `initialized:
@@ -93,27 +79,37 @@ pub trait Engine: Send + Sync + 'static {
     /// Shows in the name of the worker's thread.
     const NAME: &'static str;
 
+    /// Where the server is, for messages.
+    fn place(&self) -> &str;
+
     /// How many groups may run at once.
     fn connections(&self) -> usize;
 
-    /// How long an operation waits for a connection, and then for its answer.
+    /// How long an operation may take.
     fn query_timeout(&self) -> Duration;
+
+    /// Whether a write of this key is not to wait until it is on disk. Groups have
+    /// only such writes, or none.
+    fn is_relaxed(&self, _: &Key) -> bool {
+        false
+    }
 
     /// Runs a group. No two of its operations have the same key, so they may
     /// run in any order and in as few statements as the engine likes. A group
     /// is either all gets or has none.
     ///
     /// The result has one outcome per operation, in their order.
-    fn run<'a>(&'a self, group: &'a [Operation]) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>>;
+    fn run<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>>;
 
-    /// The next entries under a prefix, in key order. Looks at `entries` rows,
-    /// live or expired, so that the cost doesn't depend on how many expired
+    /// The next entries under a prefix, in key order. Looks at `entries` rows at
+    /// most, live or expired, so that the cost doesn't depend on how many expired
     /// rows are left.
     fn read<'a>(
         &'a self,
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Rows, Lost>>;
 
     /// Deletes the next entries under a prefix.
@@ -122,19 +118,26 @@ pub trait Engine: Send + Sync + 'static {
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,
+        limits: Limits,
     ) -> BoxFuture<'a, Result<Cleared, Lost>>;
 
     /// Creates the table, if there is none, and does what else the store needs
     /// before its first operation. Concurrent creators never fail.
-    fn create(&self) -> BoxFuture<'_, Result<(), Lost>>;
+    fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>>;
 
     /// Drops the table, if there is one.
-    fn drop_table(&self) -> BoxFuture<'_, Result<(), Lost>>;
+    fn drop_table(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>>;
 
     /// Deletes expired entries. Looks at `slice` entries at most, and never
     /// waits for a lock.
     fn sweep<'a>(&'a self, after: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>>;
 
-    /// Closes all connections.
+    /// Closes the connections that have become too old. Returns when to do so
+    /// again.
+    fn tend(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Closes all connections. Those in use end with what uses them.
     fn close(&self) -> BoxFuture<'_, ()>;
 }

@@ -1,0 +1,174 @@
+//! Attempts: what follows from one that brought no outcome.
+
+use super::backoff;
+use super::engine::Lost;
+use super::operation::Operation;
+use crate::host::{sleep, timeout_at};
+use crate::kv::{Error, Result};
+use futures::FutureExt;
+use std::any::Any;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long before its deadline a statement is cancelled at the latest, so that the
+/// server has time to say that it was.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The time that an attempt has.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// When the server is told to cancel it.
+    pub late: Instant,
+    /// When the connection is given up if the server has not answered.
+    pub deadline: Instant,
+}
+
+impl Limits {
+    pub fn until(deadline: Instant) -> Self {
+        let left = deadline.saturating_duration_since(Instant::now());
+        Self {
+            late: deadline - GRACE.min(left / 4),
+            deadline,
+        }
+    }
+
+    /// For an attempt that may be followed by others: one part in so many of the
+    /// time that is left.
+    pub fn share(deadline: Instant, parts: u32) -> Self {
+        let now = Instant::now();
+        let share = deadline.saturating_duration_since(now) / parts;
+        Self {
+            late: Self::until(deadline).late.min(now + share),
+            deadline,
+        }
+    }
+}
+
+/// Operations that an engine runs together, until a deadline.
+pub struct Group {
+    pub operations: Vec<Arc<Operation>>,
+    pub deadline: Instant,
+    sent: AtomicBool,
+}
+
+impl Group {
+    pub fn new(operations: Vec<Arc<Operation>>, deadline: Instant) -> Self {
+        Self {
+            operations,
+            deadline,
+            sent: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on, the server may carry its operations out.
+    pub fn send(&self) {
+        self.sent.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// What follows from an attempt without an outcome.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    Reject(Error),
+    /// The error is for when time runs out.
+    Repeat(Error),
+}
+
+/// What the attempts at an operation have come to so far.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    /// How many have brought no outcome.
+    pub failures: u32,
+    /// Whether one of them may have been carried out.
+    pub maybe_done: bool,
+    /// Why the last one brought no outcome.
+    pub trouble: Option<Error>,
+}
+
+impl Attempts {
+    /// Takes an attempt's failure. `repeatable` says that the operation may be
+    /// carried out twice, `changes` that it does something.
+    pub fn fail(&mut self, lost: Lost, repeatable: bool, changes: bool) -> Next {
+        self.failures += 1;
+        let unknown = matches!(lost, Lost::Unknown(_));
+        self.maybe_done |= unknown && changes;
+        match lost {
+            Lost::Refused { error, lasting: true } => Next::Reject(self.explain(error)),
+            Lost::Unknown(error) if !repeatable => Next::Reject(self.explain(error)),
+            Lost::Refused { error, .. } | Lost::Undone(error) | Lost::Unknown(error) => {
+                self.trouble = Some(error.clone());
+                Next::Repeat(error)
+            }
+        }
+    }
+
+    /// The error to reject with: it tells if the outcome is unknown.
+    pub fn explain(&self, error: Error) -> Error {
+        if self.maybe_done {
+            error.with_unknown_outcome()
+        } else {
+            error
+        }
+    }
+
+    /// How long to wait before the next attempt.
+    pub fn pause(&self) -> Duration {
+        backoff::pause(self.failures)
+    }
+}
+
+/// Tries until there is an outcome or time runs out.
+///
+/// # Errors
+///
+/// Those of the last attempt.
+pub async fn persist<T, F: Future<Output = Result<T, Lost>>>(
+    limit: Duration,
+    repeatable: bool,
+    mut attempt: impl FnMut(Limits) -> F,
+) -> Result<T> {
+    let deadline = Instant::now() + limit;
+    let mut attempts = Attempts::default();
+    loop {
+        let error = match attempt(Limits::until(deadline)).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(lost) => match attempts.fail(lost, repeatable, true) {
+                Next::Reject(error) => return Err(error),
+                Next::Repeat(error) => error,
+            },
+        };
+        let pause = attempts.pause();
+        if timeout_at(deadline, sleep(pause)).await.is_err() || Instant::now() >= deadline {
+            return Err(attempts.explain(error));
+        }
+    }
+}
+
+/// Runs a part of a store's work. If it panics, that part alone has failed.
+///
+/// # Errors
+///
+/// [`Error::Backend`] after a panic.
+pub async fn guard<T>(work: impl Future<Output = T>) -> Result<T> {
+    // All state that the work shares with others is behind locks that a panic
+    // does not break.
+    let caught = AssertUnwindSafe(work).catch_unwind().await;
+    caught.map_err(|panic| Error::Backend(format!("internal error: {}", message_of(&*panic))))
+}
+
+/// The words of a panic.
+pub fn message_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without words")
+}

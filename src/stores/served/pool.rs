@@ -1,0 +1,543 @@
+//! Connections: opened in the background when needed, kept for reuse, never more
+//! than allowed.
+//!
+//! Who waits for a connection gets the one that is free first, be it new or
+//! returned.
+
+use super::backoff::pause;
+use super::engine::Lost;
+use crate::host::{on_host, on_loop, sleep_until, spawn, timeout_at, yield_now};
+use crate::kv::{Error, Result};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rand::{Rng, thread_rng};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How an engine opens connections.
+pub trait Connect: Send + Sync + 'static {
+    type Connection: Pooled;
+
+    /// Where the server is, for messages.
+    fn place(&self) -> &str;
+
+    /// Opens a connection, whose driver runs on the caller's host. `writable` asks
+    /// for a server that takes writes.
+    fn open(&self, deadline: Instant, writable: bool) -> BoxFuture<'_, Result<Self::Connection, Refusal>>;
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub error: Error,
+    /// Whether a retry can't help.
+    pub lasting: bool,
+}
+
+/// A connection of a pool.
+pub trait Pooled: Send + Sync + Sized + 'static {
+    /// How the server names a connection.
+    type Name: Clone + PartialEq + Send + Sync;
+
+    /// Whether the event loop runs its driver.
+    fn is_on_loop(&self) -> bool;
+
+    /// Whether it works, as far as is known.
+    fn is_usable(&self) -> bool;
+
+    /// Has the driver look whether the connection has ended.
+    fn refresh(&self);
+
+    /// Whether the caller has given up the statement under way, as when a list is
+    /// abandoned.
+    fn is_abandoned(&self) -> bool;
+
+    /// Has the server cancel an abandoned statement, unless it ends by itself.
+    fn end_abandoned(&self) -> impl Future<Output = ()> + Send;
+
+    /// If this connection was given up, the name by which to end it before
+    /// anything else is done: a statement that it has not begun yet must not be
+    /// carried out after newer ones.
+    fn take_given_up(&mut self) -> Option<Self::Name>;
+
+    /// Ends another connection. Returns whether this one answers.
+    fn end(&self, other: &Self::Name, deadline: Instant) -> impl Future<Output = bool> + Send;
+
+    /// Closes the connection and waits until the socket is closed.
+    fn close(self) -> impl Future<Output = ()> + Send;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct PoolOptions {
+    pub max_connections: usize,
+    pub connect_timeout: Duration,
+    /// How old a connection may become, less up to a tenth of that.
+    pub max_lifetime: Duration,
+    /// How long one may be unused.
+    pub idle_timeout: Duration,
+}
+
+pub struct Pool<C: Connect> {
+    connect: C,
+    options: PoolOptions,
+    /// How many connections there are, those being opened included.
+    count: Arc<AtomicUsize>,
+    state: Mutex<State<C::Connection>>,
+}
+
+struct State<T: Pooled> {
+    idle: Idle<T>,
+    waiters: VecDeque<Waiter<T>>,
+    /// Whether a connection is being opened.
+    opening: bool,
+    /// How many attempts to open one have failed in a row, and when the next may
+    /// begin.
+    failures: u32,
+    not_before: Option<Instant>,
+    /// Whether there ever was a connection.
+    reached: bool,
+    /// To be ended on the server before anything else is done.
+    given_up: Vec<T::Name>,
+    /// Whether the server has ever taken a write.
+    written: bool,
+    /// Whether the server has stopped to take writes, so that another one is needed.
+    demoted: bool,
+    /// Connections that were opened before this are not used again.
+    valid_since: Option<Instant>,
+    closed: bool,
+}
+
+type Waiter<T> = oneshot::Sender<Result<Member<T>, Refusal>>;
+
+/// Connections by the host that runs their drivers. Any host can use any of them,
+/// but only its own without waking another thread.
+struct Idle<T> {
+    on_loop: Vec<Member<T>>,
+    on_thread: Vec<Member<T>>,
+}
+
+impl<T> Idle<T> {
+    fn at(&mut self, on_loop: bool) -> &mut Vec<Member<T>> {
+        if on_loop {
+            &mut self.on_loop
+        } else {
+            &mut self.on_thread
+        }
+    }
+
+    /// Takes out the connections that are not to be kept.
+    fn remove(&mut self, mut which: impl FnMut(&Member<T>) -> bool) -> Vec<Member<T>> {
+        let removed = self.on_loop.extract_if(.., |member| which(member));
+        let mut removed: Vec<_> = removed.collect();
+        removed.extend(self.on_thread.extract_if(.., |member| which(member)));
+        removed
+    }
+}
+
+/// A connection and what the pool knows of it.
+struct Member<T> {
+    connection: T,
+    opened: Instant,
+    expires: Instant,
+    idle_since: Instant,
+    _place: Place,
+}
+
+/// Counts a connection as long as it exists.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A connection that returns to the pool when it is dropped.
+pub struct Lease<C: Connect> {
+    pool: Arc<Pool<C>>,
+    member: Option<Member<C::Connection>>,
+}
+
+impl<C: Connect> Deref for Lease<C> {
+    type Target = C::Connection;
+
+    #[expect(clippy::expect_used, reason = "only drop takes the connection")]
+    fn deref(&self) -> &C::Connection {
+        &self.member.as_ref().expect("it is taken by drop only").connection
+    }
+}
+
+impl<C: Connect> Drop for Lease<C> {
+    fn drop(&mut self) {
+        let Some(member) = self.member.take() else {
+            return;
+        };
+        let pool = Arc::clone(&self.pool);
+        if !member.connection.is_abandoned() || pool.state.lock().closed || !on_host() {
+            return pool.put_back(member);
+        }
+        spawn(async move {
+            member.connection.end_abandoned().await;
+            pool.put_back(member);
+        });
+    }
+}
+
+/// Waits for a connection. If it is dropped with one, that returns to the pool.
+struct Waiting<C: Connect> {
+    pool: Arc<Pool<C>>,
+    receiver: oneshot::Receiver<Result<Member<C::Connection>, Refusal>>,
+}
+
+impl<C: Connect> Drop for Waiting<C> {
+    fn drop(&mut self) {
+        self.receiver.close();
+        if let Ok(Ok(member)) = self.receiver.try_recv() {
+            self.pool.put_back(member);
+        }
+    }
+}
+
+/// What a caller finds.
+enum Found<C: Connect> {
+    Idle(Member<C::Connection>),
+    Nothing(Waiting<C>),
+}
+
+/// The task that opens connections. If it ends before it has to, another one may
+/// begin.
+struct Opener<C: Connect> {
+    pool: Arc<Pool<C>>,
+    done: bool,
+}
+
+impl<C: Connect> Opener<C> {
+    async fn run(mut self) {
+        self.pool.open_while_needed().await;
+        self.done = true;
+    }
+}
+
+impl<C: Connect> Drop for Opener<C> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.pool.state.lock().opening = false;
+        }
+    }
+}
+
+impl<C: Connect> Pool<C> {
+    pub fn new(connect: C, options: PoolOptions) -> Self {
+        Self {
+            connect,
+            options,
+            count: Arc::default(),
+            state: Mutex::new(State {
+                idle: Idle {
+                    on_loop: Vec::new(),
+                    on_thread: Vec::new(),
+                },
+                waiters: VecDeque::new(),
+                opening: false,
+                failures: 0,
+                not_before: None,
+                reached: false,
+                given_up: Vec::new(),
+                written: false,
+                demoted: false,
+                valid_since: None,
+                closed: false,
+            }),
+        }
+    }
+
+    pub fn place(&self) -> &str {
+        self.connect.place()
+    }
+
+    /// A connection for exclusive use.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost::Undone`] with [`Error::Timeout`] if none becomes free in time;
+    /// [`Lost::Refused`] if none can be opened.
+    pub async fn take(self: &Arc<Self>, deadline: Instant) -> Result<Lease<C>, Lost> {
+        let lease = Lease {
+            pool: Arc::clone(self),
+            member: Some(self.member(deadline).await?),
+        };
+        loop {
+            let other = self.state.lock().given_up.last().cloned();
+            let Some(other) = other else {
+                return Ok(lease);
+            };
+            if !lease.end(&other, deadline).await {
+                let words = format!("{} did not answer", self.place());
+                return Err(Lost::Undone(Error::Timeout(words)));
+            }
+            // Another caller may have ended it at the same time.
+            self.state.lock().given_up.retain(|each| *each != other);
+        }
+    }
+
+    async fn member(self: &Arc<Self>, deadline: Instant) -> Result<Member<C::Connection>, Lost> {
+        let on_loop = on_loop();
+        loop {
+            self.notice_ends(on_loop).await;
+            let member = match self.find(on_loop)? {
+                Found::Idle(member) => member,
+                Found::Nothing(mut waiting) => match timeout_at(deadline, &mut waiting.receiver).await {
+                    Ok(Ok(Ok(member))) => member,
+                    Ok(Ok(Err(Refusal { error, lasting }))) => return Err(Lost::Refused { error, lasting }),
+                    Ok(Err(_)) => return Err(closed()),
+                    Err(_) => {
+                        let words = "no connection became free in time; see maxConnections and queryTimeout";
+                        return Err(Lost::Undone(Error::Timeout(format!("{}: {words}", self.place()))));
+                    }
+                },
+            };
+            if member.connection.is_usable() {
+                return Ok(member);
+            }
+        }
+    }
+
+    /// Lets connections notice that they have ended.
+    async fn notice_ends(&self, on_loop: bool) {
+        let next_is_idle = {
+            let mut state = self.state.lock();
+            let next = state.idle.at(on_loop).last();
+            if on_loop && let Some(next) = next {
+                next.connection.refresh();
+            }
+            next.is_some()
+        };
+        if !next_is_idle {
+            return;
+        }
+        yield_now().await;
+        if !on_loop {
+            // The first time, the runtime has polled the sockets.
+            yield_now().await;
+        }
+    }
+
+    /// An idle connection, or a place among those that wait for one. If there are as
+    /// many as allowed, it may be one of the other host.
+    fn find(self: &Arc<Self>, on_loop: bool) -> Result<Found<C>, Lost> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(closed());
+        }
+        let may_open = self.may_open();
+        let mut found = state.idle.at(on_loop).pop();
+        if found.is_none() && !may_open {
+            found = state.idle.at(!on_loop).pop();
+        }
+        if let Some(member) = found {
+            return Ok(Found::Idle(member));
+        }
+        let (sender, receiver) = oneshot::channel();
+        state.waiters.push_back(sender);
+        self.open_more(&mut state);
+        drop(state);
+        Ok(Found::Nothing(Waiting {
+            pool: Arc::clone(self),
+            receiver,
+        }))
+    }
+
+    fn may_open(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < self.options.max_connections
+    }
+
+    /// Has a connection opened, if someone waits for one. They are opened one at a
+    /// time.
+    fn open_more(self: &Arc<Self>, state: &mut State<C::Connection>) {
+        state.waiters.retain(|waiter| !waiter.is_closed());
+        if state.waiters.is_empty() || state.opening || state.closed || !self.may_open() || !on_host() {
+            return;
+        }
+        state.opening = true;
+        let opener = Opener {
+            pool: Arc::clone(self),
+            done: false,
+        };
+        spawn(opener.run());
+    }
+
+    async fn open_while_needed(self: &Arc<Self>) {
+        loop {
+            let not_before = self.state.lock().not_before;
+            if let Some(instant) = not_before {
+                sleep_until(instant).await;
+            }
+            let writable = {
+                let mut state = self.state.lock();
+                state.waiters.retain(|waiter| !waiter.is_closed());
+                if state.waiters.is_empty() || state.closed || !self.may_open() {
+                    state.opening = false;
+                    return;
+                }
+                state.demoted
+            };
+            let place = Place::take(&self.count);
+            let opened = Instant::now();
+            let open = self.connect.open(opened + self.options.connect_timeout, writable);
+            match open.await {
+                Ok(connection) => {
+                    let lifetime = self.options.max_lifetime.mul_f64(thread_rng().gen_range(0.9..=1.0));
+                    {
+                        let mut state = self.state.lock();
+                        state.reached = true;
+                        state.failures = 0;
+                        state.not_before = None;
+                    }
+                    self.put_back(Member {
+                        connection,
+                        opened,
+                        expires: Instant::now() + lifetime,
+                        idle_since: opened,
+                        _place: place,
+                    });
+                }
+                Err(refusal) => {
+                    drop(place);
+                    self.refuse(refusal);
+                }
+            }
+        }
+    }
+
+    /// Tells those that wait why there is no connection, unless another one may
+    /// become free.
+    fn refuse(&self, mut refusal: Refusal) {
+        let mut state = self.state.lock();
+        state.failures += 1;
+        state.not_before = Some(Instant::now() + pause(state.failures + 1));
+        // A server that was never reached may not exist.
+        if !state.reached {
+            refusal.lasting = true;
+            state.not_before = None;
+        }
+        if self.count.load(Ordering::Relaxed) == 0 {
+            for waiter in std::mem::take(&mut state.waiters) {
+                // It may have gone.
+                drop(waiter.send(Err(refusal.clone())));
+            }
+        }
+    }
+
+    fn put_back(self: &Arc<Self>, mut member: Member<C::Connection>) {
+        let now = Instant::now();
+        let mut dropped = Vec::new();
+        let mut state = self.state.lock();
+        if state.closed {
+            // Ends at once, without a farewell.
+        } else if !member.connection.is_usable() {
+            if let Some(name) = member.connection.take_given_up() {
+                state.given_up.push(name);
+                // The way to the server may be lost for older ones, too.
+                dropped = state.idle.remove(|idle| idle.opened <= member.opened);
+            }
+            drop(member);
+        } else if member.expires <= now || state.valid_since.is_some_and(|since| member.opened < since) {
+            dropped.push(member);
+        } else {
+            member.idle_since = now;
+            give(&mut state, member);
+        }
+        self.open_more(&mut state);
+        drop(state);
+        close_all(dropped);
+    }
+
+    /// The server has taken a write.
+    pub fn note_write(&self) {
+        self.state.lock().written = true;
+    }
+
+    /// The server takes no writes, and so is not the one that is wanted. No
+    /// connection to it is used again. If it used to take writes, new ones are to
+    /// servers that do.
+    pub fn demote(&self) {
+        let mut state = self.state.lock();
+        state.valid_since = Some(Instant::now());
+        state.demoted |= state.written;
+        let all = state.idle.remove(|_| true);
+        drop(state);
+        close_all(all);
+    }
+
+    /// Closes the connections that are too old or were not used for too long.
+    /// Returns when to do so again.
+    pub fn tend(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let end = |member: &Member<_>| member.expires.min(member.idle_since + self.options.idle_timeout);
+        let mut state = self.state.lock();
+        let old = state.idle.remove(|member| end(member) <= now);
+        let idle = state.idle.on_loop.iter().chain(&state.idle.on_thread);
+        let next = idle.map(end).min();
+        drop(state);
+        close_all(old);
+        next
+    }
+
+    /// Closes all idle connections, and waits until they are closed. Those in use
+    /// are closed when they are returned.
+    pub async fn close(&self) {
+        let all = {
+            let mut state = self.state.lock();
+            state.closed = true;
+            state.waiters.clear();
+            state.idle.remove(|_| true)
+        };
+        for member in all {
+            member.connection.close().await;
+        }
+    }
+}
+
+/// Gives a connection to who has waited longest, or keeps it.
+fn give<T: Pooled>(state: &mut State<T>, mut member: Member<T>) {
+    while let Some(waiter) = state.waiters.pop_front() {
+        match waiter.send(Ok(member)) {
+            Ok(()) => return,
+            Err(Ok(returned)) => member = returned,
+            Err(Err(_)) => return,
+        }
+    }
+    let on_loop = member.connection.is_on_loop();
+    state.idle.at(on_loop).push(member);
+}
+
+fn close_all<T: Pooled>(members: Vec<Member<T>>) {
+    if members.is_empty() || !on_host() {
+        return;
+    }
+    spawn(async move {
+        for member in members {
+            member.connection.close().await;
+        }
+    });
+}
+
+fn closed() -> Lost {
+    Lost::Refused {
+        error: Error::Closed,
+        lasting: true,
+    }
+}
