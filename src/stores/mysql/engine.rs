@@ -128,7 +128,8 @@ impl MysqlEngine {
                 Failure::Server(error) => error,
             };
             let verdict = verdict(&error);
-            if self.pool.watch(id, deadline, loan.connection.roll_back()).await.is_ok() {
+            let wanted = !matches!(verdict, Verdict::Elsewhere(_));
+            if self.pool.watch(id, deadline, loan.connection.roll_back()).await.is_ok() && wanted {
                 loan.give_back();
             }
             match verdict {
@@ -150,6 +151,11 @@ impl MysqlEngine {
                         return Err(Ended::Failed(error));
                     }
                     self.pool.suit_statement_log();
+                }
+                // Nothing was carried out. Other connections may be to another server.
+                Verdict::Elsewhere(error) => {
+                    self.pool.forget_idle();
+                    return Err(Ended::Not(Lost::Undone(error)));
                 }
                 Verdict::Passing(error) => {
                     if Instant::now() + PAUSE > deadline {

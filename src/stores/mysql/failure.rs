@@ -37,6 +37,8 @@ pub enum Verdict {
     NoTable(Error),
     /// The statement was stopped, by an administrator or by a time limit.
     Stopped(Error),
+    /// This server takes no writes.
+    Elsewhere(Error),
     /// The server's log needs another isolation level than the one we prefer.
     StatementLog(Error),
 }
@@ -46,6 +48,8 @@ pub fn verdict(error: &ServerError) -> Verdict {
     match error.code {
         // A duplicate key means that another client has just created the entry.
         1020 | 1062 | 1205 | 1213 | 1412 | 1615 => Verdict::Passing(Error::Backend(words)),
+        // A read-only server, and a read-only or demoted one in a group.
+        1290 | 1792 | 1836 => Verdict::Elsewhere(Error::Backend(words)),
         1146 => Verdict::NoTable(Error::Backend(words)),
         1317 => Verdict::Stopped(Error::Backend(words)),
         1969 | 3024 => Verdict::Stopped(Error::Timeout(words)),

@@ -38,6 +38,9 @@ const ANY_WAIT: usize = 28_800;
 /// The pause before a server that refused is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long an orderly end of all connections may take.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 pub struct Pool {
     target: Target,
     tls: Option<TlsOptions>,
@@ -240,11 +243,7 @@ impl Pool {
     /// Closes all idle connections in an orderly way.
     pub async fn close(&self) {
         let idle = std::mem::take(&mut *self.idle());
-        let _ = timeout(
-            self.connect_timeout,
-            join_all(idle.into_iter().map(Connection::disconnect)),
-        )
-        .await;
+        let _ = timeout(FAREWELL, join_all(idle.into_iter().map(Connection::disconnect))).await;
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {

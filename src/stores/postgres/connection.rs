@@ -15,8 +15,8 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
@@ -50,6 +50,8 @@ pub struct Connection {
     settings: Arc<Settings>,
     bulk: Bulk,
     watch: Arc<Watch>,
+    /// There while the connection holds the lock of those that sweep.
+    sweeper: Mutex<Option<Arc<()>>>,
     /// Whether the event loop runs the driver.
     on_loop: bool,
     driver: Option<Task<()>>,
@@ -91,9 +93,27 @@ impl Connection {
             settings: Arc::clone(settings),
             bulk: bulk.clone(),
             watch,
+            sweeper: Mutex::default(),
             on_loop: on_loop(),
             driver: Some(spawn(driver)),
         }
+    }
+
+    /// Whether the server's session is this connection's own, and no pooler's.
+    pub fn has_session(&self) -> bool {
+        self.backend.is_some()
+    }
+
+    pub fn is_sweeper(&self) -> bool {
+        self.sweeper.lock().is_some()
+    }
+
+    /// Notes whether this connection holds the lock of those that sweep. The result
+    /// lives as long as that.
+    pub fn set_sweeper(&self, holds: bool) -> Weak<()> {
+        let mut sweeper = self.sweeper.lock();
+        *sweeper = holds.then(Arc::default);
+        sweeper.as_ref().map(Arc::downgrade).unwrap_or_default()
     }
 
     fn place(&self) -> &str {

@@ -26,7 +26,7 @@ use open::tls_connect;
 use sql::{Sql, Statements, Stretch, TableStatements};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use table::{Table, Wait};
+use table::{Sweeper, Table, Wait};
 use tokio::time::Instant;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Target;
@@ -284,13 +284,27 @@ impl Engine for Postgres {
 
     fn sweep<'a>(&'a self, after: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
         Box::pin(async move {
-            let sql = self.sql.sweep(stretch(&Prefix::ALL, after), slice);
             let limits = Limits::until(Instant::now() + self.settings.query_timeout);
-            let (found, removed, last) = self.slice(&sql, &Prefix::ALL, after, limits).await?;
-            Ok(Swept {
-                removed,
-                next: last.filter(|_| found >= u64::from(slice)),
-            })
+            let lease = match self.table.sweeper(limits).await? {
+                Sweeper::This(lease) => lease,
+                Sweeper::Busy => {
+                    return Ok(Swept {
+                        removed: 0,
+                        next: Some(after.cloned().unwrap_or_default()),
+                    });
+                }
+                Sweeper::Another => return Ok(Swept::default()),
+            };
+            let after = after.filter(|after| !after.is_empty());
+            let sql = self.sql.sweep(stretch(&Prefix::ALL, after), slice);
+            let bounds = bounds(&Prefix::ALL, after);
+            let rows = lease.one(limits, lease.rows_once(&sql, &parameters(&bounds))).await;
+            let (found, removed, last) = totals(&rows.map_err(Fault::lost)?)?;
+            let next = last.filter(|_| found >= u64::from(slice));
+            if next.is_none() {
+                self.table.end_sweep(&lease, limits).await?;
+            }
+            Ok(Swept { removed, next })
         })
     }
 
@@ -318,14 +332,18 @@ impl Postgres {
         limits: Limits,
     ) -> Result<(u64, u64, Option<Cursor>), Lost> {
         let bounds = bounds(prefix, after);
-        let rows = self.query(sql, &parameters(&bounds), limits).await?;
-        let Some(row) = rows.first() else {
-            return Ok((0, 0, None));
-        };
-        let number = |index| row.try_get::<_, i64>(index).map(i64::unsigned_abs).map_err(unexpected);
-        let last: Option<TextArray> = row.try_get(2).map_err(unexpected)?;
-        Ok((number(0)?, number(1)?, last.map(TextArray::into_bytes)))
+        totals(&self.query(sql, &parameters(&bounds), limits).await?)
     }
+}
+
+/// The two numbers and the key in a row.
+fn totals(rows: &[tokio_postgres::Row]) -> Result<(u64, u64, Option<Cursor>), Lost> {
+    let Some(row) = rows.first() else {
+        return Ok((0, 0, None));
+    };
+    let number = |index| row.try_get::<_, i64>(index).map(i64::unsigned_abs).map_err(unexpected);
+    let last: Option<TextArray> = row.try_get(2).map_err(unexpected)?;
+    Ok((number(0)?, number(1)?, last.map(TextArray::into_bytes)))
 }
 
 fn stretch(prefix: &Prefix, after: Option<&Cursor>) -> Stretch {

@@ -116,10 +116,16 @@ where
 /// name.
 async fn first_queries(client: &Client, settings: &Settings, writable: bool) -> Result<Option<Backend>, Refusal> {
     let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
-    let wanted = match writable {
-        true => TargetSessionAttrs::ReadWrite,
-        false => settings.target.config.get_target_session_attrs(),
-    };
+    if writable
+        && client
+            .query_typed_opt("SELECT 1 WHERE pg_is_in_recovery()", &[])
+            .await
+            .map_err(refused)?
+            .is_some()
+    {
+        return Err(not_connected(settings, &io::Error::other("the server is a standby")));
+    }
+    let wanted = settings.target.config.get_target_session_attrs();
     if wanted != TargetSessionAttrs::Any {
         let messages = client.simple_query("SHOW transaction_read_only").await;
         let read_only = messages.map_err(refused)?.iter().any(|message| match message {

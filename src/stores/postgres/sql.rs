@@ -36,10 +36,14 @@ pub struct TableStatements {
     pub persistence: String,
     /// Converts an unlogged table. Does nothing to a logged one.
     pub set_logged: String,
+    /// Takes the lock of those that sweep, if it is free. Returns `t` if it was.
+    pub lock_sweep: String,
+    pub unlock_sweep: String,
 }
 
-/// The first half of the advisory locks that conversions take.
+/// The first halves of the advisory locks that conversions and sweeps take.
 const LOCK_CLASS: i32 = i32::from_be_bytes(*b"fdkv");
+const SWEEP_CLASS: i32 = i32::from_be_bytes(*b"fdks");
 
 /// The longest name in bytes. PostgreSQL would cut longer ones.
 const LONGEST_NAME: usize = 63;
@@ -218,6 +222,7 @@ impl TableStatements {
         let name = quote(table_name)?;
         let literal = name.replace('\'', "''");
         let unlogged = if unlogged { "UNLOGGED " } else { "" };
+        let oid = format!("to_regclass('{literal}')::oid::int4");
         Ok(Self {
             create: format!(
                 "CREATE {unlogged}TABLE IF NOT EXISTS {name} (\
@@ -235,6 +240,8 @@ impl TableStatements {
                 SET LOCAL lock_timeout = 1000; \
                 ALTER TABLE {name} SET LOGGED"
             ),
+            lock_sweep: format!("SELECT pg_try_advisory_lock({SWEEP_CLASS}, {oid})::text"),
+            unlock_sweep: format!("SELECT pg_advisory_unlock({SWEEP_CLASS}, {oid})::text"),
             name,
         })
     }

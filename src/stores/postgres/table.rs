@@ -6,7 +6,7 @@
 //! the operation that started it has given up waiting.
 
 use super::Settings;
-use super::connection::Connector;
+use super::connection::{Connection, Connector};
 use super::failure::Fault;
 use super::sql::TableStatements;
 use crate::host::{spawn, timeout_at};
@@ -15,8 +15,8 @@ use crate::stores::served::{Lease, Limits, Lost, Pool};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -47,6 +47,17 @@ pub struct Table {
     /// Whether the table needs no further check.
     checked: AtomicBool,
     conversion: Mutex<Option<Conversion>>,
+    /// Lives as long as one of our connections holds the lock of those that sweep.
+    sweeper: Mutex<Weak<()>>,
+}
+
+/// Who may sweep.
+pub enum Sweeper {
+    This(Lease<Connector>),
+    /// Our connection that may, but it is in use.
+    Busy,
+    /// Another client's.
+    Another,
 }
 
 impl Table {
@@ -58,6 +69,7 @@ impl Table {
             sql,
             unlogged,
             conversion: Mutex::default(),
+            sweeper: Mutex::default(),
         })
     }
 
@@ -147,6 +159,38 @@ impl Table {
         let conversion = conversion.boxed().shared();
         *current = Some(conversion.clone());
         conversion
+    }
+
+    /// A connection to sweep with. Of all that share a table, one sweeps at a time:
+    /// a walk reads the whole table, which is not to be done for each process. The
+    /// lock is the connection's, which others use in the meantime.
+    pub async fn sweeper(&self, limits: Limits) -> Result<Sweeper, Lost> {
+        if let Some(lease) = self.pool.take_idle(Connection::is_sweeper) {
+            return Ok(Sweeper::This(lease));
+        }
+        if self.sweeper.lock().upgrade().is_some() {
+            return Ok(Sweeper::Busy);
+        }
+        let lease = self.pool.take(limits.deadline).await?;
+        // A pooler's session would keep the lock.
+        if lease.has_session() {
+            let locked = lease.one(limits, lease.text(&self.sql.lock_sweep));
+            if locked.await.map_err(Fault::lost)?.as_deref() != Some("true") {
+                return Ok(Sweeper::Another);
+            }
+            *self.sweeper.lock() = lease.set_sweeper(true);
+        }
+        Ok(Sweeper::This(lease))
+    }
+
+    /// Gives the lock back.
+    pub async fn end_sweep(&self, lease: &Lease<Connector>, limits: Limits) -> Result<(), Lost> {
+        if lease.is_sweeper() {
+            let unlocked = lease.one(limits, lease.text(&self.sql.unlock_sweep));
+            unlocked.await.map_err(Fault::lost)?;
+            lease.set_sweeper(false);
+        }
+        Ok(())
     }
 
     async fn set_logged(&self) -> Result<(), Fault> {

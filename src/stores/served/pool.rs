@@ -293,6 +293,20 @@ impl<C: Connect> Pool<C> {
         }
     }
 
+    /// A certain connection, if it is idle.
+    pub fn take_idle(self: &Arc<Self>, wanted: impl Fn(&C::Connection) -> bool) -> Option<Lease<C>> {
+        let mut state = self.state.lock();
+        let Idle { on_loop, on_thread } = &mut state.idle;
+        let member = [on_loop, on_thread].into_iter().find_map(|idle| {
+            let index = idle.iter().position(|member| wanted(&member.connection))?;
+            Some(idle.remove(index))
+        });
+        Some(Lease {
+            pool: Arc::clone(self),
+            member: Some(member?),
+        })
+    }
+
     async fn member(self: &Arc<Self>, deadline: Instant) -> Result<Member<C::Connection>, Lost> {
         let on_loop = on_loop();
         loop {

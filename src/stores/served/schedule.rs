@@ -101,6 +101,8 @@ pub struct Schedule<B> {
     /// already.
     deadlines: BinaryHeap<Reverse<(Instant, Id)>>,
     generations: Generations,
+    /// Why there is no connection, if that was so the last time.
+    trouble: Option<Error>,
     /// How many callers have no answer yet.
     waiting: usize,
     answered: Vec<(Answer, Outcome)>,
@@ -156,6 +158,7 @@ impl<B> Schedule<B> {
             progress: Progress::new(),
             deadlines: BinaryHeap::new(),
             generations: Generations::default(),
+            trouble: None,
             waiting: 0,
             answered: Vec::new(),
         }
@@ -307,6 +310,9 @@ impl<B> Schedule<B> {
 
     /// The attempt at an operation has ended.
     pub fn end(&mut self, id: Id, result: Result<Outcome, Lost>) {
+        if result.is_ok() {
+            self.trouble = None;
+        }
         let Some(op) = self.op_mut(id) else { return };
         let outcome = match result {
             Ok(outcome) => outcome.map_err(|error| op.attempts.explain(error)),
@@ -315,15 +321,18 @@ impl<B> Schedule<B> {
                 .fail(lost, op.operation.is_repeatable(), !op.operation.is_get())
             {
                 Next::Reject(error) => Err(error),
-                Next::Repeat(_) if !op.callers.is_empty() => return self.repeat(id),
-                Next::Repeat(error) => Err(error),
+                Next::Repeat(error) if op.callers.is_empty() => Err(error),
+                Next::Repeat(error) => return self.repeat(id, error),
             },
         };
         let callers = self.remove(id);
         self.answer_all(callers, &outcome);
     }
 
-    fn repeat(&mut self, id: Id) {
+    fn repeat(&mut self, id: Id, error: Error) {
+        if matches!(error, Error::Connection(_)) {
+            self.trouble = Some(error);
+        }
         let Some(op) = self.op_mut(id) else { return };
         op.state = State::Ready;
         let pause = op.attempts.pause();
@@ -480,7 +489,10 @@ impl<B> Schedule<B> {
             return self.deadlines.push(Reverse((patience, id)));
         }
         let caller = self.remove_broad(id);
-        let error = too_late(&self.place, self.timeout);
+        let error = self
+            .trouble
+            .clone()
+            .unwrap_or_else(|| too_late(&self.place, self.timeout));
         self.answer_all(caller, &Err(error));
     }
 
