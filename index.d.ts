@@ -315,14 +315,44 @@ export interface PostgresKvStoreOptions extends ServerOptions {
    */
   maxConnections?: number;
   /**
-   * How long an operation waits for a connection, and then for its answer, in
-   * milliseconds, from 1. After that its statement is cancelled on the server,
-   * and it rejects with `ERR_KV_TIMEOUT`, or with `ERR_KV_CONNECTION` if the
-   * reason for the missing connection is known.
+   * How long a connection is used at most, in milliseconds, from 1. It is then
+   * replaced when it is idle, so that servers and balancers that have changed are
+   * found. The time of each is up to a tenth shorter, at random.
+   *
+   * @default 1800000
+   */
+  maxLifetime?: number;
+  /**
+   * After how long an unused connection is closed, in milliseconds, from 1.
+   *
+   * @default 600000
+   */
+  idleTimeout?: number;
+  /**
+   * How long an operation may take, in milliseconds, from 1: waiting for others
+   * on the same key, for a connection and for the answer. Its statement is
+   * cancelled on the server shortly before, and it rejects with `ERR_KV_TIMEOUT`,
+   * or with `ERR_KV_CONNECTION` if the reason for the missing connection is known.
+   * The message says if the outcome is unknown.
    *
    * @default 5000
    */
   queryTimeout?: number;
+  /**
+   * Prefixes under which writes don't wait until they are on disk, as with
+   * `synchronous_commit = off`: they are seen at once, and a crash of the server
+   * may lose those of the last moments, but nothing else. Not even a synchronous
+   * standby is waited for.
+   *
+   * @default []
+   * @example
+   * ```ts
+   * const kv = new PostgresKvStore("postgres://localhost/app", {
+   *   relaxed: [["_fedify"]],
+   * });
+   * ```
+   */
+  relaxed?: readonly KvKey[];
   /**
    * Whether to prepare statements. Use `false` behind a pooler that may run
    * each transaction on another connection (PgBouncer in transaction mode).

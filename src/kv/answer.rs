@@ -54,6 +54,11 @@ impl Answer {
         Self(self.0.take())
     }
 
+    #[cfg(test)]
+    pub fn ticket(&self) -> Option<Ticket> {
+        self.0.as_ref().map(|pending| pending.ticket)
+    }
+
     /// Delivers outcomes: those in a row that have the same outbox as one batch.
     pub fn deliver_all(answered: impl IntoIterator<Item = (Self, Outcome)>) {
         let mut batch = Vec::new();

@@ -33,14 +33,27 @@ pub enum Error {
 impl Error {
     /// Adds that the operation may have been carried out nevertheless.
     #[must_use]
-    pub fn with_unknown_outcome(self) -> Self {
+    pub fn with_unknown_outcome(mut self) -> Self {
         const UNKNOWN: &str = "; the outcome is unknown";
-        match self {
-            Self::Connection(why) => Self::Connection(why + UNKNOWN),
-            Self::Timeout(why) => Self::Timeout(why + UNKNOWN),
-            Self::Backend(why) => Self::Backend(why + UNKNOWN),
-            other => other,
+        match &mut self {
+            Self::InvalidKey(why)
+            | Self::KeyTooLong(why)
+            | Self::InvalidValue(why)
+            | Self::InvalidTtl(why)
+            | Self::InvalidOption(why)
+            | Self::OptionOutOfRange(why)
+            | Self::ValueTooLarge(why)
+            | Self::Connection(why)
+            | Self::Timeout(why)
+            | Self::Corrupt(why)
+            | Self::Backend(why) => {
+                if !why.ends_with(UNKNOWN) {
+                    why.push_str(UNKNOWN);
+                }
+            }
+            Self::Closed => {}
         }
+        self
     }
 
     /// The `code` property of the JavaScript error.

@@ -8,7 +8,7 @@ use super::backoff::pause;
 use super::engine::Lost;
 use crate::host::{on_host, on_loop, sleep_until, spawn, timeout_at, yield_now};
 use crate::kv::{Error, Result};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
 use rand::{Rng, thread_rng};
 use std::collections::VecDeque;
@@ -146,7 +146,7 @@ struct Member<T> {
     opened: Instant,
     expires: Instant,
     idle_since: Instant,
-    _place: Place,
+    place: Place,
 }
 
 /// Counts a connection as long as it exists.
@@ -425,7 +425,7 @@ impl<C: Connect> Pool<C> {
                         opened,
                         expires: Instant::now() + lifetime,
                         idle_since: opened,
-                        _place: place,
+                        place,
                     });
                 }
                 Err(refusal) => {
@@ -476,7 +476,7 @@ impl<C: Connect> Pool<C> {
         }
         self.open_more(&mut state);
         drop(state);
-        close_all(dropped);
+        self.close_all(dropped);
     }
 
     /// The server has taken a write.
@@ -487,18 +487,18 @@ impl<C: Connect> Pool<C> {
     /// The server takes no writes, and so is not the one that is wanted. No
     /// connection to it is used again. If it used to take writes, new ones are to
     /// servers that do.
-    pub fn demote(&self) {
+    pub fn demote(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.valid_since = Some(Instant::now());
         state.demoted |= state.written;
         let all = state.idle.remove(|_| true);
         drop(state);
-        close_all(all);
+        self.close_all(all);
     }
 
     /// Closes the connections that are too old or were not used for too long.
     /// Returns when to do so again.
-    pub fn tend(&self) -> Option<Instant> {
+    pub fn tend(self: &Arc<Self>) -> Option<Instant> {
         let now = Instant::now();
         let end = |member: &Member<_>| member.expires.min(member.idle_since + self.options.idle_timeout);
         let mut state = self.state.lock();
@@ -506,8 +506,24 @@ impl<C: Connect> Pool<C> {
         let idle = state.idle.on_loop.iter().chain(&state.idle.on_thread);
         let next = idle.map(end).min();
         drop(state);
-        close_all(old);
+        self.close_all(old);
         next
+    }
+
+    fn close_all(self: &Arc<Self>, members: Vec<Member<C::Connection>>) {
+        if members.is_empty() || !on_host() {
+            return;
+        }
+        let pool = Arc::clone(self);
+        spawn(async move {
+            for member in members {
+                let Member { connection, place, .. } = member;
+                connection.close().await;
+                drop(place);
+                // There is room for another one.
+                pool.open_more(&mut pool.state.lock());
+            }
+        });
     }
 
     /// Closes all idle connections, and waits until they are closed. Those in use
@@ -519,9 +535,7 @@ impl<C: Connect> Pool<C> {
             state.waiters.clear();
             state.idle.remove(|_| true)
         };
-        for member in all {
-            member.connection.close().await;
-        }
+        join_all(all.into_iter().map(|member| member.connection.close())).await;
     }
 }
 
@@ -538,20 +552,12 @@ fn give<T: Pooled>(state: &mut State<T>, mut member: Member<T>) {
     state.idle.at(on_loop).push(member);
 }
 
-fn close_all<T: Pooled>(members: Vec<Member<T>>) {
-    if members.is_empty() || !on_host() {
-        return;
-    }
-    spawn(async move {
-        for member in members {
-            member.connection.close().await;
-        }
-    });
-}
-
 fn closed() -> Lost {
     Lost::Refused {
         error: Error::Closed,
         lasting: true,
     }
 }
+
+#[cfg(test)]
+mod tests;

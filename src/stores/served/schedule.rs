@@ -534,3 +534,6 @@ fn pop_until(heap: &mut BinaryHeap<Reverse<(Instant, Id)>>, now: Instant) -> Opt
 fn too_late(place: &str, timeout: Duration) -> Error {
     Error::Timeout(format!("{place}: no answer within {} ms", timeout.as_millis()))
 }
+
+#[cfg(test)]
+mod tests;

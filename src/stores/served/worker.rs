@@ -235,7 +235,7 @@ impl<E: Engine> Worker<E> {
                 let group = self.schedule.start(&ids);
                 let engine = Arc::clone(&self.engine);
                 self.events.push(Box::pin(async move {
-                    let outcomes = guard(engine.run(&group)).await;
+                    let outcomes = guard(async { engine.run(&group).await }).await;
                     Event::Group { line, ids, outcomes }
                 }));
             }
@@ -344,3 +344,6 @@ async fn clear<E: Engine>(engine: &E, prefix: &Prefix, progress: &Progress) -> R
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
