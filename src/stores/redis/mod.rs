@@ -25,12 +25,11 @@ mod url;
 mod wire;
 mod worker;
 
-use super::served::{Admission, Load, TlsOptions};
-use super::worker::{FailedPages, Tasks, answer_close};
-use crate::host::thread::{WorkerThread, spawn_with_io};
-use crate::kv::{
-    Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store, Task,
-};
+use super::served::{Admission, Starter, TlsOptions};
+use super::worker::{FailedPages, Tasks};
+use crate::host::{Bulk, Host};
+use crate::kv::{Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store, Task};
+use futures::future::BoxFuture;
 use list::RedisPages;
 use rustls::ClientConfig;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,7 +92,6 @@ struct Hub {
     settings: Arc<Settings>,
     wire: Wire,
     topology: Topology,
-    load: Arc<Load>,
 }
 
 #[derive(Clone)]
@@ -101,7 +99,7 @@ pub struct RedisStore(Arc<Shared>);
 
 struct Shared {
     hub: Arc<Hub>,
-    worker: WorkerThread<Message>,
+    starter: Starter<Message>,
     reindexed: Arc<AtomicU64>,
 }
 
@@ -148,11 +146,10 @@ impl RedisStore {
             topology: Topology::new(&settings),
             settings,
             wire,
-            load: Arc::new(Load::new(options.queue_limit)),
         };
         Ok(Self(Arc::new(Shared {
             hub: Arc::new(hub),
-            worker: WorkerThread::default(),
+            starter: Starter::new("redis", options.queue_limit, Host::Thread, Bulk::Here),
             reindexed: Arc::default(),
         })))
     }
@@ -175,12 +172,13 @@ impl RedisStore {
         self.0.reindexed.load(Ordering::Relaxed)
     }
 
-    /// A sender to the worker, which is started where there is none.
+    fn run(&self) -> impl FnOnce(UnboundedReceiver<Message>) -> BoxFuture<'static, Option<Answer>> + Send + 'static {
+        let hub = Arc::clone(&self.0.hub);
+        move |messages| Box::pin(Worker::new(hub, messages).run())
+    }
+
     fn worker(&self) -> Result<UnboundedSender<Message>> {
-        self.0.worker.sender(|messages: UnboundedReceiver<Message>| {
-            let hub = Arc::clone(&self.0.hub);
-            spawn_with_io("redis", move || Worker::new(hub, messages).run(), answer_close)
-        })
+        self.0.starter.sender(self.run())
     }
 }
 
@@ -190,20 +188,7 @@ impl Store for RedisStore {
     }
 
     fn submit(&self, job: Job) {
-        let worker = if matches!(job.command, Command::Close) {
-            match self.0.worker.close() {
-                Some(worker) => Ok(worker),
-                None => return job.answer.deliver(Ok(Reply::Done)),
-            }
-        } else {
-            self.worker()
-        };
-        let admitted = worker.and_then(|worker| Ok((worker, self.0.hub.load.admit(&job.command)?)));
-        match admitted {
-            // If the worker has just ended, the job is dropped, which answers it.
-            Ok((worker, admission)) => drop(worker.send(Message::Job(job, admission))),
-            Err(error) => job.answer.deliver(Err(error)),
-        }
+        self.0.starter.submit(job, self.run(), Message::Job);
     }
 
     fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {

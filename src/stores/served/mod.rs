@@ -27,7 +27,7 @@ pub use generations::Generations;
 pub use load::{Admission, Load};
 pub use operation::{Action, Operation};
 pub use pool::{Connect, Lease, Pool, PoolOptions, Pooled, Refusal};
-pub use store::ServedStore;
+pub use store::{ServedStore, Starter};
 pub use tls::{TlsOptions, system_certificates};
 use tokio::sync::oneshot;
 
