@@ -332,7 +332,7 @@ test("operations reject while the server has no free connection", async () => {
 });
 
 test("writes reject on a read-only server, and reads work", async () => {
-  const store = openStore(server.url);
+  const store = openStore(server.url, { queryTimeout: 1_000 });
   await store.set(["k"], "old");
   await server.sql("SET GLOBAL read_only = 1");
   try {

@@ -153,7 +153,7 @@ test("operations reject while the server has no free connection", async () => {
 });
 
 test("writes reject in a read-only database, and reads work", async () => {
-  const store = openStore(server.url);
+  const store = openStore(server.url, { queryTimeout: 1_000 });
   await store.set(["k"], "old");
   await sql`ALTER DATABASE postgres SET default_transaction_read_only = on`;
   try {
