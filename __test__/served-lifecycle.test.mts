@@ -133,8 +133,11 @@ describe.each(tested)("$store", ({ store, start, connections, left }) => {
     store.list().next().then(({ value }) => report(value.value));
     store.clear(["none"]).then((count) => report(count));
   `);
-    expect(answers.slice(0, 3)).toEqual(["set", 1, true]);
-    expect(answers.slice(3).toSorted()).toEqual([0, 2]);
+    const onOneKey: unknown[] = ["set", 1, true];
+    expect(answers.filter((answer) => onOneKey.includes(answer))).toEqual(
+      onOneKey,
+    );
+    expect(answers.toSorted()).toEqual([0, 1, 2, "set", true]);
     expect(await run(`store.close().then(() => report("closed"))`)).toEqual([
       "closed",
     ]);

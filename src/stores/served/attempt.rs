@@ -110,8 +110,13 @@ impl Attempts {
         }
     }
 
-    /// The error to reject with: it tells if the outcome is unknown.
+    /// The error to reject with: it tells if the outcome is unknown, and rather why
+    /// there was no connection than that time ran out.
     pub fn explain(&self, error: Error) -> Error {
+        let error = match (&self.trouble, error) {
+            (Some(trouble @ Error::Connection(_)), Error::Timeout(_)) => trouble.clone(),
+            (_, error) => error,
+        };
         if self.maybe_done {
             error.with_unknown_outcome()
         } else {

@@ -310,7 +310,7 @@ impl<B> Schedule<B> {
 
     /// The attempt at an operation has ended.
     pub fn end(&mut self, id: Id, result: Result<Outcome, Lost>) {
-        if result.is_ok() {
+        if matches!(result, Ok(Ok(_))) {
             self.trouble = None;
         }
         let Some(op) = self.op_mut(id) else { return };
@@ -465,11 +465,9 @@ impl<B> Schedule<B> {
         let late: Vec<Caller> = op.callers.extract_if(.., late).collect();
         let running = op.state == State::Running;
         let sent = running && op.group.as_ref().is_some_and(|group| group.is_sent());
-        let mut error = op
-            .attempts
-            .trouble
-            .clone()
-            .unwrap_or_else(|| too_late(&self.place, self.timeout));
+        let trouble = op.attempts.trouble.as_ref();
+        let trouble = trouble.or(self.trouble.as_ref().filter(|_| !running)).cloned();
+        let mut error = trouble.unwrap_or_else(|| too_late(&self.place, self.timeout));
         if op.attempts.maybe_done || sent && !op.operation.is_get() {
             error = error.with_unknown_outcome();
         }
