@@ -1,5 +1,6 @@
 // Encrypted connections, with certificates that the tests create.
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { writeFileSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PostgresServer } from "./services/postgres.mts";
 import { Certificates } from "./support/certificates.mts";
 import { type Options, openStore } from "./support/postgres.mts";
@@ -105,6 +106,79 @@ test("the client can send a certificate", async () => {
   const own = { cert: pem("fedify.crt"), key: pem("fedify.key") };
   await works(at, { ca, ...own });
   expect(await fails(at, { ca })).toContain("client certificate");
+});
+
+describe("certificates in the URL", () => {
+  const file = (name: string) => encodeURIComponent(certificates.file(name));
+  const rootOf = (name: string) => `sslrootcert=${file(name)}`;
+
+  test("sslrootcert encrypts and verifies", async () => {
+    await works(`${url}?${rootOf("ca.crt")}`);
+    await works(`${url}?ssl=true&${rootOf("ca.crt")}`);
+    await works(`${url}?sslmode=verify-full&${rootOf("ca.crt")}`);
+    expect(await fails(`${url}?${rootOf("stranger.crt")}`)).toContain(
+      "certificate",
+    );
+    // The option wins.
+    await works(`${url}?${rootOf("stranger.crt")}`, { ca: pem("ca.crt") });
+  });
+
+  test("verify-ca accepts a certificate for another host, verify-full doesn't", async () => {
+    const root = rootOf("ca.crt");
+    await works(`${server.url}?sslmode=verify-ca&${root}`);
+    await works(`${server.url}?sslmode=verify-ca`, { ca: pem("ca.crt") });
+    for (const [mode, name, why] of [
+      ["verify-full", "ca.crt", "not valid for name"],
+      ["require", "ca.crt", "not valid for name"],
+      ["verify-ca", "stranger.crt", "certificate"],
+    ] as const) {
+      const at = `${server.url}?sslmode=${mode}&${rootOf(name)}`;
+      expect(await fails(at)).toContain(why);
+    }
+  });
+
+  test("sslcert and sslkey are the client's", async () => {
+    const at = `${server
+      .urlOf({ database: "cert" })
+      .replace("127.0.0.1", "localhost")}?${rootOf("ca.crt")}`;
+    const own = `sslcert=${file("fedify.crt")}&sslkey=${file("fedify.key")}`;
+    await works(`${at}&${own}`);
+    expect(await fails(at)).toContain("client certificate");
+    expect(() => openStore(`${at}&sslcert=${file("fedify.crt")}`)).toThrow(
+      "sslcert and sslkey must be given together",
+    );
+  });
+
+  test("a file is read again for each connection", async () => {
+    const path = certificates.file("replaced.crt");
+    const store = openStore(`${url}?sslrootcert=${encodeURIComponent(path)}`);
+    const missing = await expectRejection(
+      () => store.get(["k"]),
+      "ERR_KV_CONNECTION",
+    );
+    expect(missing.message).toContain(`the file ${path} of sslrootcert`);
+    writeFileSync(path, "no certificate");
+    const invalid = await expectRejection(
+      () => store.get(["k"]),
+      "ERR_KV_INVALID_OPTION",
+    );
+    expect(invalid.message).toContain(
+      "sslrootcert must have a certificate in PEM",
+    );
+    writeFileSync(path, pem("stranger.crt"));
+    await expectRejection(() => store.get(["k"]), "ERR_KV_CONNECTION");
+    writeFileSync(path, pem("ca.crt"));
+    expect(await store.get(["k"])).toBe(undefined);
+  });
+
+  test("channel_binding=require needs an encrypted connection", async () => {
+    await works(
+      `${url}?sslmode=require&channel_binding=require&${rootOf("ca.crt")}`,
+    );
+    expect(await fails(`${url}?channel_binding=require`)).toContain(
+      "channel binding",
+    );
+  });
 });
 
 test("the constructor refuses invalid TLS options", () => {

@@ -87,6 +87,13 @@ export class PostgresServer {
     for (const [name, text] of Object.entries(files)) {
       await write(join(directory, "data", name), text);
     }
+    return PostgresServer.#startIn(directory, settings);
+  }
+
+  static async #startIn(
+    directory: string,
+    settings: Settings,
+  ): Promise<PostgresServer> {
     // Another process may take the free port before the server does.
     for (let attempt = 1; ; attempt += 1) {
       const port = await freePort();
@@ -100,6 +107,36 @@ export class PostgresServer {
         }
       }
     }
+  }
+
+  /** Starts a standby, which follows this server by streaming replication. */
+  async startStandby(settings: Settings = {}): Promise<PostgresServer> {
+    const directory = await serverDirectory("standby");
+    const data = join(directory, "data");
+    const made = spawnSync(
+      postgresBinary("pg_basebackup"),
+      [
+        `--pgdata=${data}`,
+        `--host=${this.directory}`,
+        `--port=${this.port}`,
+        "--username=fedify",
+        "--checkpoint=fast",
+        "--no-sync",
+        "--write-recovery-conf",
+      ],
+      { ...owner(), cwd: directory, encoding: "utf8" },
+    );
+    if (made.status !== 0) {
+      throw new Error(`pg_basebackup failed:\n${made.stdout}${made.stderr}`);
+    }
+    return PostgresServer.#startIn(directory, settings);
+  }
+
+  /** Makes a standby a primary. */
+  async promote(): Promise<void> {
+    const client = this.client();
+    await client`SELECT pg_promote()`;
+    await client.end();
   }
 
   get url(): string {
@@ -164,7 +201,7 @@ export class PostgresServer {
     const ready = new Promise<boolean>((resolve) => {
       lines.on("line", (line) => {
         this.log.push(line);
-        if (line.includes("database system is ready to accept connections")) {
+        if (/system is ready to accept (read-only )?connections/.test(line)) {
           resolve(true);
         }
       });

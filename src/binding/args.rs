@@ -6,6 +6,7 @@ use super::js::{Js, NotText, Ref, Value};
 use super::list::Request;
 use super::options::whole;
 use crate::kv::{Error, JsonText, Key, KeyBuilder, Lifetime, PageLimits, Prefix, Result, Ttl};
+use crate::stores::trimmed;
 use jiff::civil::DateTime;
 use jiff::{Span, Timestamp};
 use napi::ValueType;
@@ -216,6 +217,15 @@ impl Parse for String {
     }
 }
 
+/// A URL, without white space around it.
+pub struct UrlText(pub String);
+
+impl Parse for UrlText {
+    fn parse(js: Js, value: Value) -> Result<Self> {
+        String::parse(js, value).map(|url| Self(trimmed(&url).to_owned()))
+    }
+}
+
 /// One URL or several.
 pub struct Urls(pub Vec<String>);
 
@@ -225,9 +235,9 @@ impl Parse for Urls {
             .array_of_strings(value)
             .map_err(|thrown| Error::InvalidOption(thrown.0))?;
         let Some(array) = array else {
-            return Ok(Self(vec![String::parse(js, value)?]));
+            return Ok(Self(vec![UrlText::parse(js, value)?.0]));
         };
-        let url = |index| String::parse(js, js.element_given(array, index));
+        let url = |index| UrlText::parse(js, js.element_given(array, index)).map(|url| url.0);
         (0..js.length(array)).map(url).collect::<Result<_>>().map(Self)
     }
 }

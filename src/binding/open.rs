@@ -1,6 +1,6 @@
 //! `openKvStore`: one URL chooses the store.
 
-use super::args::{Arg, Parse};
+use super::args::{Arg, Parse, UrlText};
 use super::classes::deno::DenoKvStore;
 use super::classes::memory::MemoryKvStore;
 use super::classes::mysql::MysqlKvStore;
@@ -36,7 +36,7 @@ type Stores = Either6<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStor
 ///   `denokv:https://host` — {@link DenoKvStore}
 ///
 /// @param url The URL. Percent-encode special characters in user names,
-///            passwords and paths.
+///            passwords and paths. White space around it is ignored.
 /// @param options The options of that store's constructor. An option of another
 ///                store is refused.
 /// @returns The store.
@@ -55,11 +55,11 @@ type Stores = Either6<MemoryKvStore, SqliteKvStore, RedisKvStore, PostgresKvStor
     ts_args_type = "url: string, options?: SqliteKvStoreOptions | RedisKvStoreOptions | PostgresKvStoreOptions | MysqlKvStoreOptions | DenoKvStoreOptions",
     ts_return_type = "MemoryKvStore | SqliteKvStore | RedisKvStore | PostgresKvStore | MysqlKvStore | DenoKvStore"
 )]
-pub fn open_kv_store(env: Env, url: Arg<String>, options: Unknown<'_>) -> napi::Result<Stores> {
+pub fn open_kv_store(env: Env, url: Arg<UrlText>, options: Unknown<'_>) -> napi::Result<Stores> {
     let js = js(env);
     let options = napi::JsValue::raw(&options);
     url.0
-        .and_then(|url| open(js, &url, options))
+        .and_then(|url| open(js, &url.0, options))
         .map_err(|error| thrown(env, &error))
 }
 

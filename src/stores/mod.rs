@@ -19,8 +19,15 @@ pub use memory::MemoryStore;
 pub use mysql::{MysqlOptions, MysqlStore};
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use redis::{RedisOptions, RedisStore};
-pub use served::TlsOptions;
+pub use served::{MOST_CONNECTIONS, TlsOptions};
 pub use sqlite::{SqliteOptions, SqliteStore};
+
+/// A URL without white space around it: a file with a secret often ends with a
+/// line break.
+pub fn trimmed(url: &str) -> &str {
+    // As `trim` in JavaScript, which includes the byte order mark.
+    url.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}')
+}
 
 /// Whether a table's name follows the rule of Fedify's own stores, and has so
 /// many bytes at most.

@@ -3,7 +3,7 @@
 use super::list::KvListIterator;
 use super::methods::store_methods;
 use super::{Ready, called_with_new, js, ready, thrown};
-use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
+use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions, UrlText};
 use crate::binding::handle::Handle;
 use crate::binding::list::Request;
 use crate::kv::{Command, Key};
@@ -48,9 +48,9 @@ impl MysqlKvStore {
     /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "url: string, options?: MysqlKvStoreOptions")]
-    pub fn new(env: Env, this: This<'_>, url: Arg<String>, options: Arg<MysqlOptions>) -> napi::Result<Self> {
+    pub fn new(env: Env, this: This<'_>, url: Arg<UrlText>, options: Arg<MysqlOptions>) -> napi::Result<Self> {
         called_with_new(env, &this, "MysqlKvStore")?;
-        let store = || MysqlStore::at(&url.0?, &options.0?);
+        let store = || MysqlStore::at(&url.0?.0, &options.0?);
         match store() {
             Ok(store) => Ok(Self(Handle::new(js(env), store))),
             Err(error) => Err(thrown(env, &error)),

@@ -3,7 +3,7 @@
 use super::list::KvListIterator;
 use super::methods::store_methods;
 use super::{Ready, called_with_new, js, ready, thrown};
-use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions};
+use crate::binding::args::{Arg, ClearPrefix, Json, SetOptions, UrlText};
 use crate::binding::handle::Handle;
 use crate::binding::list::Request;
 use crate::kv::{Command, Key};
@@ -42,13 +42,16 @@ impl PostgresKvStore {
     ///            `postgres://user:password@host:5432/database`, with
     ///            `?sslmode=require` for an encrypted connection, or
     ///            `postgres://user@%2Frun%2Fpostgresql/database` for a Unix
-    ///            socket. Nothing is connected before the first operation.
+    ///            socket. It may name several hosts. What it leaves out comes
+    ///            from the variables of PostgreSQL's own clients (`PGHOST`,
+    ///            `PGPASSWORD` and so on) and from `~/.pgpass`. Nothing is
+    ///            connected before the first operation.
     /// @param options The options.
     /// @throws `ERR_KV_INVALID_OPTION`
     #[napi(constructor, ts_args_type = "url: string, options?: PostgresKvStoreOptions")]
-    pub fn new(env: Env, this: This<'_>, url: Arg<String>, options: Arg<PostgresOptions>) -> napi::Result<Self> {
+    pub fn new(env: Env, this: This<'_>, url: Arg<UrlText>, options: Arg<PostgresOptions>) -> napi::Result<Self> {
         called_with_new(env, &this, "PostgresKvStore")?;
-        let store = || PostgresStore::at(&url.0?, options.0?, js(env).host());
+        let store = || PostgresStore::at(&url.0?.0, options.0?, js(env).host());
         match store() {
             Ok(store) => Ok(Self(Handle::new(js(env), store))),
             Err(error) => Err(thrown(env, &error)),

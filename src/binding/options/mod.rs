@@ -14,15 +14,12 @@ pub use memory::NoOptions;
 use super::args::Parse;
 use super::js::{Js, Value};
 use crate::kv::{Error, Key, Prefix, Result};
-use crate::stores::TlsOptions;
+use crate::stores::{MOST_CONNECTIONS, TlsOptions};
 use std::cell::RefCell;
 use std::time::Duration;
 
 /// The longest queue that a caller may ask for.
 const MOST_WAITING: u32 = 10_000_000;
-
-/// The largest number of connections that a caller may ask for.
-const MOST_CONNECTIONS: u32 = 1_000;
 
 /// The option that has options of its own.
 const TLS: &str = "tls";
@@ -179,36 +176,49 @@ impl Given {
     }
 
     fn boolean(&self, name: &'static str, default: bool) -> Result<bool> {
-        let boolean = self.option(name, "a boolean", |value| self.js.to_bool(value))?;
-        Ok(boolean.unwrap_or(default))
+        Ok(self.boolean_given(name)?.unwrap_or(default))
+    }
+
+    fn boolean_given(&self, name: &'static str) -> Result<Option<bool>> {
+        self.option(name, "a boolean", |value| self.js.to_bool(value))
     }
 
     fn millis(&self, name: &'static str, least: f64, default: Duration) -> Result<Duration> {
+        Ok(self.millis_given(name, least)?.unwrap_or(default))
+    }
+
+    fn millis_given(&self, name: &'static str, least: f64) -> Result<Option<Duration>> {
         let kind = format!("a number of milliseconds from {least} to 2147483647");
         let millis = self.option(name, &kind, |value| {
             let millis = self.js.to_number(value);
             millis.filter(|millis| (least..=2_147_483_647.0).contains(millis))
         })?;
-        Ok(millis.map_or(default, |millis| Duration::from_secs_f64(millis / 1000.0)))
+        Ok(millis.map(|millis| Duration::from_secs_f64(millis / 1000.0)))
     }
 
     fn timeout(&self, name: &'static str, default: Duration) -> Result<Duration> {
-        self.millis(name, 1.0, default)
+        Ok(self.timeout_given(name)?.unwrap_or(default))
     }
 
-    fn count(&self, name: &'static str, most: u32, default: usize) -> Result<usize> {
-        match self.value(name)? {
-            Some(value) => Ok(whole(self.js, value, name, most)? as usize),
-            None => Ok(default),
-        }
+    fn timeout_given(&self, name: &'static str) -> Result<Option<Duration>> {
+        self.millis_given(name, 1.0)
+    }
+
+    fn count_given(&self, name: &'static str, most: u32) -> Result<Option<usize>> {
+        let count = self.value(name)?.map(|value| whole(self.js, value, name, most));
+        Ok(count.transpose()?.map(|count| count as usize))
     }
 
     fn queue_limit(&self, default: usize) -> Result<usize> {
-        self.count("queueLimit", MOST_WAITING, default)
+        Ok(self.count_given("queueLimit", MOST_WAITING)?.unwrap_or(default))
     }
 
     fn max_connections(&self, default: usize) -> Result<usize> {
-        self.count("maxConnections", MOST_CONNECTIONS, default)
+        Ok(self.max_connections_given()?.unwrap_or(default))
+    }
+
+    fn max_connections_given(&self) -> Result<Option<usize>> {
+        self.count_given("maxConnections", MOST_CONNECTIONS)
     }
 
     fn tls(&self) -> Result<Option<TlsOptions>> {

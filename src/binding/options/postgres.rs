@@ -10,14 +10,12 @@ impl Parse for PostgresOptions {
     fn parse(js: Js, value: Value) -> Result<Self> {
         Given::read(js, value, "PostgresKvStore", |given| {
             let mut options = Self::default();
-            if let Some(name) = given.text("tableName")? {
-                options.table_name = name;
-            }
+            options.table_name = given.text("tableName")?;
             options.initialized = given.boolean("initialized", options.initialized)?;
             options.unlogged = given.boolean("unlogged", options.unlogged)?;
-            options.prepared_statements = given.boolean("preparedStatements", options.prepared_statements)?;
-            options.max_connections = given.max_connections(options.max_connections)?;
-            options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
+            options.prepared_statements = given.boolean_given("preparedStatements")?;
+            options.max_connections = given.max_connections_given()?;
+            options.connect_timeout = given.timeout_given("connectTimeout")?;
             options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
             options.max_lifetime = given.timeout("maxLifetime", options.max_lifetime)?;
             options.idle_timeout = given.timeout("idleTimeout", options.idle_timeout)?;

@@ -11,5 +11,6 @@ pub fn read(given: &Given) -> Result<TlsOptions> {
         cert: given.bytes("cert")?,
         key: given.bytes("key")?,
         reject_unauthorized: given.boolean("rejectUnauthorized", default.reject_unauthorized)?,
+        ..default
     })
 }

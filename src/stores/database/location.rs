@@ -32,6 +32,10 @@ impl Location {
         if path.starts_with("file:") {
             return invalid("the path must not be a file: URL; convert it with fileURLToPath() of node:url");
         }
+        // It is from a file with a secret, say, and would name another file.
+        if path.starts_with(['\r', '\n']) || path.ends_with(['\r', '\n']) {
+            return invalid("the path must not begin or end with a line break");
+        }
         // Resolved now: the process may change its directory.
         match std::path::absolute(PathBuf::from(path)) {
             Ok(path) => Ok(Self::File(path)),
@@ -51,5 +55,19 @@ impl fmt::Display for Location {
             Self::File(path) => path.display().fmt(f),
             Self::Memory(_) => f.write_str(":memory:"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_a_line_break_around_it_is_refused() {
+        for bad in ["app.db\n", "app.db\r\n", "\napp.db", ":memory:\n"] {
+            let error = Location::parse(bad).map(drop).unwrap_err().to_string();
+            assert!(error.contains("line break"), "{error}");
+        }
+        assert!(Location::parse("my app .db").is_ok());
     }
 }

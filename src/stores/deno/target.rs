@@ -2,6 +2,7 @@
 
 use crate::kv::{Error, Result};
 use crate::stores::database::Location;
+use crate::stores::trimmed;
 use http::HeaderValue;
 use url::Url;
 
@@ -28,8 +29,9 @@ impl Target {
     }
 
     pub fn parse(target: &str, access_token: Option<String>) -> Result<Self> {
-        if Self::is_remote(target) {
-            return Server::parse(target, access_token).map(Self::Server);
+        let url = trimmed(target);
+        if Self::is_remote(url) {
+            return Server::parse(url, access_token).map(Self::Server);
         }
         Location::parse(target).map(Self::File)
     }
@@ -76,6 +78,14 @@ mod tests {
         assert_eq!(target("///var/my%20app.db"), Some(here("/var/my app.db")));
         assert_eq!(target(":memory:"), Some(":memory:".into()));
         assert_eq!(target("HTTPS://host/a?b"), Some("https://host/a?b".into()));
+        let server = DenoOptions {
+            access_token: Some("token".into()),
+            ..DenoOptions::default()
+        };
+        assert!(matches!(
+            DenoStore::at("\u{feff} https://host\n", server),
+            Ok(DenoStore::Server(_))
+        ));
         for bad in [
             "",
             "//host/kv.db",

@@ -366,17 +366,10 @@ impl Connect for Connector {
     fn open(&self, deadline: Instant, writable: bool) -> BoxFuture<'_, Result<Connection, Refusal>> {
         Box::pin(async move {
             let settings = Arc::clone(&self.settings);
-            let open = Box::pin(Opened::open(settings, writable));
-            let opened = self.bulk.run(contain(timeout_at(deadline, open))).await;
-            let passing = |error| Refusal { error, lasting: false };
-            match opened.and_then(|opened| opened).map_err(passing)? {
-                Ok(opened) => Ok(Connection::start(opened?, &self.settings, &self.bulk)),
-                Err(Elapsed) => Err(passing(Error::Connection(format!(
-                    "{}: not connected within {} ms",
-                    self.place(),
-                    self.settings.connect_timeout.as_millis()
-                )))),
-            }
+            let open = Box::pin(Opened::open(settings, deadline, writable));
+            let opened = self.bulk.run(contain(open)).await.and_then(|opened| opened);
+            let opened = opened.map_err(|error| Refusal { error, lasting: false })?;
+            Ok(Connection::start(opened?, &self.settings, &self.bulk))
         })
     }
 }

@@ -6,11 +6,17 @@
 mod addresses;
 mod cancel;
 mod connection;
+mod environment;
 mod failure;
 mod group;
 mod open;
+mod parameters;
+mod password_file;
+mod server;
+mod session;
 mod sql;
 mod table;
+mod tls;
 mod url;
 mod wire;
 
@@ -20,32 +26,31 @@ use super::served::{
 use crate::host::{Bulk, Host};
 use crate::kv::{Error, Key, Outcome, Prefix, Result};
 use connection::{Connector, Parameter};
+use environment::Environment;
 use failure::Fault;
 use futures::future::BoxFuture;
-use open::tls_connect;
 use sql::{Sql, Statements, Stretch, TableStatements};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use table::{Sweeper, Table, Wait};
 use tokio::time::Instant;
-use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Target;
 use wire::{TextArray, check_prefix};
 
 #[derive(Clone)]
 pub struct PostgresOptions {
-    pub table_name: String,
+    pub table_name: Option<String>,
     /// Whether the table exists and is never to be created.
     pub initialized: bool,
     /// Whether the table may be unlogged, and is created so.
     pub unlogged: bool,
-    pub max_connections: usize,
-    pub connect_timeout: Duration,
+    pub max_connections: Option<usize>,
+    pub connect_timeout: Option<Duration>,
     pub query_timeout: Duration,
     /// The most operations that may be queued.
     pub queue_limit: usize,
     pub tls: Option<TlsOptions>,
-    pub prepared_statements: bool,
+    pub prepared_statements: Option<bool>,
     /// How old a connection may become.
     pub max_lifetime: Duration,
     /// How long a connection may be unused.
@@ -57,15 +62,15 @@ pub struct PostgresOptions {
 impl Default for PostgresOptions {
     fn default() -> Self {
         Self {
-            table_name: "fedify_kv_v2".into(),
+            table_name: None,
             initialized: false,
             unlogged: false,
-            max_connections: 10,
-            connect_timeout: Duration::from_secs(5),
+            max_connections: None,
+            connect_timeout: None,
             query_timeout: Duration::from_secs(5),
             queue_limit: 100_000,
             tls: None,
-            prepared_statements: true,
+            prepared_statements: None,
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
             relaxed: Vec::new(),
@@ -73,25 +78,17 @@ impl Default for PostgresOptions {
     }
 }
 
+/// What neither the options nor the URL say.
+const TABLE_NAME: &str = "fedify_kv_v2";
+const MAX_CONNECTIONS: usize = 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The settings, which never change.
 struct Settings {
     target: Target,
     initialized: bool,
-    connect_timeout: Duration,
     query_timeout: Duration,
     prepared_statements: bool,
-    tls: TlsOptions,
-    tls_connect: OnceLock<MakeRustlsConnect>,
-}
-
-impl Settings {
-    fn tls(&self) -> Result<MakeRustlsConnect> {
-        if let Some(connect) = self.tls_connect.get() {
-            return Ok(connect.clone());
-        }
-        let connect = tls_connect(self.target.encryption, &self.tls)?;
-        Ok(self.tls_connect.get_or_init(|| connect).clone())
-    }
 }
 
 pub type PostgresStore = ServedStore<Postgres>;
@@ -101,35 +98,35 @@ impl PostgresStore {
     ///
     /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn at(url: &str, options: PostgresOptions, host: Host) -> Result<Self> {
-        let mut target = Target::parse(url)?;
-        if let Some(tls) = &options.tls {
-            tls.check()?;
-            target.encrypt()?;
-        }
+        let target = Target::parse(url, &Environment::of_process()?, options.tls)?;
+        let hints = &target.hints;
         let queue_limit = options.queue_limit;
-        let sql = Statements::new(&options.table_name, false)?;
-        let relaxed_sql = Statements::new(&options.table_name, true)?;
-        let table = TableStatements::new(&options.table_name, options.unlogged)?;
+        let table_name = hints.table(options.table_name.unwrap_or_else(|| TABLE_NAME.into()));
+        let sql = Statements::new(&table_name, false)?;
+        let relaxed_sql = Statements::new(&table_name, true)?;
+        let table = TableStatements::new(&table_name, options.unlogged)?;
+        // An option wins over the URL.
+        let max_connections = options.max_connections.or(hints.max_connections);
+        let max_connections = max_connections.unwrap_or(MAX_CONNECTIONS);
+        let connect_timeout = options.connect_timeout.or(hints.connect_timeout);
+        let connect_timeout = connect_timeout.unwrap_or(CONNECT_TIMEOUT);
+        let prepared_statements = options.prepared_statements.or(hints.prepared_statements);
         let settings = Arc::new(Settings {
             target,
             initialized: options.initialized,
-            connect_timeout: options.connect_timeout,
             query_timeout: options.query_timeout,
-            prepared_statements: options.prepared_statements,
-            tls: options.tls.unwrap_or_default(),
-            tls_connect: OnceLock::new(),
+            prepared_statements: prepared_statements.unwrap_or(true),
         });
         let bulk = host.bulk(Postgres::NAME);
         let connector = Connector {
             settings: Arc::clone(&settings),
             bulk: bulk.clone(),
         };
-        let max_connections = options.max_connections;
         let pool = Arc::new(Pool::new(
             connector,
             PoolOptions {
                 max_connections,
-                connect_timeout: options.connect_timeout,
+                connect_timeout,
                 max_lifetime: options.max_lifetime,
                 idle_timeout: options.idle_timeout,
             },

@@ -2,20 +2,24 @@
 //! the wanted kind.
 
 use super::Settings;
-use super::addresses::{Address, addresses};
+use super::addresses::Address;
 use super::failure::refusal;
-use super::url::Encryption;
-use crate::host::{Socket, Watch};
-use crate::kv::{Error, Result};
-use crate::stores::TlsOptions;
+use super::server::Server;
+use super::session::{Kind, Session};
+use super::url::Login as Credentials;
+use crate::host::{Socket, Watch, timeout};
+use crate::kv::Error;
 use crate::stores::served::Refusal;
+use rand::seq::SliceRandom;
+use rand::thread_rng;
+use std::fmt::Display;
 use std::future::Future;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use tokio_postgres::config::TargetSessionAttrs;
+use std::time::Duration;
+use tokio::time::Instant;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How the server names a connection. The process number alone may be reused.
@@ -45,131 +49,309 @@ pub struct Login {
 
 pub type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// Why an address gave no connection.
+struct Failure {
+    refusal: Refusal,
+    /// Whether others would fail too, so that they are not tried.
+    last: bool,
+}
+
 impl Opened {
+    /// A connection to the first server that accepts one and is of the wanted
+    /// kind: the one that the URL wants, or if `writable`, one that allows
+    /// writes. Ends by the deadline.
+    ///
     /// Must run on a thread: it takes long, and needs a runtime.
-    pub async fn open(settings: Arc<Settings>, writable: bool) -> Result<Self, Refusal> {
-        let place = &settings.target.place;
-        let addresses = addresses(&settings.target.config)
-            .await
-            .map_err(|error| passing(Error::Connection(format!("{place}: {error}"))))?;
-        let mut failure = None;
-        for address in addresses {
-            match Self::open_at(address, &settings, writable).await {
-                Ok(opened) => return Ok(opened),
-                Err(refusal) => failure = Some(refusal),
+    pub async fn open(settings: Arc<Settings>, deadline: Instant, writable: bool) -> Result<Self, Refusal> {
+        let target = &settings.target;
+        let wanted = if writable { Session::ReadWrite } else { target.session };
+        let credentials = target.login().map_err(|error| Refusal { error, lasting: true })?;
+        let attempt = Attempt {
+            settings: &settings,
+            deadline,
+            wanted,
+            credentials,
+        };
+        let mut misses = Misses::default();
+        let servers = shuffled(target.servers.clone(), target.random);
+        for (index, server) in servers.iter().enumerate() {
+            if let Some(opened) = attempt.server(server, servers.len() - index - 1, &mut misses).await? {
+                return Ok(opened);
             }
         }
-        Err(failure.unwrap_or_else(|| lasting(Error::Connection(format!("{place}: the URL names no host")))))
+        let Misses { spare, failures } = misses;
+        spare.ok_or_else(|| refusal_of(failures))
+    }
+}
+
+/// The search for a server.
+struct Attempt<'a> {
+    settings: &'a Settings,
+    deadline: Instant,
+    wanted: Session,
+    credentials: Credentials,
+}
+
+/// What has been tried in vain.
+#[derive(Default)]
+struct Misses {
+    /// A server that will do if there is none of the preferred kind.
+    spare: Option<Opened>,
+    failures: Vec<Refusal>,
+}
+
+impl Misses {
+    fn push(&mut self, refusal: Refusal) {
+        // The addresses of one host often fail in the same way.
+        if !self.failures.iter().any(|known| known.error == refusal.error) {
+            self.failures.push(refusal);
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// Tries each address of a server. `later` servers come after it.
+    ///
+    /// # Errors
+    ///
+    /// If other servers would fail too.
+    async fn server(&self, server: &Server, later: usize, misses: &mut Misses) -> Result<Option<Opened>, Refusal> {
+        let share = self.share(later + 1);
+        let addresses = match timeout(share, server.addresses()).await {
+            Ok(Ok(addresses)) => shuffled(addresses, self.settings.target.random),
+            Ok(Err(error)) => {
+                misses.push(refused(server, &error));
+                return Ok(None);
+            }
+            Err(_) => {
+                misses.push(late(server, "its address was not found", share));
+                return Ok(None);
+            }
+        };
+        let count = addresses.len();
+        for (index, address) in addresses.into_iter().enumerate() {
+            let share = self.share(count - index + later);
+            match timeout(share, Box::pin(self.address(server, address))).await {
+                Ok(Ok((opened, None))) => return Ok(Some(opened)),
+                Ok(Ok((opened, Some(_)))) if self.wanted == Session::PreferStandby => {
+                    misses.spare.get_or_insert(opened);
+                }
+                Ok(Ok((_, Some(why)))) => misses.push(refused(server, &why)),
+                Ok(Err(failure)) if failure.last && misses.spare.is_none() => return Err(failure.refusal),
+                Ok(Err(failure)) => misses.push(failure.refusal),
+                Err(_) => misses.push(late(server, "not connected", share)),
+            }
+        }
+        Ok(None)
     }
 
-    async fn open_at(address: Address, settings: &Settings, writable: bool) -> Result<Self, Refusal> {
-        let refused = |error: io::Error| not_connected(settings, &error);
-        let socket = address.connect(&settings.target.config).await.map_err(refused)?;
+    /// The time for one of the addresses that are left.
+    fn share(&self, left: usize) -> Duration {
+        let time = self.deadline.saturating_duration_since(Instant::now());
+        // A server that is kept in reserve must be found before the deadline.
+        let left = left + usize::from(self.wanted == Session::PreferStandby);
+        let share = time / u32::try_from(left).unwrap_or(u32::MAX);
+        let most = self.settings.target.address_timeout;
+        most.map_or(share, |most| share.min(most))
+    }
+
+    /// Connects to an address. Returns why the server is of the wrong kind, if
+    /// it is.
+    async fn address(&self, server: &Server, address: Address) -> Result<(Opened, Option<&'static str>), Failure> {
+        let config = self.credentials.at(server);
+        let connected = address.connect(&config).await;
+        let socket = connected.map_err(|error| Failure {
+            refusal: refused(server, &format_args!("error connecting to server: {error}")),
+            last: false,
+        })?;
         let watch = socket.watch();
-        let (login, tls) = if settings.target.encryption == Encryption::None {
-            (log_in(socket, NoTls, settings, writable).await?, None)
-        } else {
-            let mut tls = settings.tls().map_err(lasting)?;
-            let name = address.name().unwrap_or_default();
-            let connect = match MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, name) {
-                Ok(connect) => connect,
-                Err(never) => match never {},
-            };
-            (log_in(socket, connect, settings, writable).await?, Some(tls))
+        let mut tls = None;
+        let encrypted = match address.name() {
+            Some(name) => self.tls()?.map(|tls| (name, tls)),
+            None => None,
         };
-        Ok(Self {
+        let logged_in = match encrypted {
+            None => self.log_in(socket, NoTls, server, &config).await,
+            Some((name, encrypted)) => {
+                let encrypted = tls.insert(encrypted);
+                let connect = match MakeTlsConnect::<Socket>::make_tls_connect(encrypted, name) {
+                    Ok(connect) => connect,
+                    Err(never) => match never {},
+                };
+                self.log_in(socket, connect, server, &config).await
+            }
+        };
+        let (login, wrong) = logged_in.map_err(|failure| self.explain(failure, &config))?;
+        let opened = Opened {
             login,
             watch,
             address,
             tls,
+        };
+        Ok((opened, wrong))
+    }
+
+    fn tls(&self) -> Result<Option<MakeRustlsConnect>, Failure> {
+        self.settings.target.tls.connect().map_err(|error| Failure {
+            refusal: Refusal { error, lasting: true },
+            last: true,
         })
+    }
+
+    /// Adds why there may be no password.
+    fn explain(&self, mut failure: Failure, config: &Config) -> Failure {
+        if let (Error::Connection(words), Some(why)) = (&mut failure.refusal.error, self.credentials.missing(config)) {
+            *words = format!("{words}; {why}");
+        }
+        failure
+    }
+
+    async fn log_in<T>(
+        &self,
+        socket: Socket,
+        tls: T,
+        server: &Server,
+        config: &Config,
+    ) -> Result<(Login, Option<&'static str>), Failure>
+    where
+        T: TlsConnect<Socket>,
+        T::Stream: Send + 'static,
+    {
+        let failed = |error: tokio_postgres::Error| Failure {
+            refusal: refusal(&error, &server.to_string()),
+            // Refused logins, as in PostgreSQL's own clients.
+            last: error.code().is_some_and(|code| code.code().starts_with("28")),
+        };
+        let (client, mut connection) = config.connect_raw(socket, tls).await.map_err(failed)?;
+        let (wrong, backend) = {
+            let mut first = pin!(self.first_queries(&client));
+            let answers = tokio::select! {
+                biased;
+                answers = &mut first => answers,
+                ended = &mut connection => {
+                    ended.map_err(failed)?;
+                    first.await
+                }
+            };
+            answers.map_err(failed)?
+        };
+        let login = Login {
+            client,
+            driver: Box::pin(async move { drop(connection.await) }),
+            backend,
+        };
+        Ok((login, wrong))
+    }
+
+    /// Returns why the server is of the wrong kind, if it is, and the
+    /// connection's name.
+    async fn first_queries(
+        &self,
+        client: &Client,
+    ) -> Result<(Option<&'static str>, Option<Backend>), tokio_postgres::Error> {
+        let wrong = if self.wanted == Session::Any {
+            None
+        } else {
+            let answer = client.simple_query(Kind::QUERY).await?;
+            self.wanted.refusal(Kind::of(&answer))
+        };
+        // Behind a pooler it would be the name of any of its connections.
+        if !self.settings.prepared_statements {
+            return Ok((wrong, None));
+        }
+        let row = client.query_typed_opt(SELF, &[]).await?;
+        let backend = row.and_then(|row| {
+            Some(Backend {
+                pid: row.try_get(0).ok()?,
+                started: row.try_get(1).ok()?,
+            })
+        });
+        Ok((wrong, backend))
     }
 }
 
-async fn log_in<T>(socket: Socket, tls: T, settings: &Settings, writable: bool) -> Result<Login, Refusal>
-where
-    T: TlsConnect<Socket>,
-    T::Stream: Send + 'static,
-{
-    let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
-    let connect = settings.target.config.connect_raw(socket, tls);
-    let (client, mut connection) = connect.await.map_err(refused)?;
-    let backend = {
-        let mut first = pin!(first_queries(&client, settings, writable));
-        tokio::select! {
-            biased;
-            backend = &mut first => backend?,
-            ended = &mut connection => {
-                ended.map_err(refused)?;
-                first.await?
+/// Why all addresses failed.
+fn refusal_of(mut failures: Vec<Refusal>) -> Refusal {
+    if failures.len() == 1 {
+        return failures.swap_remove(0);
+    }
+    let lasting = failures.iter().all(|refusal| refusal.lasting);
+    let words = failures.into_iter().map(|refusal| match refusal.error {
+        Error::Connection(words) => words,
+        error => error.to_string(),
+    });
+    Refusal {
+        error: Error::Connection(words.collect::<Vec<_>>().join("; ")),
+        lasting,
+    }
+}
+
+/// A failure that a retry may overcome.
+fn refused(server: &Server, why: &dyn Display) -> Refusal {
+    Refusal {
+        error: Error::Connection(format!("{server}: {why}")),
+        lasting: false,
+    }
+}
+
+fn late(server: &Server, what: &str, limit: Duration) -> Refusal {
+    refused(server, &format_args!("{what} within {} ms", limit.as_millis()))
+}
+
+fn shuffled<T>(mut items: Vec<T>, random: bool) -> Vec<T> {
+    if random {
+        items.shuffle(&mut thread_rng());
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::environment::Environment;
+    use super::super::url::Target;
+    use super::*;
+    use std::net::TcpListener;
+    use tokio::runtime::Builder;
+
+    /// Why no server is found, and the ports of two servers that accept
+    /// connections and say nothing.
+    fn refusal_of_silent(query: &str, time: Duration, address_timeout: Option<Duration>) -> (Refusal, [u16; 2]) {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ports = listeners
+            .each_ref()
+            .map(|listener| listener.local_addr().unwrap().port());
+        let [first, second] = ports;
+        let url = format!("postgres://user@127.0.0.1:{first},127.0.0.1:{second}/app?{query}");
+        let mut target = Target::parse(&url, &Environment::default(), None).unwrap();
+        target.address_timeout = address_timeout;
+        let settings = Arc::new(Settings {
+            target,
+            initialized: false,
+            query_timeout: time,
+            prepared_statements: true,
+        });
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let open = async { Opened::open(settings, Instant::now() + time, false).await };
+        let refusal = runtime.block_on(open).map(drop).unwrap_err();
+        (refusal, ports)
+    }
+
+    #[test]
+    fn a_silent_server_has_its_share_only() {
+        let limit = Duration::from_millis(30);
+        let (refusal, [first, second]) = refusal_of_silent("", Duration::from_secs(60), Some(limit));
+        let words =
+            format!("127.0.0.1:{first}: not connected within 30 ms; 127.0.0.1:{second}: not connected within 30 ms");
+        assert_eq!(refusal.error, Error::Connection(words));
+        assert!(!refusal.lasting);
+        for query in ["", "target_session_attrs=prefer-standby", "load_balance_hosts=random"] {
+            let begin = Instant::now();
+            let (refusal, ports) = refusal_of_silent(query, Duration::from_millis(300), None);
+            assert!(begin.elapsed() >= Duration::from_millis(100));
+            let words = refusal.error.to_string();
+            for port in ports {
+                assert!(words.contains(&format!(":{port}: not connected within")), "{words}");
             }
         }
-    };
-    Ok(Login {
-        client,
-        driver: Box::pin(async move { drop(connection.await) }),
-        backend,
-    })
-}
-
-/// Makes sure that the server is one of the wanted kind; returns the connection's
-/// name.
-async fn first_queries(client: &Client, settings: &Settings, writable: bool) -> Result<Option<Backend>, Refusal> {
-    let refused = |error: tokio_postgres::Error| refusal(&error, &settings.target.place);
-    if writable
-        && client
-            .query_typed_opt("SELECT 1 WHERE pg_is_in_recovery()", &[])
-            .await
-            .map_err(refused)?
-            .is_some()
-    {
-        return Err(not_connected(settings, &io::Error::other("the server is a standby")));
     }
-    let wanted = settings.target.config.get_target_session_attrs();
-    if wanted != TargetSessionAttrs::Any {
-        let messages = client.simple_query("SHOW transaction_read_only").await;
-        let read_only = messages.map_err(refused)?.iter().any(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
-            _ => false,
-        });
-        let why = match wanted {
-            TargetSessionAttrs::ReadWrite if read_only => Some("the database does not allow writes"),
-            TargetSessionAttrs::ReadOnly if !read_only => Some("the database is not read-only"),
-            _ => None,
-        };
-        if let Some(why) = why {
-            return Err(not_connected(settings, &io::Error::other(why)));
-        }
-    }
-    // Behind a pooler it would be the name of any of its connections.
-    if !settings.prepared_statements {
-        return Ok(None);
-    }
-    let row = client.query_typed_opt(SELF, &[]).await.map_err(refused)?;
-    Ok(row.and_then(|row| {
-        Some(Backend {
-            pid: row.try_get(0).ok()?,
-            started: row.try_get(1).ok()?,
-        })
-    }))
-}
-
-fn not_connected(settings: &Settings, error: &io::Error) -> Refusal {
-    let words = format!("{}: error connecting to server: {error}", settings.target.place);
-    passing(Error::Connection(words))
-}
-
-fn passing(error: Error) -> Refusal {
-    Refusal { error, lasting: false }
-}
-
-fn lasting(error: Error) -> Refusal {
-    Refusal { error, lasting: true }
-}
-
-/// The configuration of encrypted connections.
-pub fn tls_connect(encryption: Encryption, tls: &TlsOptions) -> Result<MakeRustlsConnect> {
-    let mut tls = tls.clone();
-    tls.reject_unauthorized &= encryption == Encryption::Verified;
-    Ok(MakeRustlsConnect::new(tls.config()?))
 }

@@ -31,6 +31,9 @@ pub use store::{ServedStore, Starter};
 pub use tls::{TlsOptions, system_certificates};
 use tokio::sync::oneshot;
 
+/// The largest number of connections that a caller may ask for.
+pub const MOST_CONNECTIONS: u32 = 1_000;
+
 /// Messages to the worker.
 enum Message {
     Job(Job, Admission),

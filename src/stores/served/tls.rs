@@ -3,9 +3,11 @@
 
 use crate::kv::{Error, Result};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::sync::Arc;
 
@@ -17,6 +19,17 @@ pub struct TlsOptions {
     pub cert: Option<Vec<u8>>,
     pub key: Option<Vec<u8>>,
     pub reject_unauthorized: bool,
+    /// Whether a certificate must have the server's name.
+    pub check_name: bool,
+    pub names: TlsNames,
+}
+
+/// What messages call the PEM texts.
+#[derive(Clone, Copy)]
+pub struct TlsNames {
+    pub ca: &'static str,
+    pub cert: &'static str,
+    pub key: &'static str,
 }
 
 impl Default for TlsOptions {
@@ -26,6 +39,12 @@ impl Default for TlsOptions {
             cert: None,
             key: None,
             reject_unauthorized: true,
+            check_name: true,
+            names: TlsNames {
+                ca: "tls.ca",
+                cert: "tls.cert",
+                key: "tls.key",
+            },
         }
     }
 }
@@ -52,16 +71,23 @@ impl TlsOptions {
                 Some(roots) => roots,
                 None => system_roots()?,
             };
-            builder.with_root_certificates(roots)
+            if self.check_name {
+                builder.with_root_certificates(roots)
+            } else {
+                let verifier = Lenient {
+                    roots: Some(roots),
+                    provider,
+                };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
         } else {
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            let verifier = Lenient { roots: None, provider };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         };
         match self.identity()? {
             Some((chain, key)) => builder
                 .with_client_auth_cert(chain, key)
-                .map_err(|error| Error::InvalidOption(format!("tls.cert and tls.key can't be used: {error}"))),
+                .map_err(|error| self.wrong_identity(&format!("can't be used: {error}"))),
             None => Ok(builder.with_no_client_auth()),
         }
     }
@@ -71,9 +97,10 @@ impl TlsOptions {
             return Ok(None);
         };
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(ca, "tls.ca")? {
+        let name = self.names.ca;
+        for certificate in certificates(ca, name)? {
             roots.add(certificate).map_err(|error| {
-                Error::InvalidOption(format!("tls.ca has a certificate that can't be used: {error}"))
+                Error::InvalidOption(format!("{name} has a certificate that can't be used: {error}"))
             })?;
         }
         Ok(Some(roots))
@@ -84,13 +111,15 @@ impl TlsOptions {
             (None, None) => Ok(None),
             (Some(cert), Some(key)) => {
                 let key = PrivateKeyDer::from_pem_slice(key)
-                    .map_err(|_| Error::InvalidOption("tls.key must be a private key in PEM".into()))?;
-                Ok(Some((certificates(cert, "tls.cert")?, key)))
+                    .map_err(|_| Error::InvalidOption(format!("{} must be a private key in PEM", self.names.key)))?;
+                Ok(Some((certificates(cert, self.names.cert)?, key)))
             }
-            _ => Err(Error::InvalidOption(
-                "tls.cert and tls.key must be given together".into(),
-            )),
+            _ => Err(self.wrong_identity("must be given together")),
         }
+    }
+
+    fn wrong_identity(&self, why: &str) -> Error {
+        Error::InvalidOption(format!("{} and {} {why}", self.names.cert, self.names.key))
     }
 }
 
@@ -146,19 +175,32 @@ pub fn system_certificates() -> Result<Vec<CertificateDer<'static>>> {
     Ok(certificates)
 }
 
-/// Trusts any certificate: `rejectUnauthorized: false`.
+/// Doesn't look at the name in a certificate, and without roots trusts any
+/// certificate: `rejectUnauthorized: false`.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct Lenient {
+    roots: Option<RootCertStore>,
+    provider: Arc<CryptoProvider>,
+}
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for Lenient {
     fn verify_server_cert(
         &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
-        _: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(roots) = &self.roots {
+            verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(certificate)?,
+                roots,
+                intermediates,
+                now,
+                self.provider.signature_verification_algorithms.all,
+            )?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -168,7 +210,8 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -177,10 +220,11 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
