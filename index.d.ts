@@ -273,7 +273,12 @@ export interface RedisKvStoreOptions extends ServerOptions {
   tls?: TlsOptions;
 }
 
-/** Options of {@link PostgresKvStore}. */
+/**
+ * Options of {@link PostgresKvStore}. The URL may say something about
+ * `tableName` (`schema`), `maxConnections` (`connection_limit`),
+ * `connectTimeout` (`connect_timeout`), `preparedStatements` (`pgbouncer`) and
+ * `tls` (`sslmode` and others). The options win over the URL.
+ */
 export interface PostgresKvStoreOptions extends ServerOptions {
   /**
    * The table's name, or `schema.table`. The name is case-sensitive, and each
@@ -362,12 +367,14 @@ export interface PostgresKvStoreOptions extends ServerOptions {
    */
   preparedStatements?: boolean;
   /**
-   * Encrypts connections, as `sslmode` in the URL does. `require`, `verify-ca`
-   * and `verify-full` require a trusted certificate with the host's name.
-   * `no-verify` accepts any certificate. `prefer` also accepts a server without
-   * encryption.
+   * Encrypts connections, as `sslmode` in the URL does. `require` and
+   * `verify-full` require a trusted certificate with the host's name.
+   * `verify-ca` does not verify the name, if you say whom to trust with `ca`
+   * or with `sslrootcert` in the URL. `no-verify` accepts any certificate.
+   * `prefer` also accepts a server without encryption. Connections to a Unix
+   * socket are never encrypted.
    *
-   * @default Connections are not encrypted, unless `sslmode` in the URL says so.
+   * @default Connections are not encrypted, unless the URL or the environment says so.
    */
   tls?: TlsOptions;
 }
@@ -1072,7 +1079,10 @@ export declare class PostgresKvStore {
    *            `postgres://user:password@host:5432/database`, with
    *            `?sslmode=require` for an encrypted connection, or
    *            `postgres://user@%2Frun%2Fpostgresql/database` for a Unix
-   *            socket. Nothing is connected before the first operation.
+   *            socket. It may name several hosts. What it leaves out comes
+   *            from the variables of PostgreSQL's own clients (`PGHOST`,
+   *            `PGPASSWORD` and so on) and from `~/.pgpass`. Nothing is
+   *            connected before the first operation.
    * @param options The options.
    * @throws `ERR_KV_INVALID_OPTION`
    */
@@ -1622,7 +1632,7 @@ export declare class SqliteKvStore {
  *   `denokv:https://host` — {@link DenoKvStore}
  *
  * @param url The URL. Percent-encode special characters in user names,
- *            passwords and paths.
+ *            passwords and paths. White space around it is ignored.
  * @param options The options of that store's constructor. An option of another
  *                store is refused.
  * @returns The store.

@@ -1,6 +1,16 @@
 // Encrypted connections, with certificates that the tests create.
+import { once } from "node:events";
 import { writeFileSync } from "node:fs";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { type AddressInfo, connect } from "node:net";
+import { createServer } from "node:tls";
+import {
+  afterAll,
+  beforeAll,
+  describe,
+  expect,
+  onTestFinished,
+  test,
+} from "vitest";
 import { PostgresServer } from "./services/postgres.mts";
 import { Certificates } from "./support/certificates.mts";
 import { type Options, openStore } from "./support/postgres.mts";
@@ -169,6 +179,38 @@ describe("certificates in the URL", () => {
     await expectRejection(() => store.get(["k"]), "ERR_KV_CONNECTION");
     writeFileSync(path, pem("ca.crt"));
     expect(await store.get(["k"])).toBe(undefined);
+  });
+
+  test("sslnegotiation=direct begins with the handshake", async () => {
+    // The server has it from PostgreSQL 17 on. This proxy encrypts instead.
+    const protocols = new Set<string | false | null>();
+    const proxy = createServer(
+      {
+        cert: pem("server.crt"),
+        key: pem("server.key"),
+        ALPNProtocols: ["postgresql"],
+      },
+      (socket) => {
+        protocols.add(socket.alpnProtocol);
+        const upstream = connect(server.port, "127.0.0.1");
+        socket.on("error", () => upstream.destroy());
+        upstream.on("error", () => socket.destroy());
+        socket.pipe(upstream).pipe(socket);
+      },
+    ).listen(0, "127.0.0.1");
+    onTestFinished(() => {
+      proxy.close();
+    });
+    await once(proxy, "listening");
+    const { port } = proxy.address() as AddressInfo;
+    const at = url.replace(`:${server.port}/`, `:${port}/`);
+    const direct = "sslmode=verify-full&sslnegotiation=direct";
+    const store = openStore(`${at}?${direct}&${rootOf("ca.crt")}`);
+    await store.set(["k"], 1);
+    expect(await store.get(["k"])).toBe(1);
+    expect(await store.clear(["k"])).toBe(1);
+    expect([...protocols]).toEqual(["postgresql"]);
+    expect(() => openStore(`${at}?sslnegotiation=direct`)).toThrow("sslmode");
   });
 
   test("channel_binding=require needs an encrypted connection", async () => {
