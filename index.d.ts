@@ -359,13 +359,28 @@ export interface PostgresKvStoreOptions extends ServerOptions {
    */
   relaxed?: readonly KvKey[];
   /**
-   * Whether to prepare statements. Use `false` behind a pooler that may run
-   * each transaction on another connection (PgBouncer in transaction mode).
-   * Each connection then runs one statement at a time, which some poolers need.
+   * Whether to prepare statements. A pooler that may run each transaction on
+   * another connection (PgBouncer in transaction mode) doesn't keep them. The
+   * store notices that by itself, and goes on without them. `false` saves it the
+   * attempts.
+   *
+   * Without prepared statements, and behind any pooler, each connection runs one
+   * statement at a time, which some poolers need.
    *
    * @default true
    */
   preparedStatements?: boolean;
+  /**
+   * The most bytes of a server's answer to one statement, from 1 to
+   * 4,294,967,295. A larger answer ends the connection. Gets that were together
+   * in a statement are then repeated one by one; an operation whose own answer is
+   * too large rejects with `ERR_KV_BACKEND`. A page of a list is one answer.
+   *
+   * The limit is for servers that misbehave: `jsonb` holds 256 MiB at most.
+   *
+   * @default 536870912 (512 MiB)
+   */
+  maxAnswerBytes?: number;
   /**
    * Encrypts connections, as `sslmode` in the URL does. `require` and
    * `verify-full` require a trusted certificate with the host's name.

@@ -60,6 +60,7 @@ const rows: Record<string, Row> = {
       maxLifetime: 1,
       idleTimeout: 1,
       relaxed: [["a"]],
+      maxAnswerBytes: 1,
       ...sql,
     },
     encryptedUrl: "postgres://localhost/a",

@@ -34,6 +34,7 @@ beforeAll(async () => {
       ssl_cert_file: "server.crt",
       ssl_key_file: "server.key",
       ssl_ca_file: "ca.crt",
+      log_statement: "all",
     },
     files: {
       "server.crt": pem("server.crt"),
@@ -106,6 +107,39 @@ test("rejectUnauthorized: false, no-verify and prefer accept any certificate", a
   await works(server.url, { rejectUnauthorized: false });
   await works(`${server.url}?sslmode=no-verify`);
   await works(`${server.url}?sslmode=prefer`);
+});
+
+test.each(["disable", "prefer", "no-verify&channel_binding=require"])(
+  "answers are bounded and statements named, sslmode=%s",
+  async (mode) => {
+    const at = `${server.url}?sslmode=${mode}`;
+    const writer = openStore(at);
+    await writer.set(["large"], "x".repeat(100_000));
+    const store = openStore(at, { maxAnswerBytes: 50_000, maxConnections: 1 });
+    const from = server.log.length;
+    await expectRejection(() => store.get(["large"]), "ERR_KV_BACKEND");
+    expect(await store.get(["none"])).toBeUndefined();
+    const prepared = () =>
+      server.log
+        .slice(from)
+        .filter((line) => line.includes("execute ") && line.includes("= $1"));
+    await expect.poll(prepared).toHaveLength(2);
+    for (const line of prepared()) {
+      expect(line).toMatch(/execute fedify_kv_[0-9a-f]{16}_s\d+: SELECT/);
+    }
+    await writer.drop();
+  },
+);
+
+test("a server without encryption is reached with prefer", async () => {
+  const plain = await PostgresServer.start();
+  onTestFinished(() => plain.stop());
+  const store = openStore(`${plain.url}?sslmode=prefer`, {
+    maxAnswerBytes: 50_000,
+  });
+  await store.set(["large"], "x".repeat(100_000));
+  await expectRejection(() => store.get(["large"]), "ERR_KV_BACKEND");
+  expect(await store.get(["none"])).toBeUndefined();
 });
 
 test("the client can send a certificate", async () => {

@@ -43,6 +43,7 @@ const postgres = new PostgresKvStore("postgres://localhost/app", {
   unlogged: true,
   maxConnections: 4,
   preparedStatements: false,
+  maxAnswerBytes: 1,
   tls,
 });
 const mysql = new MysqlKvStore("mysql://localhost/app", {

@@ -244,7 +244,15 @@ export class PostgresServer {
   }
 }
 
-/** PgBouncer in front of a server, in transaction mode. */
+export interface PoolerOptions {
+  mode?: "transaction" | "session";
+  /** The most connections to the server. */
+  size?: number;
+  /** More settings, as in pgbouncer.ini. */
+  settings?: string;
+}
+
+/** PgBouncer in front of a server. */
 export class PgBouncer {
   readonly port: number;
   readonly #server: PostgresServer;
@@ -263,7 +271,10 @@ export class PgBouncer {
     this.#process = child;
   }
 
-  static async start(server: PostgresServer): Promise<PgBouncer> {
+  static async start(
+    server: PostgresServer,
+    { mode = "transaction", size = 3, settings = "" }: PoolerOptions = {},
+  ): Promise<PgBouncer> {
     const directory = await serverDirectory("pgbouncer");
     const users = join(directory, "users.txt");
     const config = join(directory, "pgbouncer.ini");
@@ -279,8 +290,9 @@ listen_port = ${port}
 unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = ${users}
-pool_mode = transaction
-default_pool_size = 3
+pool_mode = ${mode}
+default_pool_size = ${size}
+${settings}
 `,
     );
     const child = spawn("pgbouncer", [config], {
@@ -297,6 +309,10 @@ default_pool_size = 3
       }
     }
     throw new Error(`pgbouncer did not start:\n${output.join("\n")}`);
+  }
+
+  get pid(): number {
+    return this.#process.pid ?? 0;
   }
 
   get url(): string {

@@ -16,6 +16,8 @@ impl Parse for PostgresOptions {
             options.prepared_statements = given.boolean_given("preparedStatements")?;
             options.max_connections = given.max_connections_given()?;
             options.connect_timeout = given.timeout_given("connectTimeout")?;
+            let most = given.count_given("maxAnswerBytes", u32::MAX)?;
+            options.max_answer_bytes = most.unwrap_or(options.max_answer_bytes);
             options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
             options.max_lifetime = given.timeout("maxLifetime", options.max_lifetime)?;
             options.idle_timeout = given.timeout("idleTimeout", options.idle_timeout)?;

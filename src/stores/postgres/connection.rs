@@ -4,20 +4,22 @@
 use super::Settings;
 use super::addresses::Address;
 use super::cancel::cancel;
-use super::failure::{Fault, fault};
+use super::failure::{Fault, fault, is_other_session, too_large};
+use super::frames::Traffic;
 use super::open::{Backend, Login, Opened};
 use super::sql::Sql;
 use crate::host::{Bulk, Elapsed, Task, Watch, on_loop, sleep, spawn, timeout, timeout_at};
 use crate::kv::{Error, Result};
 use crate::stores::served::{Connect, Limits, Lost, Pooled, Refusal, contain};
 use futures::future::BoxFuture;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
@@ -38,12 +40,12 @@ const END: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE 
 pub struct Connection {
     client: Client,
     backend: Option<Backend>,
+    traffic: Arc<Traffic>,
     address: Address,
     tls: Option<MakeRustlsConnect>,
-    /// `None` if statements are not to be prepared.
-    prepared: Option<Mutex<HashMap<String, Statement>>>,
-    /// Held by the current statement, if statements must run one by one.
-    turn: tokio::sync::Mutex<()>,
+    prepared: Mutex<HashMap<String, Statement>>,
+    /// Held by each statement: together, or alone if statements must run one by one.
+    turn: RwLock<()>,
     given_up: AtomicBool,
     /// Whether statements are under way.
     busy: AtomicBool,
@@ -72,11 +74,13 @@ impl Connection {
     /// The host that runs the caller also runs the connection's driver.
     fn start(opened: Opened, settings: &Arc<Settings>, bulk: &Bulk) -> Self {
         let Opened {
-            login: Login {
-                client,
-                driver,
-                backend,
-            },
+            login:
+                Login {
+                    client,
+                    driver,
+                    backend,
+                    traffic,
+                },
             watch,
             address,
             tls,
@@ -84,10 +88,11 @@ impl Connection {
         Self {
             client,
             backend,
+            traffic,
             address,
             tls,
-            prepared: settings.prepared_statements.then(Mutex::default),
-            turn: tokio::sync::Mutex::default(),
+            prepared: Mutex::default(),
+            turn: RwLock::default(),
             given_up: AtomicBool::new(false),
             busy: AtomicBool::new(false),
             settings: Arc::clone(settings),
@@ -120,48 +125,72 @@ impl Connection {
         &self.settings.target.place
     }
 
-    fn fault(&self, error: &tokio_postgres::Error) -> Fault {
-        fault(error, self.place())
+    fn fault(&self, error: &tokio_postgres::Error, reads: bool) -> Fault {
+        match self.traffic.too_large() {
+            // The driver keeps the reason to itself.
+            Some(reason) if error.is_closed() => too_large(reason, self.place(), reads),
+            _ => fault(error, self.place()),
+        }
     }
 
     /// The rows of a statement.
     pub async fn rows(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Fault> {
-        let result = if let Some(statement) = self.prepare(sql).await? {
-            self.client.query(&statement, parameters).await
-        } else {
-            let _turn = self.turn().await;
-            self.client.query_typed(&sql.text, &typed(sql, parameters)).await
-        };
+        if let Some((statement, turn)) = self.prepared(sql).await? {
+            let result = self.client.query(&statement, parameters).await;
+            drop(turn);
+            if let Some(result) = self.kept(result) {
+                return result.map_err(|error| self.failed(sql, &error));
+            }
+        }
+        let _turn = self.turn.write().await;
+        let result = self.client.query_typed(&sql.text, &typed(sql, parameters)).await;
         result.map_err(|error| self.failed(sql, &error))
     }
 
     /// The rows of a statement whose text varies: it is not prepared, so that it
     /// doesn't need a place among the statements that are.
     pub async fn rows_once(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Fault> {
-        let _turn = self.turn().await;
+        let _turn = self.turn.write().await;
         let rows = self.client.query_typed(&sql.text, &typed(sql, parameters)).await;
-        rows.map_err(|error| self.fault(&error))
+        rows.map_err(|error| self.fault(&error, sql.only_reads()))
     }
 
     /// How many rows a statement changed.
     pub async fn count(&self, sql: &Sql, parameters: &[Parameter<'_>]) -> Result<u64, Fault> {
-        let result = if let Some(statement) = self.prepare(sql).await? {
-            self.client.execute(&statement, parameters).await
-        } else {
-            let _turn = self.turn().await;
-            self.client.execute_typed(&sql.text, &typed(sql, parameters)).await
-        };
+        if let Some((statement, turn)) = self.prepared(sql).await? {
+            let result = self.client.execute(&statement, parameters).await;
+            drop(turn);
+            if let Some(result) = self.kept(result) {
+                return result.map_err(|error| self.failed(sql, &error));
+            }
+        }
+        let _turn = self.turn.write().await;
+        let result = self.client.execute_typed(&sql.text, &typed(sql, parameters)).await;
         result.map_err(|error| self.failed(sql, &error))
     }
 
-    /// Waits until earlier statements are answered.
+    /// The result of a prepared statement; `None` if it was passed to a session that
+    /// doesn't have it. The store then goes on without prepared statements.
+    fn kept<T>(&self, result: Result<T, tokio_postgres::Error>) -> Option<Result<T, tokio_postgres::Error>> {
+        let lost = matches!(&result, Err(error) if is_other_session(error));
+        if lost {
+            self.settings.prepared_statements.store(false, Ordering::Relaxed);
+        }
+        (!lost).then_some(result)
+    }
+
+    /// Waits until a prepared statement may be sent. They are sent without waiting
+    /// for earlier answers, except through a pooler; others always wait.
     ///
-    /// If nothing is prepared, there may be a pooler in between. PgBouncer
-    /// (1.18, for one) gives the server's connection to another client once all
-    /// complete requests are answered, even if it has already passed on half of
+    /// PgBouncer (1.18, for one) gives the server's connection to another client once
+    /// all complete requests are answered, even if it has already passed on half of
     /// the next one.
-    async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.turn.lock().await
+    async fn turn(&self) -> Turn<'_> {
+        if self.has_session() {
+            Turn::Together(self.turn.read().await)
+        } else {
+            Turn::Alone(self.turn.write().await)
+        }
     }
 
     /// Runs statements without parameters.
@@ -169,7 +198,7 @@ impl Connection {
         self.client
             .batch_execute(text)
             .await
-            .map_err(|error| self.fault(&error))
+            .map_err(|error| self.fault(&error, false))
     }
 
     /// The first row's text, of a query without parameters.
@@ -178,33 +207,37 @@ impl Connection {
             .client
             .query_typed(query, &[])
             .await
-            .map_err(|error| self.fault(&error))?;
+            .map_err(|error| self.fault(&error, true))?;
         Ok(rows.first().and_then(|row| row.try_get(0).ok()))
     }
 
+    /// Prepares a statement, so that several which need it don't.
+    pub async fn prepare(&self, sql: &Sql) -> Result<(), Fault> {
+        self.prepared(sql).await.map(drop)
+    }
+
     /// The statement, prepared; `None` if statements are not to be prepared.
-    pub async fn prepare(&self, sql: &Sql) -> Result<Option<Statement>, Fault> {
-        let Some(prepared) = &self.prepared else {
+    async fn prepared(&self, sql: &Sql) -> Result<Option<(Statement, Turn<'_>)>, Fault> {
+        if !self.settings.prepared_statements.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let turn = self.turn().await;
+        if let Some(statement) = self.prepared.lock().get(&sql.text) {
+            return Ok(Some((statement.clone(), turn)));
+        }
+        let result = self.client.prepare_typed(&sql.text, sql.types).await;
+        let Some(result) = self.kept(result) else {
             return Ok(None);
         };
-        if let Some(statement) = lock(prepared).get(&sql.text) {
-            return Ok(Some(statement.clone()));
-        }
-        let statement = self
-            .client
-            .prepare_typed(&sql.text, sql.types)
-            .await
-            .map_err(|error| self.fault(&error))?;
-        lock(prepared).insert(sql.text.clone(), statement.clone());
-        Ok(Some(statement))
+        let statement = result.map_err(|error| self.fault(&error, true))?;
+        self.prepared.lock().insert(sql.text.clone(), statement.clone());
+        Ok(Some((statement, turn)))
     }
 
     fn failed(&self, sql: &Sql, error: &tokio_postgres::Error) -> Fault {
-        let fault = self.fault(error);
-        if matches!(fault, Fault::Stale(_))
-            && let Some(prepared) = &self.prepared
-        {
-            lock(prepared).remove(&sql.text);
+        let fault = self.fault(error, sql.only_reads());
+        if matches!(fault, Fault::Stale(_)) {
+            self.prepared.lock().remove(&sql.text);
         }
         fault
     }
@@ -374,10 +407,12 @@ impl Connect for Connector {
     }
 }
 
-fn typed<'a>(sql: &Sql, parameters: &[Parameter<'a>]) -> Vec<(Parameter<'a>, Type)> {
-    parameters.iter().copied().zip(sql.types.iter().cloned()).collect()
+/// Held while a statement runs.
+enum Turn<'a> {
+    Together(#[expect(dead_code, reason = "it is held")] RwLockReadGuard<'a, ()>),
+    Alone(#[expect(dead_code, reason = "it is held")] RwLockWriteGuard<'a, ()>),
 }
 
-fn lock(prepared: &Mutex<HashMap<String, Statement>>) -> MutexGuard<'_, HashMap<String, Statement>> {
-    prepared.lock()
+fn typed<'a>(sql: &Sql, parameters: &[Parameter<'a>]) -> Vec<(Parameter<'a>, Type)> {
+    parameters.iter().copied().zip(sql.types.iter().cloned()).collect()
 }

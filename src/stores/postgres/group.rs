@@ -8,7 +8,7 @@
 
 use super::Postgres;
 use super::connection::Connection;
-use super::failure::{Fault, about};
+use super::failure::{Fault, about, blame_key};
 use super::sql::Statements;
 use super::table::Wait;
 use super::wire::{TextArray, array_text, check_key, is_storable};
@@ -202,7 +202,8 @@ impl Postgres {
         let rows = match gets {
             [] => return Ok(Vec::new()),
             [(_, key)] => {
-                let rows = connection.rows(&self.sql.get, &[&TextArray::of(key)]).await?;
+                let rows = connection.rows(&self.sql.get, &[&TextArray::of(key)]).await;
+                let rows = rows.map_err(blame_key)?;
                 return Ok(vec![rows.first().map(text).transpose()?.flatten()]);
             }
             _ => {
@@ -232,9 +233,11 @@ impl Postgres {
                 return vec![Err(fault); swaps.len()];
             }
         }
-        let swapped = swaps
-            .iter()
-            .map(|(_, key, expected, write)| self.swap_one(connection, sql, key, *expected, write));
+        let swapped = swaps.iter().map(async |(_, key, expected, write)| {
+            let array = TextArray::of(key);
+            let swapped = self.swap_one(connection, sql, key, &array, *expected, write).await;
+            blame(connection, sql, &array, swapped).await
+        });
         join_all(swapped).await
     }
 
@@ -243,20 +246,20 @@ impl Postgres {
         connection: &Connection,
         sql: &Statements,
         key: &Key,
+        array: &TextArray,
         expected: Option<&JsonText>,
         write: &Write,
     ) -> Result<bool, Fault> {
-        let array = TextArray::of(key);
         let Some(expected) = expected else {
             return Ok(match write {
-                Write::Delete => connection.rows(&sql.get, &[&array]).await?.is_empty(),
+                Write::Delete => connection.rows(&sql.get, &[array]).await?.is_empty(),
                 Write::Store { value, ttl } => {
                     let (value, ttl) = (value.as_str(), ttl.map(millis));
-                    connection.count(&sql.insert, &[&array, &value, &ttl]).await? > 0
+                    connection.count(&sql.insert, &[array, &value, &ttl]).await? > 0
                 }
             });
         };
-        if swap_text(connection, sql, &array, expected.as_str(), write).await? {
+        if swap_text(connection, sql, array, expected.as_str(), write).await? {
             return Ok(true);
         }
         // jsonb compares numbers exactly, JavaScript as doubles:
@@ -264,12 +267,12 @@ impl Postgres {
         if !expected.as_str().bytes().any(|byte| byte.is_ascii_digit()) {
             return Ok(false);
         }
-        let rows = connection.rows(&sql.get, &[&array]).await?;
+        let rows = connection.rows(&sql.get, &[array]).await?;
         let Some(stored) = rows.first().map(text).transpose()?.flatten() else {
             return Ok(false);
         };
         match self.means(expected, &stored, key).await {
-            Ok(true) => swap_text(connection, sql, &array, stored.as_str(), write).await,
+            Ok(true) => swap_text(connection, sql, array, stored.as_str(), write).await,
             Ok(false) => Ok(false),
             Err(error) => Err(Fault::Final(error)),
         }
@@ -314,7 +317,8 @@ async fn set(
         [(_, key, value, ttl)] => {
             let parameters = (TextArray::of(key), value.as_str(), ttl.map(millis));
             let (key, value, ttl) = &parameters;
-            connection.count(&sql.set, &[key, value, ttl]).await?;
+            let set = connection.count(&sql.set, &[key, value, ttl]).await;
+            blame(connection, sql, key, set).await?;
         }
         _ => {
             let keys: Vec<String> = sets.iter().map(|(_, key, ..)| array_text(key)).collect();
@@ -330,7 +334,8 @@ async fn delete(connection: &Connection, sql: &Statements, deletes: &[(usize, &K
     match deletes {
         [] => {}
         [(_, key)] => {
-            connection.count(&sql.delete, &[&TextArray::of(key)]).await?;
+            let count = connection.count(&sql.delete, &[&TextArray::of(key)]).await;
+            count.map_err(blame_key)?;
         }
         _ => {
             let keys: Vec<String> = deletes.iter().map(|(_, key)| array_text(key)).collect();
@@ -338,6 +343,22 @@ async fn delete(connection: &Connection, sql: &Statements, deletes: &[(usize, &K
         }
     }
     Ok(())
+}
+
+/// If the server can't take a text, asks about the key alone.
+async fn blame<T>(
+    connection: &Connection,
+    sql: &Statements,
+    key: &TextArray,
+    result: Result<T, Fault>,
+) -> Result<T, Fault> {
+    if !matches!(result, Err(Fault::Divide(Error::InvalidValue(_)))) {
+        return result;
+    }
+    match connection.rows(&sql.get, &[key]).await {
+        Err(fault @ Fault::Divide(Error::InvalidValue(_))) => Err(blame_key(fault)),
+        _ => result,
+    }
 }
 
 fn fail(attempts: &mut [Attempt], indices: impl Iterator<Item = usize>, fault: &Fault) {

@@ -8,6 +8,7 @@ mod cancel;
 mod connection;
 mod environment;
 mod failure;
+mod frames;
 mod group;
 mod open;
 mod parameters;
@@ -27,10 +28,11 @@ use crate::host::{Bulk, Host};
 use crate::kv::{Error, Key, Outcome, Prefix, Result};
 use connection::{Connector, Parameter};
 use environment::Environment;
-use failure::Fault;
+use failure::{Fault, blame_key};
 use futures::future::BoxFuture;
 use sql::{Sql, Statements, Stretch, TableStatements};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use table::{Sweeper, Table, Wait};
 use tokio::time::Instant;
@@ -57,6 +59,8 @@ pub struct PostgresOptions {
     pub idle_timeout: Duration,
     /// Writes under these prefixes don't wait until they are on disk.
     pub relaxed: Vec<Prefix>,
+    /// The most bytes of an answer to one statement.
+    pub max_answer_bytes: usize,
 }
 
 impl Default for PostgresOptions {
@@ -74,6 +78,8 @@ impl Default for PostgresOptions {
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
             relaxed: Vec::new(),
+            // jsonb holds at most half as much.
+            max_answer_bytes: 512 * 1024 * 1024,
         }
     }
 }
@@ -83,12 +89,14 @@ const TABLE_NAME: &str = "fedify_kv_v2";
 const MAX_CONNECTIONS: usize = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The settings, which never change.
+/// The settings.
 struct Settings {
     target: Target,
     initialized: bool,
     query_timeout: Duration,
-    prepared_statements: bool,
+    /// Until a pooler turns out not to keep them.
+    prepared_statements: AtomicBool,
+    max_answer_bytes: usize,
 }
 
 pub type PostgresStore = ServedStore<Postgres>;
@@ -115,7 +123,8 @@ impl PostgresStore {
             target,
             initialized: options.initialized,
             query_timeout: options.query_timeout,
-            prepared_statements: prepared_statements.unwrap_or(true),
+            prepared_statements: AtomicBool::new(prepared_statements.unwrap_or(true)),
+            max_answer_bytes: options.max_answer_bytes,
         });
         let bulk = host.bulk(Postgres::NAME);
         let connector = Connector {
@@ -179,7 +188,8 @@ impl Postgres {
                 self.pool.demote();
                 Err(Lost::Undone(error))
             }
-            result => result.map_err(Fault::lost),
+            // Keys are the only parameters.
+            result => result.map_err(|fault| blame_key(fault).lost()),
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::Settings;
 use super::addresses::Address;
 use super::failure::refusal;
+use super::frames::{Encrypted, Frames, Traffic};
 use super::server::Server;
 use super::session::{Kind, Session};
 use super::url::Login as Credentials;
@@ -16,6 +17,7 @@ use std::fmt::Display;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
@@ -45,6 +47,7 @@ pub struct Login {
     /// Reads from the socket and writes to it.
     pub driver: Driver,
     pub backend: Option<Backend>,
+    pub traffic: Arc<Traffic>,
 }
 
 pub type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -58,13 +61,18 @@ struct Failure {
 
 impl Opened {
     /// A connection to the first server that accepts one and is of the wanted
-    /// kind: the one that the URL wants, or if `writable`, one that allows
-    /// writes. Ends by the deadline.
+    /// kind: the one that the URL wants, or if `writable`, a primary. Ends by the
+    /// deadline.
     ///
     /// Must run on a thread: it takes long, and needs a runtime.
     pub async fn open(settings: Arc<Settings>, deadline: Instant, writable: bool) -> Result<Self, Refusal> {
         let target = &settings.target;
-        let wanted = if writable { Session::ReadWrite } else { target.session };
+        // If the whole database is read-only, the server says so itself.
+        let wanted = match target.session {
+            Session::ReadWrite => Session::ReadWrite,
+            _ if writable => Session::Primary,
+            session => session,
+        };
         let credentials = target.login().map_err(|error| Refusal { error, lasting: true })?;
         let attempt = Attempt {
             settings: &settings,
@@ -178,7 +186,7 @@ impl Attempt<'_> {
                     Ok(connect) => connect,
                     Err(never) => match never {},
                 };
-                self.log_in(socket, connect, server, &config).await
+                self.log_in(socket, Encrypted(connect), server, &config).await
             }
         };
         let (login, wrong) = logged_in.map_err(|failure| self.explain(failure, &config))?;
@@ -214,7 +222,7 @@ impl Attempt<'_> {
         config: &Config,
     ) -> Result<(Login, Option<&'static str>), Failure>
     where
-        T: TlsConnect<Socket>,
+        T: TlsConnect<Frames<Socket>>,
         T::Stream: Send + 'static,
     {
         let failed = |error: tokio_postgres::Error| Failure {
@@ -222,9 +230,11 @@ impl Attempt<'_> {
             // Refused logins, as in PostgreSQL's own clients.
             last: error.code().is_some_and(|code| code.code().starts_with("28")),
         };
-        let (client, mut connection) = config.connect_raw(socket, tls).await.map_err(failed)?;
+        let traffic = Traffic::new(self.settings.max_answer_bytes);
+        let frames = Frames::new(socket, Arc::clone(&traffic));
+        let (client, mut connection) = config.connect_raw(frames, tls).await.map_err(failed)?;
         let (wrong, backend) = {
-            let mut first = pin!(self.first_queries(&client));
+            let mut first = pin!(self.first_queries(&client, &traffic));
             let answers = tokio::select! {
                 biased;
                 answers = &mut first => answers,
@@ -239,6 +249,7 @@ impl Attempt<'_> {
             client,
             driver: Box::pin(async move { drop(connection.await) }),
             backend,
+            traffic,
         };
         Ok((login, wrong))
     }
@@ -248,6 +259,7 @@ impl Attempt<'_> {
     async fn first_queries(
         &self,
         client: &Client,
+        traffic: &Traffic,
     ) -> Result<(Option<&'static str>, Option<Backend>), tokio_postgres::Error> {
         let wrong = if self.wanted == Session::Any {
             None
@@ -255,8 +267,7 @@ impl Attempt<'_> {
             let answer = client.simple_query(Kind::QUERY).await?;
             self.wanted.refusal(Kind::of(&answer))
         };
-        // Behind a pooler it would be the name of any of its connections.
-        if !self.settings.prepared_statements {
+        if !self.settings.prepared_statements.load(Ordering::Relaxed) {
             return Ok((wrong, None));
         }
         let row = client.query_typed_opt(SELF, &[]).await?;
@@ -266,7 +277,8 @@ impl Attempt<'_> {
                 started: row.try_get(1).ok()?,
             })
         });
-        Ok((wrong, backend))
+        // A pooler's connection to the server may be another client's a moment later.
+        Ok((wrong, backend.filter(|backend| backend.pid == traffic.process())))
     }
 }
 
@@ -311,6 +323,7 @@ mod tests {
     use super::super::url::Target;
     use super::*;
     use std::net::TcpListener;
+    use std::sync::atomic::AtomicBool;
     use tokio::runtime::Builder;
 
     /// Why no server is found, and the ports of two servers that accept
@@ -328,7 +341,8 @@ mod tests {
             target,
             initialized: false,
             query_timeout: time,
-            prepared_statements: true,
+            prepared_statements: AtomicBool::new(true),
+            max_answer_bytes: 1_000_000,
         });
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let open = async { Opened::open(settings, Instant::now() + time, false).await };

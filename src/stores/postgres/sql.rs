@@ -12,6 +12,13 @@ pub struct Sql {
     pub types: &'static [Type],
 }
 
+impl Sql {
+    /// Whether the statement changes nothing.
+    pub fn only_reads(&self) -> bool {
+        self.text.starts_with("SELECT")
+    }
+}
+
 /// Statements about one key, and about many keys at once.
 pub struct Statements {
     pub get: Sql,
