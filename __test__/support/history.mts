@@ -282,11 +282,11 @@ function describe(operations: readonly Operation[]): string {
   return operations
     .toSorted((a, b) => a.called - b.called)
     .map(({ call, called, returned, outcome }) => {
-      const { kind, ...parameters } = call;
+      const expected = call.kind === "cas" ? `${text(call.expected)}, ` : "";
+      const value = "value" in call ? `${text(call.value)}` : "";
       const answer = "failed" in outcome ? outcome.failed : text(outcome.value);
-      const given = Object.values(parameters).map(text).join(", ");
       const times = `${called - first}–${returned - first}`;
-      return `${times} ${kind}(${given}): ${answer}`;
+      return `${times} ${call.kind}(${expected}${value}): ${answer}`;
     })
     .join("\n");
 }
