@@ -1,0 +1,82 @@
+// Stores on servers, for tests that all of them pass: a row for each.
+import { onTestFinished } from "vitest";
+import { PostgresKvStore } from "../../index.js";
+import { pause } from "../services/pause.mts";
+import { PostgresServer } from "../services/postgres.mts";
+import { TcpProxy } from "../services/proxy.mts";
+
+/** A server, and what a test does there without the store. */
+export interface Served {
+  readonly url: string;
+  readonly port: number;
+  /** Adds entries with the keys `[prefix, "0"]`, `[prefix, "1"]`, … */
+  fill(prefix: string, count: number): Promise<unknown>;
+  /** The value of an entry. */
+  read(key: readonly string[]): Promise<unknown>;
+  /** Locks an entry until `body` ends. */
+  withLock(key: readonly string[], body: () => Promise<void>): Promise<void>;
+  /** Stops the processes that have the store's connections. */
+  freeze(): Promise<{ thaw(): void }>;
+  stop(): Promise<void>;
+}
+
+export interface ServedRow {
+  readonly store: string;
+  start(): Promise<Served>;
+  /** A store whose operations have this much time, in milliseconds. */
+  open(url: string, timeout: number): PostgresKvStore;
+}
+
+export const servedRows: readonly ServedRow[] = [
+  {
+    store: "PostgresKvStore",
+    open: (url, queryTimeout) => new PostgresKvStore(url, { queryTimeout }),
+    async start() {
+      const server = await PostgresServer.start();
+      const sql = server.client();
+      return {
+        url: server.url,
+        port: server.port,
+        fill: (prefix, count) => sql`
+          INSERT INTO fedify_kv_v2 (key, value)
+          SELECT ARRAY[${prefix}, i::text], '0'
+          FROM generate_series(0, ${count - 1}::int) AS i`,
+        read: async (key) => {
+          const rows = await sql`
+            SELECT value FROM fedify_kv_v2 WHERE key = ${[...key]}`;
+          return rows[0]?.value;
+        },
+        withLock: (key, body) =>
+          sql.begin(async (sql) => {
+            await sql`
+              SELECT FROM fedify_kv_v2 WHERE key = ${[...key]} FOR UPDATE`;
+            await body();
+          }) as Promise<void>,
+        freeze: async () => {
+          const rows = await sql`
+            SELECT pid FROM pg_stat_activity
+            WHERE application_name = 'fedify-kv'`;
+          const pids = rows.map(({ pid }) => pid as number);
+          await Promise.all(pids.map(pause));
+          return {
+            thaw: () => pids.forEach((pid) => process.kill(pid, "SIGCONT")),
+          };
+        },
+        stop: () => server.stop(),
+      };
+    },
+  },
+];
+
+/** A proxy that is stopped when the test is over. */
+export async function startProxy(target: { port: number }): Promise<TcpProxy> {
+  const proxy = await TcpProxy.start(target);
+  onTestFinished(() => proxy.stop());
+  return proxy;
+}
+
+/** From now on, no connection gets any answer. */
+export function silence(proxy: TcpProxy): void {
+  proxy.onConnection = (connection) => connection.stall();
+  proxy.stall();
+}
