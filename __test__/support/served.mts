@@ -9,8 +9,11 @@ import { TcpProxy } from "../services/proxy.mts";
 export interface Served {
   readonly url: string;
   readonly port: number;
-  /** Adds entries with the keys `[prefix, "0"]`, `[prefix, "1"]`, … */
-  fill(prefix: string, count: number): Promise<unknown>;
+  /**
+   * Adds entries with the keys `[prefix, "0"]`, `[prefix, "1"]`, … Their values
+   * are texts of this length.
+   */
+  fill(prefix: string, count: number, length?: number): Promise<unknown>;
   /** The value of an entry. */
   read(key: readonly string[]): Promise<unknown>;
   /** Locks an entry until `body` ends. */
@@ -24,22 +27,31 @@ export interface ServedRow {
   readonly store: string;
   start(): Promise<Served>;
   /** A store whose operations have this much time, in milliseconds. */
-  open(url: string, timeout: number): PostgresKvStore;
+  open(url: string, timeout: number, options?: PoolOptions): PostgresKvStore;
+  /** Whether a server's bytes say that it has accepted a login. */
+  acceptsLogin(bytes: Buffer): boolean;
+}
+
+interface PoolOptions {
+  readonly maxConnections?: number;
 }
 
 export const servedRows: readonly ServedRow[] = [
   {
     store: "PostgresKvStore",
-    open: (url, queryTimeout) => new PostgresKvStore(url, { queryTimeout }),
+    open: (url, queryTimeout, options = {}) =>
+      new PostgresKvStore(url, { queryTimeout, ...options }),
+    // The message "ready for query".
+    acceptsLogin: (bytes) => bytes.includes("Z\0\0\0\x05I", 0, "latin1"),
     async start() {
       const server = await PostgresServer.start();
       const sql = server.client();
       return {
         url: server.url,
         port: server.port,
-        fill: (prefix, count) => sql`
+        fill: (prefix, count, length = 1) => sql`
           INSERT INTO fedify_kv_v2 (key, value)
-          SELECT ARRAY[${prefix}, i::text], '0'
+          SELECT ARRAY[${prefix}, i::text], to_jsonb(repeat('x', ${length}::int))
           FROM generate_series(0, ${count - 1}::int) AS i`,
         read: async (key) => {
           const rows = await sql`
