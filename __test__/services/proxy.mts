@@ -33,7 +33,7 @@ class Pipe {
   #timer: NodeJS.Timeout | undefined;
   /** When the link is free again. */
   #free = 0;
-  #limit: { left: number; then: () => void } | undefined;
+  #limit: { left: number; act: () => void } | undefined;
 
   readonly #onPassed: (bytes: Buffer) => void;
 
@@ -64,8 +64,8 @@ class Pipe {
     to.on("drain", () => this.pump());
   }
 
-  after(count: number, then: () => void): void {
-    this.#limit = { left: count, then };
+  after(count: number, act: () => void): void {
+    this.#limit = { left: count, act };
     this.pump();
   }
 
@@ -74,9 +74,9 @@ class Pipe {
     clearTimeout(this.#timer);
     for (;;) {
       if (this.#limit?.left === 0) {
-        const { then } = this.#limit;
+        const { act } = this.#limit;
         this.#limit = undefined;
-        then();
+        act();
       }
       const first = this.#queue[0];
       if (this.stalled || first === undefined) break;
@@ -170,9 +170,9 @@ export class Connection {
     }
   }
 
-  /** Calls `then` when exactly `count` more bytes have been passed on. */
-  after(direction: Direction, count: number, then: () => void): void {
-    this.#pipes[direction].after(count, then);
+  /** Calls `act` when exactly `count` more bytes have been passed on. */
+  after(direction: Direction, count: number, act: () => void): void {
+    this.#pipes[direction].after(count, act);
   }
 
   /** Ends both sides. Bytes that were held back are lost. */
