@@ -344,10 +344,10 @@ export interface PostgresKvStoreOptions extends ServerOptions {
    */
   queryTimeout?: number;
   /**
-   * Prefixes under which writes don't wait until they are on disk, as with
-   * `synchronous_commit = off`: they are seen at once, and a crash of the server
-   * may lose those of the last moments, but nothing else. Not even a synchronous
-   * standby is waited for.
+   * Prefixes under which `set`, `delete` and `cas` don't wait until they are on
+   * disk, as with `synchronous_commit = off`: they are seen at once, and a crash
+   * of the server may lose those of the last moments, but nothing else. Not even
+   * a synchronous standby is waited for.
    *
    * @default []
    * @example

@@ -26,15 +26,15 @@ async function runVitest(
 }
 
 describe.each(otherNodes)("$name", (runtime) => {
-  // The one that uses most of the binding: calls that are answered at once, on the
-  // event loop, and by a thread.
+  // With one store: the others use the binding in the same way, and the tests of the
+  // event loop use it in all others.
   test("the contract suite passes", { timeout: 600_000 }, async () => {
     const passed = await runVitest(runtime, [
       "__test__/contract",
       "--project=default",
-      "--testNamePattern=^(memory|postgres) ",
+      "--testNamePattern=^memory ",
     ]);
-    expect(passed).toBeGreaterThan(500);
+    expect(passed).toBeGreaterThan(200);
   });
 
   test("the event loop's tests pass", { timeout: 600_000 }, async () => {

@@ -26,7 +26,7 @@ import { type Random, randomFrom } from "./support/random.mts";
 import type { Plan } from "./support/workload.mts";
 
 const seed = Number(process.env.SEED ?? randomInt(2 ** 31));
-const histories = Number(process.env.HISTORIES ?? 200);
+const histories = Number(process.env.HISTORIES ?? 100);
 /** How many histories run at the same time. */
 const TOGETHER = 20;
 const QUERY_TIMEOUT = 500;
@@ -153,7 +153,8 @@ describe(`HISTORIES=${histories} SEED=${seed}`, () => {
       await end();
       const rejected = seen.unknown + seen["not done"];
       expect(rejected > 0, JSON.stringify(seen)).toBe(fails);
-      expect(seen.answered).toBeGreaterThan(rejected);
+      // A pooler whose connections all stall answers little.
+      expect(seen.answered).toBeGreaterThan(histories);
     },
     60_000 + histories * 1_000,
   );

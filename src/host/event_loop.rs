@@ -274,7 +274,11 @@ impl Loop {
             let waited = now - since;
             if waited < grace || !is_read && waited < LATEST {
                 local.late.set(Some((since, grace)));
-                let next = if is_read { grace - waited } else { Duration::ZERO };
+                let next = if is_read {
+                    grace.saturating_sub(waited)
+                } else {
+                    Duration::ZERO
+                };
                 local.armed.set(Some(now + next));
                 local.with(|handles| handles.timer.start(next));
                 return local.deliver();

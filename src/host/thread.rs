@@ -140,6 +140,7 @@ impl<M> WorkerThread<M> {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
 fn not_started(error: io::Error) -> Error {
     Error::Connection(format!("the store's thread can't be started: {error}"))
 }

@@ -252,6 +252,7 @@ impl<'a> Group<'a> {
             let Operation {
                 key,
                 action: Action::Cas(expected, write),
+                ..
             } = &*operations[*operation]
             else {
                 continue;

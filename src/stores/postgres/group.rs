@@ -159,6 +159,11 @@ impl Postgres {
         let mut attempts = vec![Ok(Reply::Done); group.len()];
         let (mut gets, mut sets, mut deletes, mut swaps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, operation) in group.iter().enumerate() {
+            if operation.is_withdrawn() {
+                let why = Error::Timeout("rejected before it was sent".into());
+                attempts[index] = Err(Fault::Lost(Lost::Undone(why)));
+                continue;
+            }
             let key = &operation.key;
             match &operation.action {
                 Action::Get => gets.push((index, key)),
@@ -368,7 +373,7 @@ fn fail(attempts: &mut [Attempt], indices: impl Iterator<Item = usize>, fault: &
 }
 
 /// The outcome of an operation that needs no server.
-fn refuse(Operation { key, action }: &Operation) -> Option<Outcome> {
+fn refuse(Operation { key, action, .. }: &Operation) -> Option<Outcome> {
     if let Err(error) = check_key(key) {
         return Some(Err(error));
     }

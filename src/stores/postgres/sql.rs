@@ -153,18 +153,30 @@ impl Statements {
     }
 
     /// Returns the key of each of the next entries, its value if it is live, and how
-    /// many entries there are. It leaves out those that would make it too long. What
-    /// counts is their size in the table, which is known without reading them.
+    /// many entries there are. It leaves out those that would make it too long: by
+    /// their size in the table, which is known without reading them, and then, because
+    /// that may be compressed, by their text.
     pub fn read(&self, stretch: Stretch, entries: u32) -> Sql {
+        let before = |size: &str| {
+            format!(
+                "coalesce(sum({size}) OVER (ORDER BY key ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) \
+                < {ENOUGH_BYTES} AS fits"
+            )
+        };
+        let stored = format!(
+            "SELECT *, count(*) OVER () AS found, {} FROM ({}) t {}",
+            before("pg_column_size(value)"),
+            self.next("*", stretch, entries),
+            stretch.within(),
+        );
+        // Without OFFSET, each text would be made twice.
+        let texts = format!(
+            "SELECT key, CASE WHEN {LIVE} THEN value::text END AS text, found FROM ({stored}) t WHERE fits OFFSET 0"
+        );
         Sql {
             text: format!(
-                "SELECT key, CASE WHEN {LIVE} THEN value::text END, found FROM (\
-                SELECT *, count(*) OVER () AS found, \
-                coalesce(sum(pg_column_size(value)) OVER (ORDER BY key \
-                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS before \
-                FROM ({}) t {}) t WHERE before < {ENOUGH_BYTES} ORDER BY key",
-                self.next("*", stretch, entries),
-                stretch.within(),
+                "SELECT key, text, found FROM (SELECT *, {} FROM ({texts}) t) t WHERE fits ORDER BY key",
+                before("octet_length(text)"),
             ),
             types: stretch.types(),
         }

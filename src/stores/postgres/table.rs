@@ -53,7 +53,7 @@ pub struct Table {
 
 /// Who may sweep.
 pub enum Sweeper {
-    This(Lease<Connector>),
+    This(Box<Lease<Connector>>),
     /// Our connection that may, but it is in use.
     Busy,
     /// Another client's.
@@ -166,7 +166,7 @@ impl Table {
     /// lock is the connection's, which others use in the meantime.
     pub async fn sweeper(&self, limits: Limits) -> Result<Sweeper, Lost> {
         if let Some(lease) = self.pool.take_idle(Connection::is_sweeper) {
-            return Ok(Sweeper::This(lease));
+            return Ok(Sweeper::This(Box::new(lease)));
         }
         if self.sweeper.lock().upgrade().is_some() {
             return Ok(Sweeper::Busy);
@@ -180,7 +180,7 @@ impl Table {
             }
             *self.sweeper.lock() = lease.set_sweeper(true);
         }
-        Ok(Sweeper::This(lease))
+        Ok(Sweeper::This(Box::new(lease)))
     }
 
     /// Gives the lock back.

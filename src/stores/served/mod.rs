@@ -19,7 +19,7 @@ mod sweep;
 mod tls;
 mod worker;
 
-use crate::kv::{Job, Task};
+use crate::kv::{Job, Prefix, Task};
 pub use attempt::{Group, Limits};
 pub use connect::{connect, contain, look_up};
 pub use engine::{Cleared, Cursor, Engine, Lost, Row, Rows, Swept};
@@ -37,8 +37,8 @@ pub const MOST_CONNECTIONS: u32 = 1_000;
 /// Messages to the worker.
 enum Message {
     Job(Job, Admission),
-    /// Answered once all earlier writes are done.
-    Ready(oneshot::Sender<()>),
+    /// Of a list. Answered once all earlier writes under its prefix are done.
+    List(Prefix, oneshot::Sender<()>),
     Task(Task),
 }
 

@@ -2,13 +2,15 @@
 
 use super::Admission;
 use crate::kv::{Answer, JsonText, Key, Ttl, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 /// An operation on one entry.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Operation {
     pub key: Key,
     pub action: Action,
+    withdrawn: AtomicBool,
 }
 
 #[derive(Clone, Debug)]
@@ -21,6 +23,24 @@ pub enum Action {
 }
 
 impl Operation {
+    pub fn new(key: Key, action: Action) -> Self {
+        Self {
+            key,
+            action,
+            withdrawn: AtomicBool::new(false),
+        }
+    }
+
+    /// All its callers were rejected before it was sent. It must not be sent any
+    /// more.
+    pub fn withdraw(&self) {
+        self.withdrawn.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_withdrawn(&self) -> bool {
+        self.withdrawn.load(Ordering::Relaxed)
+    }
+
     pub fn is_get(&self) -> bool {
         matches!(self.action, Action::Get)
     }
@@ -43,8 +63,6 @@ impl Operation {
 pub struct Caller {
     pub answer: Answer,
     pub admission: Admission,
-    /// For writes: lists of this generation or a later one wait for it.
-    pub generation: Option<u64>,
     /// When it is rejected.
     pub deadline: Instant,
 }

@@ -67,7 +67,7 @@ impl<E: Engine> ServedPages<E> {
 
     async fn page(&mut self) -> Result<Page> {
         if let Some(reader) = self.reader.take() {
-            self.writes_before_this().await?;
+            self.writes_before_this(reader.prefix.clone()).await?;
             self.reading = Some(reader.start());
         }
         let mut page = Page::default();
@@ -95,9 +95,9 @@ impl<E: Engine> ServedPages<E> {
     }
 
     /// Waits for the writes that were called before this list.
-    async fn writes_before_this(&self) -> Result<()> {
+    async fn writes_before_this(&self, prefix: Prefix) -> Result<()> {
         let (sender, done) = oneshot::channel();
-        let _ = self.worker.send(Message::Ready(sender));
+        let _ = self.worker.send(Message::List(prefix, sender));
         done.await.map_err(|_| Error::Closed)
     }
 }

@@ -91,6 +91,7 @@ pub struct Pool<C: Connect> {
     state: Mutex<State<C::Connection>>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "each may be so with any of the others")]
 struct State<T: Pooled> {
     idle: Idle<T>,
     waiters: VecDeque<Waiter<T>>,
@@ -542,11 +543,10 @@ impl<C: Connect> Pool<C> {
 /// Gives a connection to who has waited longest, or keeps it.
 fn give<T: Pooled>(state: &mut State<T>, mut member: Member<T>) {
     while let Some(waiter) = state.waiters.pop_front() {
-        match waiter.send(Ok(member)) {
-            Ok(()) => return,
-            Err(Ok(returned)) => member = returned,
-            Err(Err(_)) => return,
-        }
+        let Err(Ok(returned)) = waiter.send(Ok(member)) else {
+            return;
+        };
+        member = returned;
     }
     let on_loop = member.connection.is_on_loop();
     state.idle.at(on_loop).push(member);

@@ -8,10 +8,10 @@
 //! operation is waiting for. While a broad operation makes progress, those that it
 //! holds back keep their patience.
 
+use super::Admission;
 use super::attempt::{Attempts, Group, Next};
 use super::engine::Lost;
 use super::operation::{Caller, Operation};
-use super::{Admission, Generations};
 use crate::kv::{Answer, Error, Key, Outcome, Prefix};
 use parking_lot::Mutex;
 use slab::Slab;
@@ -100,7 +100,8 @@ pub struct Schedule<B> {
     /// When which operation has a caller that is to be rejected. Some are done
     /// already.
     deadlines: BinaryHeap<Reverse<(Instant, Id)>>,
-    generations: Generations,
+    /// Lists that wait for earlier writes.
+    lists: BTreeMap<u64, List>,
     /// Why there is no connection, if that was so the last time.
     trouble: Option<Error>,
     /// How many callers have no answer yet.
@@ -139,6 +140,14 @@ struct Broad<B> {
     caller: Option<Caller>,
 }
 
+/// A list sees the writes that were called before it. It holds nothing back.
+struct List {
+    scope: Scope,
+    /// How many earlier writes it waits for.
+    blockers: usize,
+    answer: oneshot::Sender<()>,
+}
+
 /// The slot in the [`Id`] of a broad operation.
 const BROAD: usize = usize::MAX;
 
@@ -157,7 +166,7 @@ impl<B> Schedule<B> {
             broads: BTreeMap::new(),
             progress: Progress::new(),
             deadlines: BinaryHeap::new(),
-            generations: Generations::default(),
+            lists: BTreeMap::new(),
             trouble: None,
             waiting: 0,
             answered: Vec::new(),
@@ -172,19 +181,18 @@ impl<B> Schedule<B> {
         }
     }
 
-    fn caller(&mut self, answer: Answer, admission: Admission, writes: bool) -> Caller {
+    fn caller(&mut self, answer: Answer, admission: Admission) -> Caller {
         self.waiting += 1;
         Caller {
             answer,
             admission,
-            generation: writes.then(|| self.generations.begin()),
             deadline: Instant::now() + self.timeout,
         }
     }
 
     /// Takes a call.
     pub fn add(&mut self, operation: Operation, answer: Answer, admission: Admission) {
-        let caller = self.caller(answer, admission, !operation.is_get());
+        let caller = self.caller(answer, admission);
         let id = self.id(self.ops.vacant_key());
         let deadline = caller.deadline;
         let held = self.is_held(&operation.key, id);
@@ -207,7 +215,7 @@ impl<B> Schedule<B> {
 
     /// Takes the call of a broad operation.
     pub fn add_broad(&mut self, scope: Scope, task: B, answer: Answer, admission: Admission) {
-        let caller = self.caller(answer, admission, true);
+        let caller = self.caller(answer, admission);
         let id = self.id(BROAD);
         let ops = self.ops.iter().filter(|(_, op)| scope.concerns(&op.operation.key));
         let broads = self.broads.values().filter(|broad| broad.scope.overlaps(&scope));
@@ -240,7 +248,8 @@ impl<B> Schedule<B> {
     /// answer it.
     fn admit(&mut self, id: Id) -> Id {
         let Some(op) = self.op(id) else { return id };
-        let (key, is_get) = (op.operation.key.clone(), op.operation.is_get());
+        let operation = Arc::clone(&op.operation);
+        let (key, is_get) = (operation.key.clone(), operation.is_get());
         let Some(queue) = self.keys.get_mut(&key) else {
             self.keys.insert(key, VecDeque::new());
             self.make_ready(id);
@@ -250,7 +259,7 @@ impl<B> Schedule<B> {
         let joins = last.filter(|_| is_get).and_then(|last| self.op(last));
         if let Some(last) = joins.filter(|last| last.operation.is_get()).map(|last| last.id) {
             let callers = self.ops.try_remove(id.slot).map(|op| op.callers);
-            self.unblock(id, &key);
+            self.unblock(id, &operation);
             if let Some(last) = self.op_mut(last) {
                 last.callers.extend(callers.into_iter().flatten());
             }
@@ -365,14 +374,37 @@ impl<B> Schedule<B> {
                 }
             }
         }
-        self.unblock(id, key);
+        self.unblock(id, &op.operation);
         op.callers
     }
 
-    /// Later broad operations need not wait for this one any longer.
-    fn unblock(&mut self, id: Id, key: &Key) {
+    /// Later broad operations and lists need not wait for this one any longer.
+    fn unblock(&mut self, id: Id, operation: &Operation) {
+        let key = &operation.key;
         for (_, broad) in self.broads.range_mut(id.number..) {
             broad.blockers -= usize::from(broad.scope.concerns(key));
+        }
+        if !operation.is_get() {
+            self.unblock_lists(id, |scope| scope.concerns(key));
+        }
+    }
+
+    fn unblock_lists(&mut self, id: Id, concerns: impl Fn(&Scope) -> bool) {
+        if self.lists.is_empty() {
+            return;
+        }
+        for (_, list) in self.lists.range_mut(id.number..) {
+            list.blockers -= usize::from(concerns(&list.scope));
+        }
+        self.answer_lists();
+    }
+
+    fn answer_lists(&mut self) {
+        let ready = self.lists.iter().filter(|(_, list)| list.blockers == 0);
+        let ready: Vec<u64> = ready.map(|(number, _)| *number).collect();
+        for list in ready.iter().filter_map(|number| self.lists.remove(number)) {
+            // It may have been abandoned.
+            let _ = list.answer.send(());
         }
     }
 
@@ -389,9 +421,9 @@ impl<B> Schedule<B> {
     }
 
     /// A broad operation has ended.
-    pub fn end_broad(&mut self, id: Id, outcome: Outcome) {
+    pub fn end_broad(&mut self, id: Id, outcome: &Outcome) {
         let caller = self.remove_broad(id);
-        self.answer_all(caller, &outcome);
+        self.answer_all(caller, outcome);
     }
 
     fn remove_broad(&mut self, id: Id) -> Option<Caller> {
@@ -399,6 +431,7 @@ impl<B> Schedule<B> {
         for (_, later) in self.broads.range_mut(id.number..) {
             later.blockers -= usize::from(later.scope.overlaps(&broad.scope));
         }
+        self.unblock_lists(id, |scope| scope.overlaps(&broad.scope));
         let held = std::mem::take(&mut self.held);
         let deadline = Instant::now() + self.timeout;
         for id in held {
@@ -471,6 +504,9 @@ impl<B> Schedule<B> {
         if op.attempts.maybe_done || sent && !op.operation.is_get() {
             error = error.with_unknown_outcome();
         }
+        if op.callers.is_empty() && !sent {
+            op.operation.withdraw();
+        }
         if op.callers.is_empty() && !running {
             self.remove(id);
         }
@@ -497,9 +533,6 @@ impl<B> Schedule<B> {
     fn answer_all(&mut self, callers: impl IntoIterator<Item = Caller>, outcome: &Outcome) {
         for caller in callers {
             self.waiting -= 1;
-            if let Some(generation) = caller.generation {
-                self.generations.end(generation);
-            }
             self.answered.push((caller.answer, outcome.clone()));
         }
     }
@@ -509,9 +542,20 @@ impl<B> Schedule<B> {
         self.answered.drain(..)
     }
 
-    /// Answers once all writes that were called before are answered.
-    pub fn answer_after_writes(&mut self, answer: oneshot::Sender<()>) {
-        self.generations.answer_after(answer);
+    /// Answers a list once the writes that it is to see are done.
+    pub fn add_list(&mut self, prefix: Prefix, answer: oneshot::Sender<()>) {
+        let scope = Scope::Prefix(prefix);
+        let ops = self.ops.iter().map(|(_, op)| &op.operation);
+        let writes = ops.filter(|operation| !operation.is_get() && scope.concerns(&operation.key));
+        let broads = self.broads.values().filter(|broad| broad.scope.overlaps(&scope));
+        let list = List {
+            blockers: writes.count() + broads.count(),
+            scope,
+            answer,
+        };
+        let id = self.id(BROAD);
+        self.lists.insert(id.number, list);
+        self.answer_lists();
     }
 
     /// Whether all callers have their answers.

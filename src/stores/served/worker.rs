@@ -155,7 +155,7 @@ impl<E: Engine> Worker<E> {
     fn take(&mut self, message: Message) {
         let (Job { command, answer }, admission) = match message {
             Message::Task(task) => return drop(tokio::spawn(task)),
-            Message::Ready(answer) => return self.schedule.answer_after_writes(answer),
+            Message::List(prefix, answer) => return self.schedule.add_list(prefix, answer),
             Message::Job(job, admission) => (job, admission),
         };
         let (key, action) = match command {
@@ -174,7 +174,7 @@ impl<E: Engine> Worker<E> {
             Command::Drop => return self.schedule.add_broad(Scope::All, Broad::Drop, answer, admission),
             Command::Close => return self.closing = Some(answer),
         };
-        let operation = Operation { key, action };
+        let operation = Operation::new(key, action);
         if let Some(ttl) = operation.ttl() {
             self.sweeper.expect(ttl);
         }
@@ -275,7 +275,7 @@ impl<E: Engine> Worker<E> {
             Event::Swept(swept) => self.sweeper.on(swept),
             Event::Broad(id, outcome) => {
                 self.broads -= 1;
-                self.schedule.end_broad(id, outcome);
+                self.schedule.end_broad(id, &outcome);
             }
         }
     }

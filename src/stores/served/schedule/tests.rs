@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::advance;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+const ALMOST: Duration = Duration::from_millis(4_999);
 
 #[derive(Default)]
 struct Inbox;
@@ -40,8 +41,8 @@ fn cas() -> Action {
     Action::Cas(None, Write::Delete)
 }
 
-fn value(key_of: &str) -> Outcome {
-    Ok(Reply::Value(key(key_of), None))
+fn value(name: &str) -> Reply {
+    Reply::Value(key(name), None)
 }
 
 impl Test {
@@ -64,8 +65,7 @@ impl Test {
 
     fn add(&mut self, name: &str, action: Action) -> usize {
         let (answer, admission) = self.call();
-        self.schedule
-            .add(Operation { key: key(name), action }, answer, admission);
+        self.schedule.add(Operation::new(key(name), action), answer, admission);
         self.calls
     }
 
@@ -73,6 +73,12 @@ impl Test {
         let (answer, admission) = self.call();
         self.schedule.add_broad(scope, "broad", answer, admission);
         self.calls
+    }
+
+    fn list(&mut self, scope: &str) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.schedule.add_list(Prefix::from(key(scope)), sender);
+        receiver
     }
 
     fn clear(&mut self, prefix: &str) -> usize {
@@ -137,13 +143,13 @@ async fn operations_on_one_key_run_in_order_and_gets_are_joined() {
     test.schedule.end(started[0], Ok(Ok(Reply::Done)));
     let gets = test.start();
     assert_eq!((gets.len(), test.answered_calls()), (1, vec![1]));
-    test.schedule.end(gets[0], Ok(value("a")));
+    test.schedule.end(gets[0], Ok(Ok(value("a"))));
     assert_eq!(test.answered_calls(), [2, 3]);
     let swap = test.start();
     test.schedule.end(swap[0], Ok(Ok(Reply::Swapped(true))));
     let last = test.start();
-    test.schedule.end(last[0], Ok(value("a")));
-    test.schedule.end(started[1], Ok(value("b")));
+    test.schedule.end(last[0], Ok(Ok(value("a"))));
+    test.schedule.end(started[1], Ok(Ok(value("b"))));
     assert_eq!(test.answered_calls(), [4, 5, 6]);
     assert!(test.schedule.is_answered() && test.schedule.ops.is_empty() && test.schedule.keys.is_empty());
 }
@@ -166,9 +172,9 @@ async fn a_broad_operation_holds_back_only_what_it_concerns() {
     );
     test.schedule.end(earlier[0], Ok(Ok(Reply::Done)));
     let (a, ..) = test.schedule.start_broad().unwrap();
-    test.schedule.end_broad(b, Ok(Reply::Count(0)));
+    test.schedule.end_broad(b, &Ok(Reply::Count(0)));
     assert!(test.ready().is_empty());
-    test.schedule.end_broad(a, Ok(Reply::Count(1)));
+    test.schedule.end_broad(a, &Ok(Reply::Count(1)));
     assert_eq!(
         test.ready().into_iter().map(|(_, key)| key).collect::<Vec<_>>(),
         [r#"["a","y"]"#]
@@ -185,11 +191,11 @@ async fn overlapping_broad_operations_run_in_order() {
     let (table, ..) = test.schedule.start_broad().unwrap();
     let (outer, ..) = test.schedule.start_broad().unwrap();
     assert!(test.schedule.start_broad().is_none());
-    test.schedule.end_broad(outer, Ok(Reply::Count(0)));
+    test.schedule.end_broad(outer, &Ok(Reply::Count(0)));
     let (inner, ..) = test.schedule.start_broad().unwrap();
-    test.schedule.end_broad(inner, Ok(Reply::Count(0)));
+    test.schedule.end_broad(inner, &Ok(Reply::Count(0)));
     assert!(test.schedule.start_broad().is_none());
-    test.schedule.end_broad(table, Ok(Reply::Done));
+    test.schedule.end_broad(table, &Ok(Reply::Done));
     assert!(test.schedule.start_broad().is_some());
 }
 
@@ -206,13 +212,13 @@ async fn a_joined_get_blocks_nothing() {
     test.clear("a");
     test.schedule.end(first[0], Ok(Ok(Reply::Done)));
     let get = test.start();
-    test.schedule.end(get[0], Ok(value("a")));
+    test.schedule.end(get[0], Ok(Ok(value("a"))));
     let (clear, ..) = test.schedule.start_broad().unwrap();
-    test.schedule.end_broad(clear, Ok(Reply::Count(1)));
+    test.schedule.end_broad(clear, &Ok(Reply::Count(1)));
     for calls in [1, 2] {
         let gets = test.start();
         test.answered();
-        test.schedule.end(gets[0], Ok(value("a")));
+        test.schedule.end(gets[0], Ok(Ok(value("a"))));
         assert_eq!(test.answered().len(), calls);
     }
     assert!(test.schedule.start_broad().is_some());
@@ -233,7 +239,9 @@ async fn each_caller_is_rejected_at_its_own_deadline() {
     // The first may have been sent, but was not; the second only waited.
     let late = "timed out: here: no answer within 5000 ms";
     assert_eq!(test.errors(), [(1, late.into()), (2, late.into())]);
-    // The first is still under way, so that the gets wait.
+    // The first is still under way, so that the gets wait. It is not to be sent any
+    // more.
+    assert!(test.schedule.op(first[0]).unwrap().operation.is_withdrawn());
     assert_eq!(test.ready().len(), 1);
     test.pass(TIMEOUT / 2).await;
     assert_eq!(test.errors(), [(3, late.into()), (4, late.into()), (5, late.into())]);
@@ -249,10 +257,7 @@ async fn whatever_may_have_been_carried_out_says_so() {
         test.add(name, action);
     }
     test.schedule.add(
-        Operation {
-            key: key("sent"),
-            action: put(),
-        },
+        Operation::new(key("sent"), put()),
         Answer::new(9, Arc::new(Inbox), &Command::Initialize),
         test.load.admit(&Command::Initialize).unwrap(),
     );
@@ -325,13 +330,13 @@ async fn progress_of_a_broad_operation_is_patience_for_others() {
     test.add("a/x", put());
     test.clear("a/x");
     for _ in 0..3 {
-        test.pass(TIMEOUT - Duration::from_millis(1)).await;
+        test.pass(ALMOST).await;
         progress.make();
     }
     assert!(test.answered().is_empty());
-    test.schedule.end_broad(clear, Ok(Reply::Count(0)));
+    test.schedule.end_broad(clear, &Ok(Reply::Count(0)));
     // Its own patience begins now.
-    test.pass(TIMEOUT - Duration::from_millis(1)).await;
+    test.pass(ALMOST).await;
     assert_eq!(test.answered_calls(), [1]);
     test.pass(TIMEOUT).await;
     test.pass(TIMEOUT).await;
@@ -339,17 +344,29 @@ async fn progress_of_a_broad_operation_is_patience_for_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_wait_for_earlier_writes_only() {
+async fn lists_wait_for_the_earlier_writes_under_their_prefix() {
     let mut test = Test::new();
-    test.add("a", put());
-    test.add("b", Action::Get);
+    test.add("a/x", put());
+    test.add("a/y", Action::Get);
+    test.add("b", put());
+    test.clear("c");
+    let (mut a, mut c, mut none) = (test.list("a"), test.list("c/x"), test.list("d"));
+    let (sender, mut all) = oneshot::channel();
+    test.schedule.add_list(Prefix::ALL, sender);
+    test.add("a/z", put());
+    assert!(none.try_recv().is_ok());
+    assert!(a.try_recv().is_err() && c.try_recv().is_err() && all.try_recv().is_err());
     let started = test.start();
-    let (sender, mut ready) = oneshot::channel();
-    test.schedule.answer_after_writes(sender);
-    test.add("c", put());
-    assert!(ready.try_recv().is_err());
     test.schedule.end(started[0], Ok(Ok(Reply::Done)));
-    assert!(ready.try_recv().is_ok());
+    assert!(a.try_recv().is_ok());
+    let (clear, ..) = test.schedule.start_broad().unwrap();
+    test.schedule.end_broad(clear, &Ok(Reply::Count(0)));
+    assert!(c.try_recv().is_ok() && all.try_recv().is_err());
+    // One that is rejected may still be carried out, but not for longer.
+    test.pass(TIMEOUT).await;
+    assert!(all.try_recv().is_err());
+    test.schedule.end(started[2], Err(lost()));
+    assert!(all.try_recv().is_ok());
 }
 
 /// Random calls, attempts and failures: what runs never gets in each other's way,
@@ -363,10 +380,11 @@ async fn nothing_runs_beside_what_concerns_it() {
         let mut running: Vec<(Id, String)> = Vec::new();
         let mut broads: Vec<(Id, Scope)> = Vec::new();
         let mut answers = vec![0; 1000];
+        let mut lists = Vec::new();
         let mut started: HashMap<String, u64> = HashMap::new();
         for step in 0..400 {
             let name = *names.choose(&mut random).unwrap();
-            match random.gen_range(0..if step < 300 { 12 } else { 6 }) {
+            match random.gen_range(0..if step < 300 { 13 } else { 6 }) {
                 0..=2 => {
                     let ready = test.ready();
                     for (id, key) in ready {
@@ -402,7 +420,7 @@ async fn nothing_runs_beside_what_concerns_it() {
                 }
                 5 if !broads.is_empty() => {
                     let (id, _) = broads.swap_remove(random.gen_range(0..broads.len()));
-                    test.schedule.end_broad(id, Ok(Reply::Count(0)));
+                    test.schedule.end_broad(id, &Ok(Reply::Count(0)));
                 }
                 6 => drop(test.clear(name)),
                 7 => drop(test.broad(if random.r#gen() { Scope::Table } else { Scope::All })),
@@ -410,6 +428,7 @@ async fn nothing_runs_beside_what_concerns_it() {
                 9 => drop(test.add(name, Action::Get)),
                 10 => drop(test.add(name, put())),
                 11 => drop(test.add(name, cas())),
+                12 => lists.push(test.list(name)),
                 _ => {}
             }
             for call in test.answered_calls() {
@@ -418,7 +437,7 @@ async fn nothing_runs_beside_what_concerns_it() {
         }
         // Without further attempts, all that waits is too late in the end.
         for (id, _) in broads {
-            test.schedule.end_broad(id, Ok(Reply::Count(0)));
+            test.schedule.end_broad(id, &Ok(Reply::Count(0)));
         }
         for _ in 0..3 {
             test.pass(TIMEOUT).await;

@@ -138,7 +138,9 @@ struct Test {
 
 fn key(parts: &[&str]) -> Key {
     let mut builder = KeyBuilder::default();
-    parts.iter().for_each(|part| builder.push(part));
+    for part in parts {
+        builder.push(part);
+    }
     builder.key().unwrap()
 }
 
