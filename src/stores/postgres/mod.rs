@@ -180,16 +180,16 @@ impl Postgres {
         sql: &Sql,
         parameters: &[Parameter<'_>],
         limits: Limits,
-    ) -> Result<Vec<tokio_postgres::Row>, Lost> {
-        let lease = self.pool.take(limits.deadline).await?;
+    ) -> Result<Vec<tokio_postgres::Row>, Fault> {
+        let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
         match lease.one(limits, lease.rows_once(sql, parameters)).await {
             Err(Fault::NoTable(_)) if !self.settings.initialized => Ok(Vec::new()),
-            Err(Fault::Elsewhere(error)) => {
+            Err(fault @ Fault::Elsewhere(_)) => {
                 self.pool.demote();
-                Err(Lost::Undone(error))
+                Err(fault)
             }
             // Keys are the only parameters.
-            result => result.map_err(|fault| blame_key(fault).lost()),
+            result => result.map_err(blame_key),
         }
     }
 }
@@ -229,7 +229,12 @@ impl Engine for Postgres {
             self.check(limits).await?;
             let sql = self.sql.read(stretch(prefix, after), entries);
             let bounds = bounds(prefix, after);
-            let rows = self.query(&sql, &parameters(&bounds), limits).await?;
+            let rows = self.query(&sql, &parameters(&bounds), limits).await;
+            let rows = rows.map_err(|fault| match fault {
+                // Fewer entries may have an answer that is short enough.
+                Fault::Divide(error) if entries > 1 => Lost::Undone(error),
+                fault => fault.lost(),
+            })?;
             // How many there were before those were left out that make it too long.
             let found = rows.first().map(|row| row.try_get::<_, i64>(2)).transpose();
             let found = found.map_err(unexpected)?.unwrap_or_default().unsigned_abs();
@@ -339,7 +344,8 @@ impl Postgres {
         limits: Limits,
     ) -> Result<(u64, u64, Option<Cursor>), Lost> {
         let bounds = bounds(prefix, after);
-        totals(&self.query(sql, &parameters(&bounds), limits).await?)
+        let rows = self.query(sql, &parameters(&bounds), limits).await;
+        totals(&rows.map_err(Fault::lost)?)
     }
 }
 

@@ -26,6 +26,9 @@ const LONGEST_NAME: usize = 63;
 /// The longest time that a parameter may give, in seconds.
 const LONGEST_SECONDS: i32 = 2_147_483;
 
+/// How long sent data may stay without an acknowledgement.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The content of a URL.
 pub struct Target {
     pub servers: Vec<Server>,
@@ -203,6 +206,9 @@ fn config(parameters: &Parameters, tls: &Tls) -> Result<Config> {
     }
     if let Some(count) = number(parameters, "keepalives_count", 127)? {
         config.keepalives_retries(count);
+    }
+    if parameters.get("tcp_user_timeout").is_none() {
+        config.tcp_user_timeout(USER_TIMEOUT);
     }
     if let Some(millis) = number(parameters, "tcp_user_timeout", i32::MAX)? {
         config.tcp_user_timeout(Duration::from_millis(millis.into()));

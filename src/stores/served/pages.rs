@@ -21,7 +21,8 @@ const FIRST: u32 = 64;
 const PAGES: u32 = 8;
 
 /// A request that takes longer than one part in so many of the time is followed by
-/// one of the same size, or, if it is cancelled, repeated with fewer entries.
+/// one of the same size. If it is cancelled, or fails because there is too much, it is
+/// repeated with fewer entries.
 const LONG: u32 = 8;
 const TOO_LONG: u32 = 4;
 const FEWER: u32 = 8;
@@ -139,7 +140,7 @@ impl<E: Engine> Reader<E> {
                 Ok(rows) => return Ok(self.after(rows, begin.elapsed() * LONG > limit)),
                 Err(lost) => lost,
             };
-            if matches!(lost, Lost::Undone(Error::Timeout(_))) {
+            if matches!(lost, Lost::Undone(_)) {
                 self.next = (self.next / FEWER).max(1);
             }
             match attempts.fail(lost, true, false) {
