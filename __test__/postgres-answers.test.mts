@@ -11,6 +11,7 @@ import {
   ready,
   sendWithoutEnd,
 } from "./support/false-postgres.mts";
+import { collect } from "./support/collect.mts";
 import { key, numbers } from "./support/entries.mts";
 import { openStore, ownTable } from "./support/postgres.mts";
 import { expectRejection } from "./support/rejection.mts";
@@ -199,6 +200,25 @@ describe("a real server", () => {
     expect(await store.cas(["large"], "y", 1)).toBe(false);
     await store.set(["large"], 1);
     expect(await store.get(["large"])).toBe(1);
+  });
+
+  test("a list whose pages are too large has smaller ones", async () => {
+    const options = { tableName: ownTable() };
+    const writer = openStore(server.url, options);
+    const store = openStore(server.url, {
+      ...options,
+      maxAnswerBytes: 100_000,
+    });
+    await Promise.all(
+      numbers(50).map((i) => writer.set(key(i), "x".repeat(10_000 + i))),
+    );
+    const lengths: number[] = [];
+    for await (const { value } of store.list()) {
+      lengths.push(typeof value === "string" ? value.length : 0);
+    }
+    expect(lengths.toSorted()).toEqual(numbers(50).map((i) => 10_000 + i));
+    await writer.set(["large"], "x".repeat(100_000));
+    await expectRejection(() => collect(store.list()), "ERR_KV_BACKEND");
   });
 
   test("a value of 60 MiB is within the default", async () => {
