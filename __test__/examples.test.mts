@@ -29,7 +29,7 @@ const examples = [
 
 /** Short examples use these names without declaring them. */
 const context = `
-import { RedisKvStore, SqliteKvStore } from "fedify-kv";
+import { PostgresKvStore, RedisKvStore, SqliteKvStore } from "fedify-kv";
 import type { KvErrorCode } from "fedify-kv";
 const kv = new SqliteKvStore(":memory:");
 const id = "1";
@@ -49,7 +49,7 @@ function needsServer(example: string): boolean {
 
 test("examples compile, and run if they need no server", async () => {
   expect(examples.length).toBeGreaterThan(15);
-  expect(examples.filter(needsServer)).toHaveLength(4);
+  expect(examples.filter(needsServer)).toHaveLength(5);
   const folder = await mkdtemp(join(tmpdir(), "fedify-kv-examples-"));
   try {
     await mkdir(join(folder, "node_modules"));

@@ -25,6 +25,10 @@ use url::Url;
 const MOST_RANGES: usize = 10;
 pub const MOST_ENTRIES: u32 = 1000;
 
+/// The most bytes of an answer, and how many of one that tells of an error are kept.
+const MOST_BYTES: usize = 512 * 1024 * 1024;
+const MOST_WORDS: usize = 1000;
+
 const UNKNOWN: &str = "; the outcome is unknown";
 
 /// A status after which the client does not repeat a write. If the first one was
@@ -196,7 +200,7 @@ impl Http {
 
     async fn send(self, url: Url, headers: HeaderMap, body: Bytes) -> Result<(Url, StatusCode, Answer), JsErrorBox> {
         let write = url.path().ends_with("/atomic_write");
-        let answer = self.try_send(url.clone(), headers, body).await;
+        let answer = self.try_send(url.clone(), headers, body, write).await;
         match answer {
             Ok(answer) => {
                 self.failures.send_replace(None);
@@ -222,10 +226,38 @@ impl Http {
         }
     }
 
-    async fn try_send(&self, url: Url, headers: HeaderMap, body: Bytes) -> reqwest::Result<(Url, StatusCode, Answer)> {
-        let response = self.client.post(url).headers(headers).body(body).send().await?;
+    async fn try_send(
+        &self,
+        url: Url,
+        headers: HeaderMap,
+        body: Bytes,
+        write: bool,
+    ) -> reqwest::Result<(Url, StatusCode, Answer)> {
+        let mut response = self.client.post(url).headers(headers).body(body).send().await?;
         let (url, status) = (response.url().clone(), response.status());
-        Ok((url, status, Answer(response.bytes().await?)))
+        let good = status.is_success();
+        let most = if good { MOST_BYTES } else { MOST_WORDS };
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            let room = most - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if chunk.len() <= room {
+                continue;
+            }
+            if good {
+                // So that the client doesn't ask again.
+                let status = if write {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                } else {
+                    StatusCode::BAD_REQUEST
+                };
+                let why = format!("the server's answer has more than {MOST_BYTES} bytes");
+                return Ok((url, status, Answer(why.into())));
+            }
+            body.extend_from_slice("…".as_bytes());
+            break;
+        }
+        Ok((url, status, Answer(body.into())))
     }
 }
 

@@ -11,7 +11,7 @@ use super::sql::Sql;
 use crate::host::{Bulk, Elapsed, Task, Watch, on_loop, sleep, spawn, timeout, timeout_at};
 use crate::kv::{Error, Result};
 use crate::stores::served::{Connect, Limits, Lost, Pooled, Refusal, contain};
-use futures::future::BoxFuture;
+use futures::future::{AbortHandle, BoxFuture, abortable};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
@@ -383,6 +383,14 @@ impl Pooled for Connection {
     }
 }
 
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Opens connections on the thread, because that takes long.
 pub struct Connector {
     pub settings: Arc<Settings>,
@@ -400,7 +408,11 @@ impl Connect for Connector {
         Box::pin(async move {
             let settings = Arc::clone(&self.settings);
             let open = Box::pin(Opened::open(settings, deadline, writable));
-            let opened = self.bulk.run(contain(open)).await.and_then(|opened| opened);
+            let (open, abort) = abortable(contain(open));
+            // Its socket is not to outlive this future.
+            let _guard = AbortOnDrop(abort);
+            let opened = self.bulk.run(open).await;
+            let opened = opened.and_then(|opened| opened.unwrap_or(Err(Error::Closed)));
             let opened = opened.map_err(|error| Refusal { error, lasting: false })?;
             Ok(Connection::start(opened?, &self.settings, &self.bulk))
         })

@@ -194,6 +194,13 @@ impl Postgres {
     }
 }
 
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // A connection may be being opened.
+        self.pool.abandon();
+    }
+}
+
 impl Engine for Postgres {
     const NAME: &'static str = "postgres";
 

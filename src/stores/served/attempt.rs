@@ -104,19 +104,24 @@ impl Attempts {
             Lost::Refused { error, lasting: true } => Next::Reject(self.explain(error)),
             Lost::Unknown(error) if !repeatable => Next::Reject(self.explain(error)),
             Lost::Refused { error, .. } | Lost::Undone(error) | Lost::Unknown(error) => {
+                let error = self.rather_trouble(error);
                 self.trouble = Some(error.clone());
                 Next::Repeat(error)
             }
         }
     }
 
-    /// The error to reject with: it tells if the outcome is unknown, and rather why
-    /// there was no connection than that time ran out.
-    pub fn explain(&self, error: Error) -> Error {
-        let error = match (&self.trouble, error) {
+    /// Why there was no connection tells more than that time ran out.
+    fn rather_trouble(&self, error: Error) -> Error {
+        match (&self.trouble, error) {
             (Some(trouble @ Error::Connection(_)), Error::Timeout(_)) => trouble.clone(),
             (_, error) => error,
-        };
+        }
+    }
+
+    /// The error to reject with: it tells if the outcome is unknown.
+    pub fn explain(&self, error: Error) -> Error {
+        let error = self.rather_trouble(error);
         if self.maybe_done {
             error.with_unknown_outcome()
         } else {

@@ -6,7 +6,7 @@
 
 use super::backoff::pause;
 use super::engine::Lost;
-use crate::host::{on_host, on_loop, sleep_until, spawn, timeout_at, yield_now};
+use crate::host::{Task, on_host, on_loop, sleep_until, spawn, timeout_at, yield_now};
 use crate::kv::{Error, Result};
 use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
@@ -95,12 +95,15 @@ pub struct Pool<C: Connect> {
 struct State<T: Pooled> {
     idle: Idle<T>,
     waiters: VecDeque<Waiter<T>>,
-    /// Whether a connection is being opened.
+    /// Whether a connection is being opened, and by what.
     opening: bool,
+    opener: Option<Task<()>>,
     /// How many attempts to open one have failed in a row, and when the next may
     /// begin.
     failures: u32,
     not_before: Option<Instant>,
+    /// Why the last attempt failed.
+    refusal: Option<Error>,
     /// Whether there ever was a connection.
     reached: bool,
     /// To be ended on the server before anything else is done.
@@ -235,7 +238,10 @@ impl<C: Connect> Opener<C> {
 impl<C: Connect> Drop for Opener<C> {
     fn drop(&mut self) {
         if !self.done {
-            self.pool.state.lock().opening = false;
+            let mut state = self.pool.state.lock();
+            state.opening = false;
+            // Those on another host look again, and one of them opens.
+            state.waiters.clear();
         }
     }
 }
@@ -253,8 +259,10 @@ impl<C: Connect> Pool<C> {
                 },
                 waiters: VecDeque::new(),
                 opening: false,
+                opener: None,
                 failures: 0,
                 not_before: None,
+                refusal: None,
                 reached: false,
                 given_up: Vec::new(),
                 written: false,
@@ -317,8 +325,14 @@ impl<C: Connect> Pool<C> {
                 Found::Nothing(mut waiting) => match timeout_at(deadline, &mut waiting.receiver).await {
                     Ok(Ok(Ok(member))) => member,
                     Ok(Ok(Err(Refusal { error, lasting }))) => return Err(Lost::Refused { error, lasting }),
-                    Ok(Err(_)) => return Err(closed()),
+                    // Whoever was to open one has ended. If the pool is closed, the
+                    // next look tells.
+                    Ok(Err(_)) => continue,
                     Err(_) => {
+                        // Others may be in use, and no more can be opened.
+                        if let Some(error) = self.state.lock().refusal.clone() {
+                            return Err(Lost::Refused { error, lasting: false });
+                        }
                         let words = "no connection became free in time; see maxConnections and queryTimeout";
                         return Err(Lost::Undone(Error::Timeout(format!("{}: {words}", self.place()))));
                     }
@@ -391,7 +405,7 @@ impl<C: Connect> Pool<C> {
             pool: Arc::clone(self),
             done: false,
         };
-        spawn(opener.run());
+        state.opener = Some(spawn(opener.run()));
     }
 
     async fn open_while_needed(self: &Arc<Self>) {
@@ -420,6 +434,7 @@ impl<C: Connect> Pool<C> {
                         state.reached = true;
                         state.failures = 0;
                         state.not_before = None;
+                        state.refusal = None;
                     }
                     self.put_back(Member {
                         connection,
@@ -442,6 +457,7 @@ impl<C: Connect> Pool<C> {
     fn refuse(&self, mut refusal: Refusal) {
         let mut state = self.state.lock();
         state.failures += 1;
+        state.refusal = Some(refusal.error.clone());
         state.not_before = Some(Instant::now() + pause(state.failures + 1));
         // A server that was never reached may not exist.
         if !state.reached {
@@ -527,15 +543,29 @@ impl<C: Connect> Pool<C> {
         });
     }
 
-    /// Closes all idle connections, and waits until they are closed. Those in use
-    /// are closed when they are returned.
-    pub async fn close(&self) {
-        let all = {
+    /// For when nobody will need a connection any more.
+    pub fn abandon(&self) {
+        drop(self.end());
+    }
+
+    fn end(&self) -> Vec<Member<C::Connection>> {
+        let (opener, all) = {
             let mut state = self.state.lock();
             state.closed = true;
             state.waiters.clear();
-            state.idle.remove(|_| true)
+            (state.opener.take(), state.idle.remove(|_| true))
         };
+        // Its end may look at the state.
+        if let Some(opener) = opener {
+            opener.abort();
+        }
+        all
+    }
+
+    /// Closes all idle connections, and waits until they are closed. Those in use
+    /// are closed when they are returned.
+    pub async fn close(&self) {
+        let all = self.end();
         join_all(all.into_iter().map(|member| member.connection.close())).await;
     }
 }

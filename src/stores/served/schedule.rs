@@ -322,7 +322,11 @@ impl<B> Schedule<B> {
         if matches!(result, Ok(Ok(_))) {
             self.trouble = None;
         }
+        let trouble = self.trouble.clone();
         let Some(op) = self.op_mut(id) else { return };
+        if op.attempts.trouble.is_none() {
+            op.attempts.trouble = trouble;
+        }
         let outcome = match result {
             Ok(outcome) => outcome.map_err(|error| op.attempts.explain(error)),
             Err(lost) => match op

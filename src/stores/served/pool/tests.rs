@@ -165,6 +165,9 @@ async fn refusals_are_told_unless_a_connection_may_become_free() {
     drop(first);
     assert_eq!(waiting.await.unwrap(), Ok(0));
     let first = take(&pool).await.unwrap();
+    // There is one, but it does not become free.
+    let lost = take(&pool).await.map(|_| ()).unwrap_err();
+    assert!(matches!(lost, Lost::Refused { lasting: false, .. }), "{lost:?}");
     first.given_up.store(true, Ordering::Relaxed);
     drop(first);
     let begin = Instant::now();
