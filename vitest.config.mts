@@ -17,7 +17,7 @@ const hosted = [
 ];
 
 /** The slowest files. They come first, so that none runs alone at the end. */
-const slow = /(node-versions|shortage|leaks)\.test/;
+const slow = /(contract|node-versions|shortage|leaks)\.test/;
 
 class SlowFirst extends BaseSequencer {
   override async sort(files: TestSpecification[]) {
