@@ -6,7 +6,6 @@ use super::operation::Operation;
 use crate::host::{sleep, timeout_at};
 use crate::kv::{Error, Result};
 use futures::FutureExt;
-use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -170,15 +169,16 @@ pub async fn persist<T, F: Future<Output = Result<T, Lost>>>(
 pub async fn guard<T>(work: impl Future<Output = T>) -> Result<T> {
     // All state that the work shares with others is behind locks that a panic
     // does not break.
-    let caught = AssertUnwindSafe(work).catch_unwind().await;
-    caught.map_err(|panic| Error::Backend(format!("internal error: {}", message_of(&*panic))))
+    catch(work).await.map_err(|words| {
+        let words = words.as_deref().unwrap_or("without words");
+        Error::Backend(format!("internal error: {words}"))
+    })
 }
 
-/// The words of a panic.
-pub fn message_of(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without words")
+/// Catches a panic, and returns its words if it has some.
+pub async fn catch<T>(work: impl Future<Output = T>) -> Result<T, Option<String>> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned())
+    })
 }

@@ -4,14 +4,12 @@
 //! The runtime looks names up on threads of its own, and panics when it can't
 //! start one. So does a driver that leaves its look-ups to the runtime.
 
+use super::attempt::catch;
 use crate::host::thread::spawn;
 use crate::kv::{Error, Result};
-use futures::FutureExt;
-use std::any::Any;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::panic::AssertUnwindSafe;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -52,18 +50,10 @@ pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
 /// [`Error::Connection`] after a panic.
 pub async fn contain<T>(attempt: impl Future<Output = T>) -> Result<T> {
     // All state that the attempt can see is dropped with it.
-    AssertUnwindSafe(attempt)
-        .catch_unwind()
-        .await
-        .map_err(|panic| Error::Connection(format!("connecting failed: {}", message_of(&*panic))))
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("internal error")
+    catch(attempt).await.map_err(|words| {
+        let words = words.as_deref().unwrap_or("internal error");
+        Error::Connection(format!("connecting failed: {words}"))
+    })
 }
 
 #[cfg(test)]
