@@ -147,8 +147,7 @@ describe(`HISTORIES=${histories} SEED=${seed}`, () => {
         for (const { outcome } of operations) {
           seen["failed" in outcome ? outcome.failed : "answered"] += 1;
         }
-        // docs/connections.md says that a set may be carried out twice.
-        expect(illegal(operations, { repeats: 2 })).toEqual([]);
+        expect(illegal(operations)).toEqual([]);
       }
       await end();
       const rejected = seen.unknown + seen["not done"];

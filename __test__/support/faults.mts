@@ -65,9 +65,10 @@ export async function writeThrough(
       expect(await store.get(key(i))).toBe(i);
     }
   }
-  // The store repeats sets, so that few writes are rejected.
+  // Only those are rejected that were under way when connections ended: at the
+  // beginning of the shutdown, and some that were sent during it.
   const rejected = outcomes.filter(({ status }) => status === "rejected");
-  expect(rejected.length).toBeLessThanOrEqual(50);
+  expect(rejected.length).toBeLessThanOrEqual(200);
 }
 
 /**
@@ -83,11 +84,20 @@ export async function writeThroughCuts(
   let cuts = 0;
   for (const round of numbers(rounds)) {
     const operations = numbers(50).map(async (i) => {
-      await store.set(key(i), round);
-      expect(await store.get(key(i))).toBe(round);
+      const known = await store.set(key(i), round).then(
+        () => true,
+        (error: unknown) => {
+          expect(String(error)).toContain("the outcome is unknown");
+          return false;
+        },
+      );
+      const value = await store.get(key(i));
+      if (known) expect(value).toBe(round);
     });
     cuts += await cut();
     await Promise.all(operations);
+    await store.set(["k"], round);
+    expect(await store.get(["k"])).toBe(round);
   }
   return cuts;
 }

@@ -90,29 +90,14 @@ export class Recorder {
  * The keys whose operations have no legal order, and a text of these
  * operations. All keys are missing at the beginning.
  */
-export function illegal(
-  operations: readonly Operation[],
-  rules: Rules = {},
-): string[] {
+export function illegal(operations: readonly Operation[]): string[] {
   return [...Map.groupBy(operations, ({ key }) => key)]
-    .filter(([, operations]) => !isLegal(operations, rules))
+    .filter(([, operations]) => !isLegal(operations))
     .map(([key, operations]) => `${key}:\n${describe(operations)}`);
 }
 
-export interface Rules {
-  /**
-   * How often a store may repeat a `set` or `delete` that it got no answer to.
-   * Each time before the last may have been carried out too, between the call
-   * and the last time.
-   */
-  readonly repeats?: number;
-}
-
 /** Whether operations on one key have a legal order. */
-export function isLegal(
-  operations: readonly Operation[],
-  { repeats = 0 }: Rules = {},
-): boolean {
+export function isLegal(operations: readonly Operation[]): boolean {
   const answered: Step[] = [];
   const unknown: Step[] = [];
   const observed = new Set(operations.flatMap(observedBy));
@@ -123,12 +108,7 @@ export function isLegal(
     if (!isKnown && (outcome.failed === "not done" || call.kind === "get")) {
       continue;
     }
-    const once = step(operation, observed);
-    if (once.isBlind) {
-      const before = isKnown ? answered.length : undefined;
-      for (let i = 0; i < repeats; i += 1) unknown.push({ ...once, before });
-    }
-    (isKnown ? answered : unknown).push(once);
+    (isKnown ? answered : unknown).push(step(operation, observed));
   }
   return new Search(answered, unknown).succeeds();
 }
@@ -141,8 +121,6 @@ interface Step {
   readonly reads: boolean;
   /** Whether it has the same outcome in every state. */
   readonly isBlind: boolean;
-  /** It can't come after the answered step of this index, if any. */
-  readonly before?: number | undefined;
   /** Equal for operations that do the same. */
   readonly effect: string;
   /** The new state; `false` if the outcome would have been another. */
@@ -259,11 +237,8 @@ class Search {
     end: number,
   ): Configuration[] {
     const unused = [...this.#unknown.entries()].filter(
-      ([i, { called, before }]) =>
-        called <= end &&
-        (now.used & (1n << BigInt(i))) === 0n &&
-        (before === undefined ||
-          (before >= now.first && !now.ahead.includes(before))),
+      ([i, { called }]) =>
+        called <= end && (now.used & (1n << BigInt(i))) === 0n,
     );
     const isOfUse = (state: State) =>
       open.some(({ isBlind, apply }) => !isBlind && apply(state) !== false) ||
@@ -271,8 +246,7 @@ class Search {
         ([, { isBlind, apply }]) => !isBlind && apply(state) !== state,
       );
     const effects = new Set<string>();
-    return unused.flatMap(([i, { effect: own, before, apply }]) => {
-      const effect = `${own} ${before}`;
+    return unused.flatMap(([i, { effect, apply }]) => {
       const state = apply(now.state);
       // Of steps that do the same, the first called is taken first.
       if (effects.has(effect) || state === false || state === now.state) {

@@ -16,8 +16,8 @@ use napi_derive::napi;
 /// format is the same.
 ///
 /// Waiting operations share statements: up to 512 reads or writes take one round
-/// trip. After a connection is lost, operations are repeated where that is safe;
-/// a `cas` whose outcome is unknown rejects.
+/// trip. After a connection is lost, what was not carried out is repeated; a write
+/// whose outcome is unknown rejects and says so.
 ///
 /// A key may have 768 characters as JSON text (`ERR_KV_KEY_TOO_LONG`). A value
 /// may be as large as the server's `max_allowed_packet`

@@ -15,9 +15,9 @@ use napi_derive::napi;
 /// time, also with `@fedify/postgres`: the format is the same.
 ///
 /// Waiting operations are sent together, gets in one statement and writes in
-/// another, over a few connections. After a connection is lost, operations are
-/// repeated where that is safe; a `cas` whose outcome is unknown rejects. Lists
-/// read a range of the primary key, a page at a time.
+/// another, over a few connections. After a connection is lost, what was not
+/// carried out is repeated; a write whose outcome is unknown rejects and says so.
+/// Lists read a range of the primary key, a page at a time.
 ///
 /// Values are stored as `jsonb`, which allows neither NUL characters nor lone
 /// surrogates: such values reject with `ERR_KV_INVALID_VALUE`. Parts of keys

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -49,6 +49,8 @@ pub struct Connection {
     given_up: AtomicBool,
     /// Whether statements are under way.
     busy: AtomicBool,
+    /// How many bytes had been sent when they began.
+    sent_before: AtomicU64,
     settings: Arc<Settings>,
     bulk: Bulk,
     watch: Arc<Watch>,
@@ -95,6 +97,7 @@ impl Connection {
             turn: RwLock::default(),
             given_up: AtomicBool::new(false),
             busy: AtomicBool::new(false),
+            sent_before: AtomicU64::new(0),
             settings: Arc::clone(settings),
             bulk: bulk.clone(),
             watch,
@@ -129,7 +132,15 @@ impl Connection {
         match self.traffic.too_large() {
             // The driver keeps the reason to itself.
             Some(reason) if error.is_closed() => too_large(reason, self.place(), reads),
-            _ => fault(error, self.place()),
+            _ => match fault(error, self.place()) {
+                // The connection had ended before.
+                Fault::Lost(Lost::Unknown(error))
+                    if self.traffic.sent() == self.sent_before.load(Ordering::Relaxed) =>
+                {
+                    Fault::Lost(Lost::Undone(error))
+                }
+                fault => fault,
+            },
         }
     }
 
@@ -251,6 +262,7 @@ impl Connection {
     /// connection is given up, and the outcome is unknown.
     pub async fn within<T>(&self, limits: Limits, statements: impl Future<Output = T>) -> Result<T> {
         self.busy.store(true, Ordering::Relaxed);
+        self.sent_before.store(self.traffic.sent(), Ordering::Relaxed);
         let result = self.until(limits, statements).await;
         self.busy.store(false, Ordering::Relaxed);
         result

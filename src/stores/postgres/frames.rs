@@ -15,7 +15,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -75,6 +75,7 @@ pub struct Traffic {
     limit: usize,
     process: AtomicI32,
     too_large: AtomicBool,
+    sent: AtomicU64,
 }
 
 impl Traffic {
@@ -84,6 +85,7 @@ impl Traffic {
             limit,
             process: AtomicI32::new(0),
             too_large: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
         })
     }
 
@@ -91,6 +93,15 @@ impl Traffic {
     /// pooler tells a number of its own.
     pub fn process(&self) -> i32 {
         self.process.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes have been passed on to the server.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    fn send(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Release);
     }
 
     /// Whether the connection has ended because of an answer after the login.
@@ -157,7 +168,10 @@ impl<S: AsyncWrite + Unpin> Frames<S> {
             let rest = &self.waiting[self.written..];
             match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.written += count,
+                count => {
+                    self.traffic.send(count);
+                    self.written += count;
+                }
             }
         }
         self.waiting.clear();
@@ -173,6 +187,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
         let unchanged = this.outgoing.body.min(bytes.len());
         if unchanged > COPIED {
             let count = ready!(Pin::new(&mut this.stream).poll_write(context, &bytes[..unchanged]))?;
+            this.traffic.send(count);
             this.outgoing.body -= count;
             return Poll::Ready(Ok(count));
         }

@@ -86,22 +86,20 @@ pub enum Next {
 pub struct Attempts {
     /// How many have brought no outcome.
     pub failures: u32,
-    /// Whether one of them may have been carried out.
-    pub maybe_done: bool,
-    /// Why the last one brought no outcome.
+    /// Why one of them brought no outcome: the last reason that tells more than
+    /// that time ran out.
     pub trouble: Option<Error>,
 }
 
 impl Attempts {
-    /// Takes an attempt's failure. `repeatable` says that the operation may be
-    /// carried out twice, `changes` that it does something.
-    pub fn fail(&mut self, lost: Lost, repeatable: bool, changes: bool) -> Next {
+    /// Takes an attempt's failure. What was certainly not carried out is repeated,
+    /// and what may have been only if it is `repeatable`: a write that is carried
+    /// out twice may undo another client's in between.
+    pub fn fail(&mut self, lost: Lost, repeatable: bool) -> Next {
         self.failures += 1;
-        let unknown = matches!(lost, Lost::Unknown(_));
-        self.maybe_done |= unknown && changes;
         match lost {
-            Lost::Refused { error, lasting: true } => Next::Reject(self.explain(error)),
-            Lost::Unknown(error) if !repeatable => Next::Reject(self.explain(error)),
+            Lost::Refused { error, lasting: true } => Next::Reject(self.rather_trouble(error)),
+            Lost::Unknown(error) if !repeatable => Next::Reject(self.rather_trouble(error).with_unknown_outcome()),
             Lost::Refused { error, .. } | Lost::Undone(error) | Lost::Unknown(error) => {
                 let error = self.rather_trouble(error);
                 self.trouble = Some(error.clone());
@@ -110,21 +108,10 @@ impl Attempts {
         }
     }
 
-    /// Why there was no connection tells more than that time ran out.
-    fn rather_trouble(&self, error: Error) -> Error {
+    pub fn rather_trouble(&self, error: Error) -> Error {
         match (&self.trouble, error) {
-            (Some(trouble @ Error::Connection(_)), Error::Timeout(_)) => trouble.clone(),
+            (Some(trouble), Error::Timeout(_)) => trouble.clone(),
             (_, error) => error,
-        }
-    }
-
-    /// The error to reject with: it tells if the outcome is unknown.
-    pub fn explain(&self, error: Error) -> Error {
-        let error = self.rather_trouble(error);
-        if self.maybe_done {
-            error.with_unknown_outcome()
-        } else {
-            error
         }
     }
 
@@ -149,14 +136,14 @@ pub async fn persist<T, F: Future<Output = Result<T, Lost>>>(
     loop {
         let error = match attempt(Limits::until(deadline)).await {
             Ok(outcome) => return Ok(outcome),
-            Err(lost) => match attempts.fail(lost, repeatable, true) {
+            Err(lost) => match attempts.fail(lost, repeatable) {
                 Next::Reject(error) => return Err(error),
                 Next::Repeat(error) => error,
             },
         };
         let pause = attempts.pause();
         if timeout_at(deadline, sleep(pause)).await.is_err() || Instant::now() >= deadline {
-            return Err(attempts.explain(error));
+            return Err(error);
         }
     }
 }

@@ -45,11 +45,6 @@ impl Operation {
         matches!(self.action, Action::Get)
     }
 
-    /// Whether it may be carried out twice.
-    pub fn is_repeatable(&self) -> bool {
-        !matches!(self.action, Action::Cas(..))
-    }
-
     /// The ttl that it may store.
     pub fn ttl(&self) -> Option<Ttl> {
         match &self.action {

@@ -143,7 +143,7 @@ impl<E: Engine> Reader<E> {
             if matches!(lost, Lost::Undone(_)) {
                 self.next = (self.next / FEWER).max(1);
             }
-            match attempts.fail(lost, true, false) {
+            match attempts.fail(lost, true) {
                 Next::Repeat(_) if Instant::now() < deadline => sleep(attempts.pause()).await,
                 Next::Repeat(error) | Next::Reject(error) => return Err(error),
             }

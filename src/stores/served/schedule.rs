@@ -328,11 +328,8 @@ impl<B> Schedule<B> {
             op.attempts.trouble = trouble;
         }
         let outcome = match result {
-            Ok(outcome) => outcome.map_err(|error| op.attempts.explain(error)),
-            Err(lost) => match op
-                .attempts
-                .fail(lost, op.operation.is_repeatable(), !op.operation.is_get())
-            {
+            Ok(outcome) => outcome.map_err(|error| op.attempts.rather_trouble(error)),
+            Err(lost) => match op.attempts.fail(lost, op.operation.is_get()) {
                 Next::Reject(error) => Err(error),
                 Next::Repeat(error) if op.callers.is_empty() => Err(error),
                 Next::Repeat(error) => return self.repeat(id, error),
@@ -505,7 +502,7 @@ impl<B> Schedule<B> {
         let trouble = op.attempts.trouble.as_ref();
         let trouble = trouble.or(self.trouble.as_ref().filter(|_| !running)).cloned();
         let mut error = trouble.unwrap_or_else(|| too_late(&self.place, self.timeout));
-        if op.attempts.maybe_done || sent && !op.operation.is_get() {
+        if sent && !op.operation.is_get() {
             error = error.with_unknown_outcome();
         }
         if op.callers.is_empty() && !sent {

@@ -253,7 +253,7 @@ impl<E: Engine> Worker<E> {
                     create.await.map(|()| Reply::Done)
                 }
                 Broad::Drop => {
-                    let drop = persist(limit, true, |limits| engine.drop_table(limits));
+                    let drop = persist(limit, false, |limits| engine.drop_table(limits));
                     drop.await.map(|()| Reply::Done)
                 }
             }

@@ -267,39 +267,37 @@ async fn whatever_may_have_been_carried_out_says_so() {
     for id in &started[..3] {
         test.schedule.end(*id, Err(lost()));
     }
-    assert_eq!(
-        test.errors(),
-        [(3, "no connection: cut; the outcome is unknown".into())]
-    );
-    // The others are repeated, and not reached again.
+    let unknown = "no connection: cut; the outcome is unknown";
+    assert_eq!(test.errors(), [(2, unknown.into()), (3, unknown.into())]);
+    // The get is repeated, and not reached again.
     let again = test.start();
-    assert_eq!(again.len(), 2);
-    for id in again {
-        let error = Error::Connection("refused".into());
-        test.schedule.end(id, Err(Lost::Refused { error, lasting: false }));
-    }
+    let error = Error::Connection("refused".into());
+    test.schedule
+        .end(again[0], Err(Lost::Refused { error, lasting: false }));
     test.pass(TIMEOUT).await;
-    let errors: HashMap<usize, String> = test.errors().into_iter().collect();
-    assert_eq!(errors[&1], "no connection: refused");
-    assert_eq!(errors[&2], "no connection: refused; the outcome is unknown");
-    assert_eq!(
-        errors[&9],
-        "timed out: here: no answer within 5000 ms; the outcome is unknown"
-    );
+    let late = "timed out: here: no answer within 5000 ms; the outcome is unknown";
+    assert_eq!(test.errors(), [(1, "no connection: refused".into()), (9, late.into())]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_later_failure_keeps_the_doubt() {
+async fn a_reason_tells_more_than_that_time_ran_out() {
     let mut test = Test::new();
-    test.add("a", put());
-    let id = test.start()[0];
-    test.schedule.end(id, Err(lost()));
+    for name in ["a", "b"] {
+        test.add(name, put());
+    }
+    let started = test.start();
+    let why = Lost::Undone(Error::Backend("read-only".into()));
+    for id in &started {
+        test.schedule.end(*id, Err(why.clone()));
+    }
     test.start();
-    test.schedule.end(id, Ok(Err(Error::ValueTooLarge("now".into()))));
-    assert_eq!(
-        test.errors(),
-        [(1, "value too large: now; the outcome is unknown".into())]
-    );
+    // One does not get a connection any more, the other no answer.
+    let error = Error::Timeout("no connection became free".into());
+    test.schedule.end(started[0], Err(Lost::Undone(error)));
+    test.pass(TIMEOUT).await;
+    let errors = test.errors();
+    assert_eq!(errors.len(), 2);
+    assert!(errors.iter().all(|(_, words)| words == "read-only"), "{errors:?}");
 }
 
 #[tokio::test(start_paused = true)]
