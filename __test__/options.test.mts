@@ -69,7 +69,7 @@ const rows: Record<string, Row> = {
     construct: (options) =>
       new MysqlKvStore("mysql://localhost/a", options as object),
     url: "mysql://localhost/a",
-    options: { maxConnections: 1, ...sql },
+    options: { maxConnections: 1, maxLifetime: 1, idleTimeout: 1, ...sql },
     encryptedUrl: "mysql://localhost/a",
   },
   DenoKvStore: {

@@ -19,7 +19,7 @@ pub use event_loop::{Embedder, Loop};
 pub use socket::{Socket, Watch};
 pub use task::{Task, on_host, on_loop, spawn, yield_now};
 pub use thread::Bulk;
-pub use time::{Elapsed, sleep, sleep_until, timeout, timeout_at};
+pub use time::{sleep, sleep_until, timeout, timeout_at};
 pub(crate) use uv::looked_up;
 pub use uv::{LoopPointer, symbol};
 

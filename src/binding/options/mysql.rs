@@ -17,6 +17,8 @@ impl Parse for MysqlOptions {
             options.max_connections = given.max_connections(options.max_connections)?;
             options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
             options.query_timeout = given.timeout("queryTimeout", options.query_timeout)?;
+            options.max_lifetime = given.timeout("maxLifetime", options.max_lifetime)?;
+            options.idle_timeout = given.timeout("idleTimeout", options.idle_timeout)?;
             options.queue_limit = given.queue_limit(options.queue_limit)?;
             options.tls = given.tls()?;
             Ok(options)

@@ -1,136 +1,212 @@
-//! A connection with its session's settings and its prepared statements.
+//! Connections of the pool, and how they are opened.
 
-use super::failure::Failure;
-use super::statements::{Statement, Statements};
+use super::Settings;
+use super::failure::{Failure, refusal};
+use super::session::{MOST_STATEMENTS, Name, Session, Wanted};
+use super::tls::ssl_opts;
+use crate::host::{Task, sleep, spawn, timeout};
+use crate::kv::{Error, Result};
+use crate::stores::served::{Connect, Fault, GRACE, Health, Pooled, Refusal, contain, look_up};
+use futures::future::BoxFuture;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Params, Row, Statement as Prepared, Value};
-use std::collections::HashMap;
+use mysql_async::{Conn, Opts, OptsBuilder};
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, timeout_at};
 
-/// More than the store has, so that the driver never closes one by itself.
-pub const MOST_STATEMENTS: usize = 256;
+/// The driver is not to limit what a server sends. The server's own limit is
+/// looked up.
+const ANY_PACKET: usize = 1 << 30;
+
+/// The driver is not to give up idle connections. If the server ends one, we
+/// notice it.
+const ANY_WAIT: usize = 28_800;
+
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long an orderly end of the connection may take.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 pub struct Connection {
-    conn: Conn,
-    statements: Arc<Statements>,
-    prepared: HashMap<Statement, Prepared>,
-    /// The largest packet that the server accepts, in bytes.
-    pub packet: usize,
-    /// Whether its isolation level suits a server that logs statements.
-    pub suits_statement_log: bool,
-    /// A transaction is being committed. If the connection ends now, the
-    /// outcome is unknown.
-    committing: bool,
+    /// Locked by the statements under way.
+    session: Mutex<Session>,
+    name: Name,
+    settings: Arc<Settings>,
+    health: Health,
+    ended: AtomicBool,
 }
 
 impl Connection {
-    pub async fn set_up(
-        mut conn: Conn,
-        statements: Arc<Statements>,
-        query_timeout: Duration,
-        suits_statement_log: bool,
-    ) -> mysql_async::Result<Self> {
-        // The server's own limits, in case our requests to stop a statement
-        // fail. They are a little longer than ours.
-        let seconds = query_timeout.as_secs() + 2;
-        let millis = seconds * 1000;
-        conn.query_drop(format!(
-            // NOW() stays in the session's default time zone, as other programs
-            // use it.
-            "SET SESSION sql_mode = 'STRICT_ALL_TABLES', autocommit = 1, innodb_lock_wait_timeout = {seconds}, \
-            lock_wait_timeout = {seconds} /*M! , max_statement_time = {seconds} */ \
-            /*!80000 , max_execution_time = {millis} */"
-        ))
-        .await?;
-        if !suits_statement_log {
-            // Without gap locks, writers of different keys don't block each
-            // other.
-            conn.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
-                .await?;
+    /// The session, for statements. Their result goes through [`Self::end`].
+    pub async fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().await
+    }
+
+    pub async fn end<T>(&self, mut session: MutexGuard<'_, Session>, result: Result<T, Failure>) -> Result<T, Fault> {
+        match result {
+            Ok(result) => {
+                session.end();
+                Ok(result)
+            }
+            Err(failure) => Err(self.fail(&mut session, failure).await),
         }
-        let packet: Option<u64> = conn.query_first("SELECT @@max_allowed_packet").await?;
-        Ok(Self {
-            conn,
-            statements,
-            prepared: HashMap::new(),
-            packet: packet.and_then(|bytes| bytes.try_into().ok()).unwrap_or(1024 * 1024),
-            suits_statement_log,
-            committing: false,
+    }
+
+    /// Says what a failure means.
+    async fn fail(&self, session: &mut Session, failure: Failure) -> Fault {
+        if matches!(failure, Failure::Ended(_)) {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        let fault = session.fail(failure, self.place()).await;
+        if matches!(fault, Fault::Stale(_)) {
+            // New ones suit the server.
+            self.settings.statement_log.store(true, Ordering::Relaxed);
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        fault
+    }
+}
+
+impl Pooled for Connection {
+    type Name = Name;
+
+    fn place(&self) -> &str {
+        &self.settings.target.place
+    }
+
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn is_open(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
+    }
+
+    /// By way of another connection.
+    fn cancel(&self) -> Task<()> {
+        let (settings, name) = (Arc::clone(&self.settings), self.name.clone());
+        let told = async move { kill_query(&settings, &name).await };
+        spawn(async move { drop(contain(timeout(GRACE, told)).await) })
+    }
+
+    async fn settle(&self) {
+        let mut session = self.session().await;
+        let settled = session.settle().await;
+        // If it fails, the connection has ended.
+        let _ = self.end(session, settled).await;
+    }
+
+    /// The driver can't go on after a statement that was abandoned.
+    fn outlives_abandoned(&self) -> bool {
+        false
+    }
+
+    fn name(&self) -> Option<Name> {
+        Some(self.name.clone())
+    }
+
+    async fn end(&self, other: &Name) -> bool {
+        // Behind a balancer it may be another server's.
+        if !self.name.is_beside(other) {
+            return true;
+        }
+        let id = other.id;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            let mut session = self.session().await;
+            let killed = session.kill("CONNECTION", id).await;
+            match self.end(session, killed).await {
+                // It may be carrying out its last statement.
+                Ok(()) => sleep(pause).await,
+                Err(Fault::Lost(_)) => return false,
+                // It is gone, or not every user may do that.
+                Err(_) => return true,
+            }
+            pause *= 2;
+        }
+    }
+
+    async fn close(self) {
+        let _ = timeout(FAREWELL, self.session.into_inner().disconnect()).await;
+    }
+}
+
+async fn kill_query(settings: &Settings, name: &Name) -> mysql_async::Result<()> {
+    let Ok(opts) = settings.opts() else { return Ok(()) };
+    let mut conn = Conn::new(addressed(opts).await?).await?;
+    if Name::of(&mut conn).await?.is_beside(name) {
+        conn.query_drop(format!("KILL QUERY {}", name.id)).await?;
+    }
+    conn.disconnect().await
+}
+
+/// Opens connections.
+pub struct Connector(pub Arc<Settings>);
+
+impl Connect for Connector {
+    type Connection = Connection;
+
+    fn place(&self) -> &str {
+        &self.0.target.place
+    }
+
+    /// There is one address only: if the server behind it takes no writes, there is
+    /// none to ask instead, and `get` goes on working.
+    fn open(&self, deadline: Instant, _: bool) -> BoxFuture<'_, Result<Connection, Refusal>> {
+        Box::pin(async move {
+            let settings = &self.0;
+            let place = &settings.target.place;
+            let passing = |error| Refusal { error, lasting: false };
+            let opts = settings.opts().map_err(|error| Refusal { error, lasting: true })?;
+            let wanted = Wanted {
+                query_timeout: settings.query_timeout,
+                statement_log: settings.statement_log.load(Ordering::Relaxed),
+            };
+            let opening = async {
+                let conn = Conn::new(addressed(opts).await?).await?;
+                Session::set_up(conn, Arc::clone(&settings.statements), wanted).await
+            };
+            let opened = contain(timeout_at(deadline, opening)).await.map_err(passing)?;
+            let opened = opened.map_err(|_| passing(Error::Connection(format!("{place}: not connected in time"))))?;
+            let (session, name) = opened.map_err(|error| refusal(place, &error))?;
+            Ok(Connection {
+                session: Mutex::new(session),
+                name,
+                settings: Arc::clone(settings),
+                health: Health::default(),
+                ended: AtomicBool::new(false),
+            })
         })
     }
+}
 
-    pub fn id(&self) -> u32 {
-        self.conn.id()
-    }
-
-    pub async fn rows(&mut self, statement: Statement, values: Vec<Value>) -> Result<Vec<Row>, Failure> {
-        let prepared = self.prepare(statement).await?;
-        Ok(self.conn.exec(prepared, Params::Positional(values)).await?)
-    }
-
-    /// Returns how many rows it changed.
-    pub async fn change(&mut self, statement: Statement, values: Vec<Value>) -> Result<u64, Failure> {
-        let prepared = self.prepare(statement).await?;
-        self.conn.exec_drop(prepared, Params::Positional(values)).await?;
-        Ok(self.conn.affected_rows())
-    }
-
-    /// Runs a statement without preparing it; whether it returned a row.
-    pub async fn plain(&mut self, text: &str) -> Result<bool, Failure> {
-        let row: Option<Row> = self.conn.query_first(text).await?;
-        Ok(row.is_some())
-    }
-
-    pub async fn begin(&mut self) -> Result<(), Failure> {
-        self.plain("BEGIN").await?;
-        Ok(())
-    }
-
-    pub async fn commit(&mut self) -> Result<(), Failure> {
-        self.committing = true;
-        self.plain("COMMIT").await?;
-        self.committing = false;
-        Ok(())
-    }
-
-    pub async fn roll_back(&mut self) -> Result<(), Failure> {
-        self.plain("ROLLBACK").await?;
-        self.committing = false;
-        Ok(())
-    }
-
-    pub fn is_committing(&self) -> bool {
-        self.committing
-    }
-
-    async fn prepare(&mut self, statement: Statement) -> Result<Prepared, Failure> {
-        if let Some(prepared) = self.prepared.get(&statement) {
-            return Ok(prepared.clone());
+impl Settings {
+    /// The driver's options. They are made when the first connection needs them,
+    /// because that reads files.
+    fn opts(&self) -> Result<Opts> {
+        if let Some(opts) = self.opts.get() {
+            return Ok(opts.clone());
         }
-        let prepared = self.conn.prep(self.statements.text(statement)).await?;
-        self.prepared.insert(statement, prepared.clone());
-        Ok(prepared)
-    }
-
-    pub async fn disconnect(self) {
-        // An error means that the connection is gone already.
-        let _ = self.conn.disconnect().await;
-    }
-}
-
-/// The bytes in a column of a row.
-pub fn bytes(row: &mut Row, column: usize) -> Vec<u8> {
-    match row.take::<Value, _>(column) {
-        Some(Value::Bytes(bytes)) => bytes,
-        _ => Vec::new(),
+        let opts = OptsBuilder::from_opts(self.target.opts.clone())
+            .stmt_cache_size(MOST_STATEMENTS)
+            .max_allowed_packet(Some(ANY_PACKET))
+            .wait_timeout(Some(ANY_WAIT))
+            .tcp_keepalive(Some(KEEPALIVE))
+            .ssl_opts(self.tls.as_ref().map(ssl_opts).transpose()?);
+        Ok(self.opts.get_or_init(|| opts.into()).clone())
     }
 }
 
-pub fn text(row: &mut Row, column: usize) -> Option<String> {
-    String::from_utf8(bytes(row, column)).ok()
-}
-
-pub fn flag(row: &Row, column: usize) -> bool {
-    matches!(row.as_ref(column), Some(Value::Int(1) | Value::UInt(1)))
+/// Adds the addresses of the host to the options: the driver's own look-ups
+/// panic when no thread can be started for them.
+async fn addressed(opts: Opts) -> mysql_async::Result<Opts> {
+    if opts.socket().is_some() {
+        return Ok(opts);
+    }
+    let addresses = look_up(opts.ip_or_hostname(), opts.tcp_port()).await?;
+    let addresses: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
+    Ok(OptsBuilder::from_opts(opts).resolved_ips(Some(addresses)).into())
 }

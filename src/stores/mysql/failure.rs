@@ -1,66 +1,78 @@
 //! Errors of a server and of its connections, and what they mean to a caller.
 
 use crate::kv::Error;
-use crate::stores::served::Lost;
+use crate::stores::served::{Fault, Lost, Refusal};
 use mysql_async::ServerError;
 
-/// Why work on a connection did not succeed.
+/// Why a statement did not succeed.
 #[derive(Debug)]
 pub enum Failure {
     /// The server's error.
     Server(ServerError),
-    /// The connection ended.
-    Broken(String),
-    /// It was not done in time. `stopped` means that the server has confirmed
-    /// that it stopped.
-    Late { stopped: bool },
+    /// The connection has ended.
+    Ended(String),
 }
 
 impl From<mysql_async::Error> for Failure {
     fn from(error: mysql_async::Error) -> Self {
         match error {
-            mysql_async::Error::Server(error) if ends_connection(error.code) => Self::Broken(words(&error)),
+            mysql_async::Error::Server(error) if ends_connection(error.code) => Self::Ended(words(&error)),
             mysql_async::Error::Server(error) => Self::Server(error),
-            mysql_async::Error::Io(error) => Self::Broken(error.to_string()),
-            other => Self::Broken(other.to_string()),
+            mysql_async::Error::Io(error) => Self::Ended(error.to_string()),
+            other => Self::Ended(other.to_string()),
         }
     }
 }
 
-/// The meaning of a server's error.
-pub enum Verdict {
-    /// The operation has failed.
-    Final(Error),
-    /// It was not carried out, for a temporary reason such as a deadlock.
-    Passing(Error),
-    /// There is no such table.
-    NoTable(Error),
-    /// The statement was stopped, by an administrator or by a time limit.
-    Stopped(Error),
-    /// This server takes no writes.
-    Elsewhere(Error),
-    /// The server's log needs another isolation level than the one we prefer.
-    StatementLog(Error),
+impl Failure {
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Server(error) => Some(error.code),
+            Self::Ended(_) => None,
+        }
+    }
+
+    /// What it means. `at_risk` says that without an answer the statement may have
+    /// changed something, `committing` that it was a commit.
+    pub fn fault(self, at_risk: bool, committing: bool, place: &str) -> Fault {
+        let lost = |why| Error::Connection(format!("{place}: {why}"));
+        match self {
+            Self::Ended(why) if at_risk => Fault::Lost(Lost::Unknown(lost(why))),
+            Self::Ended(why) => Fault::Lost(Lost::Undone(lost(why))),
+            Self::Server(error) => match (error.code, fault(&error)) {
+                // ER_ERROR_DURING_COMMIT
+                (1180, fault) => Fault::Lost(Lost::Unknown(fault.error())),
+                // A commit that loses against another server's is undone.
+                (1213 | 3101, fault) => Fault::Lost(Lost::Undone(fault.error())),
+                (_, fault) if committing => Fault::Lost(Lost::Unknown(fault.error())),
+                (_, fault) => fault,
+            },
+        }
+    }
 }
 
-pub fn verdict(error: &ServerError) -> Verdict {
+/// The meaning of the server's error about a statement. Errors are recognised by
+/// their codes: their words are in the server's language.
+fn fault(error: &ServerError) -> Fault {
     let words = words(error);
     match error.code {
-        // A duplicate key means that another client has just created the entry.
-        1020 | 1062 | 1205 | 1213 | 1412 | 1615 => Verdict::Passing(Error::Backend(words)),
+        // The row, the table's definition or the prepared statement has changed.
+        1020 | 1213 | 1412 | 1615 => Fault::Lost(Lost::Undone(Error::Backend(words))),
+        // A lock was not free in time, or the statement was stopped.
+        1205 | 1317 | 1969 | 3024 => Fault::Divide(Error::Timeout(words)),
         // A read-only server, and a read-only or demoted one in a group.
-        1290 | 1792 | 1836 => Verdict::Elsewhere(Error::Backend(words)),
-        1146 => Verdict::NoTable(Error::Backend(words)),
-        1317 => Verdict::Stopped(Error::Backend(words)),
-        1969 | 3024 => Verdict::Stopped(Error::Timeout(words)),
-        1665 => Verdict::StatementLog(Error::Backend(words)),
-        1153 | 1301 | 1406 => Verdict::Final(Error::ValueTooLarge(words)),
+        1290 | 1792 | 1836 => Fault::Elsewhere(Error::Backend(words)),
+        1146 => Fault::NoTable(Error::Backend(words)),
+        // The server's log needs another isolation level than the one we prefer.
+        1665 => Fault::Stale(Error::Backend(words)),
+        1142 => Fault::Denied(Error::Backend(words)),
+        1153 | 1301 | 1406 => Fault::Divide(Error::ValueTooLarge(words)),
         // The check of a JSON column in MariaDB, and the JSON parser's errors
         // in MySQL.
-        4025 | 3140 | 3141 | 3157 | 3158 | 3819 => Verdict::Final(Error::InvalidValue(format!(
+        4025 | 3140 | 3141 | 3157 | 3158 | 3819 => Fault::Divide(Error::InvalidValue(format!(
             "the server can't store it as JSON: {words}"
         ))),
-        _ => Verdict::Final(Error::Backend(words)),
+        _ => Fault::Divide(Error::Backend(words)),
     }
 }
 
@@ -77,7 +89,7 @@ fn words(error: &ServerError) -> String {
 }
 
 /// Why there is no connection.
-pub fn refusal(place: &str, error: &mysql_async::Error, reached_before: bool) -> Lost {
+pub fn refusal(place: &str, error: &mysql_async::Error) -> Refusal {
     let (why, passes) = match error {
         // Too many connections, or a server that is starting or stopping.
         mysql_async::Error::Server(error) => (
@@ -92,8 +104,8 @@ pub fn refusal(place: &str, error: &mysql_async::Error, reached_before: bool) ->
         ),
         other => (other.to_string(), false),
     };
-    Lost::Refused {
+    Refusal {
         error: Error::Connection(format!("{place}: {why}")),
-        lasting: !(passes && reached_before),
+        lasting: !passes,
     }
 }

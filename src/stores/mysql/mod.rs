@@ -1,28 +1,37 @@
 //! MySQL and MariaDB, in the format of Fedify's own MySQL store.
 //!
-//! All SQL is what MySQL 8 and MariaDB 10.7 share. One engine ([`engine`])
-//! answers the common worker's requests: it turns groups of operations
-//! ([`group`]) into few statements ([`statements`]), each on one connection
-//! ([`connection`]) of a pool ([`pool`]).
+//! All SQL is what MySQL 8 and MariaDB 10.7 share. The worker that the stores on
+//! servers share ([`super::served`]) gathers operations. This module turns a group
+//! of them into few statements ([`statements`]), each on one connection of a pool.
 
 mod connection;
-mod engine;
 mod failure;
 mod group;
-mod pool;
+mod parts;
+mod session;
 mod statements;
 mod table;
 mod tls;
 mod url;
 mod walk;
-mod work;
 
 use super::check_table_name;
-use super::served::{ServedStore, TlsOptions};
+use super::served::{
+    Cleared, Cursor, Engine, Fault, Group, Limits, Lost, Pool, PoolOptions, Rows, ServedStore, Swept, TlsOptions, run,
+};
 use crate::host::{Bulk, Host};
-use crate::kv::Result;
-use engine::MysqlEngine;
+use crate::kv::{Outcome, Prefix, Result};
+use connection::Connector;
+use futures::future::BoxFuture;
+use mysql_async::Opts;
+use statements::Statements;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use table::Table;
+use tokio::time::Instant;
+use url::Target;
+use walk::{Range, sweep};
 
 #[derive(Clone)]
 pub struct MysqlOptions {
@@ -35,6 +44,10 @@ pub struct MysqlOptions {
     /// The most operations that may be queued.
     pub queue_limit: usize,
     pub tls: Option<TlsOptions>,
+    /// How old a connection may become.
+    pub max_lifetime: Duration,
+    /// How long a connection may be unused.
+    pub idle_timeout: Duration,
 }
 
 impl Default for MysqlOptions {
@@ -47,6 +60,8 @@ impl Default for MysqlOptions {
             query_timeout: Duration::from_secs(5),
             queue_limit: 100_000,
             tls: None,
+            max_lifetime: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -65,17 +80,173 @@ impl MysqlOptions {
     }
 }
 
-pub type MysqlStore = ServedStore<MysqlEngine>;
+/// The settings.
+pub struct Settings {
+    target: Target,
+    tls: Option<TlsOptions>,
+    opts: OnceLock<Opts>,
+    statements: Arc<Statements>,
+    query_timeout: Duration,
+    /// The server logs statements, which needs a stricter isolation level than
+    /// we prefer.
+    statement_log: AtomicBool,
+}
+
+pub type MysqlStore = ServedStore<Mysql>;
 
 impl MysqlStore {
     /// A store in the database that a URL names.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidOption`] for invalid URLs and options.
+    /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for invalid URLs
+    /// and options.
     pub fn at(url: &str, options: &MysqlOptions) -> Result<Self> {
-        let engine = MysqlEngine::new(url, options)?;
+        let target = Target::parse(url)?;
+        let tls = target.encryption.with(options.tls.clone())?;
+        let statements = Arc::new(Statements::new(&options.table));
+        let settings = Arc::new(Settings {
+            target,
+            tls,
+            opts: OnceLock::new(),
+            statements: Arc::clone(&statements),
+            query_timeout: options.query_timeout,
+            statement_log: AtomicBool::new(false),
+        });
+        let pool = Arc::new(Pool::new(
+            Connector(Arc::clone(&settings)),
+            PoolOptions {
+                max_connections: options.max_connections,
+                connect_timeout: options.connect_timeout,
+                max_lifetime: options.max_lifetime,
+                idle_timeout: options.idle_timeout,
+            },
+        ));
+        let engine = Mysql {
+            connections: options.max_connections,
+            table: Table::new(Arc::clone(&pool), statements, options.initialized),
+            settings,
+            pool,
+        };
         // The driver owns its socket.
         Ok(Self::new(engine, options.queue_limit, Host::Thread, Bulk::Here))
+    }
+}
+
+pub struct Mysql {
+    connections: usize,
+    settings: Arc<Settings>,
+    pool: Arc<Pool<Connector>>,
+    table: Table,
+}
+
+impl Mysql {
+    /// What work on many entries has come to. If there is no table, there are none.
+    fn result<T: Default>(&self, result: Result<T, Fault>) -> Result<T, Lost> {
+        match result {
+            Err(Fault::NoTable(_)) if self.table.creates() => Ok(T::default()),
+            Err(fault) => {
+                if matches!(fault, Fault::Elsewhere(_)) {
+                    self.pool.demote();
+                }
+                Err(fault.lost())
+            }
+            Ok(result) => Ok(result),
+        }
+    }
+}
+
+impl Drop for Mysql {
+    fn drop(&mut self) {
+        // A connection may be being opened.
+        self.pool.abandon();
+    }
+}
+
+impl Engine for Mysql {
+    const NAME: &'static str = "mysql";
+
+    fn place(&self) -> &str {
+        self.pool.place()
+    }
+
+    fn connections(&self) -> usize {
+        self.connections
+    }
+
+    fn query_timeout(&self) -> Duration {
+        self.settings.query_timeout
+    }
+
+    fn run<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
+        Box::pin(run(self, group))
+    }
+
+    fn read<'a>(
+        &'a self,
+        prefix: &'a Prefix,
+        after: Option<&'a Cursor>,
+        entries: u32,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<Rows, Lost>> {
+        Box::pin(async move {
+            let range = Range::new(prefix, after, entries);
+            let lease = self.pool.take(limits.deadline).await?;
+            let read = async {
+                let mut session = lease.session().await;
+                let rows = range.read(&mut session).await;
+                lease.end(session, rows).await
+            };
+            self.result(lease.one(limits, read).await)
+        })
+    }
+
+    fn clear<'a>(
+        &'a self,
+        prefix: &'a Prefix,
+        after: Option<&'a Cursor>,
+        slice: u32,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<Cleared, Lost>> {
+        Box::pin(async move {
+            let range = Range::new(prefix, after, slice);
+            let lease = self.pool.take(limits.deadline).await?;
+            let clear = async {
+                let mut session = lease.session().await;
+                let cleared = range.clear(&mut session).await;
+                lease.end(session, cleared).await
+            };
+            self.result(lease.one(limits, clear).await)
+        })
+    }
+
+    fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async move { self.table.create(limits).await.map_err(Fault::lost) })
+    }
+
+    fn drop_table(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async move { self.table.drop(limits).await.map_err(Fault::lost) })
+    }
+
+    fn sweep<'a>(&'a self, _: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
+        Box::pin(async move {
+            let limits = Limits::until(Instant::now() + self.settings.query_timeout);
+            let lease = self.pool.take(limits.deadline).await?;
+            let sweep = async {
+                let mut session = lease.session().await;
+                let removed = sweep(&mut session, slice).await;
+                lease.end(session, removed).await
+            };
+            let removed = self.result(lease.one(limits, sweep).await)?;
+            Ok(Swept { removed, next: None })
+        })
+    }
+
+    fn tend(&self) -> Option<Instant> {
+        self.pool.tend()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.pool.close())
     }
 }

@@ -1,12 +1,12 @@
 //! `mysql:` URLs: where a server is, how to log in, and to which database.
 
 use crate::kv::{Error, Result};
+use crate::stores::TlsOptions;
 use mysql_async::{Opts, OptsBuilder};
 use percent_encoding::percent_decode_str;
 use std::fmt;
 
 /// The content of a URL.
-#[derive(Debug)]
 pub struct Target {
     pub opts: Opts,
     /// For messages: `host:port` or a socket's path, without the login.
@@ -18,11 +18,40 @@ pub struct Target {
 pub enum Encryption {
     /// Only if the options ask for it.
     Unsaid,
+    /// `ssl-mode=DISABLED`
+    Disabled,
     /// `ssl-mode=REQUIRED`: encrypted, without verifying the server.
     Required,
     /// `ssl-mode=VERIFY_IDENTITY`: encrypted, and the server's identity is
     /// verified.
     Verified,
+}
+
+impl Encryption {
+    /// What the URL and the options say together.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] if they contradict each other, or a text of the
+    /// options is not PEM.
+    pub fn with(self, options: Option<TlsOptions>) -> Result<Option<TlsOptions>> {
+        if let Some(options) = options {
+            if self == Self::Disabled {
+                let words = "the option tls can't be used with ssl-mode=DISABLED in the URL";
+                return Err(Error::InvalidOption(words.into()));
+            }
+            options.check()?;
+            return Ok(Some(options));
+        }
+        Ok(match self {
+            Self::Unsaid | Self::Disabled => None,
+            Self::Required => Some(TlsOptions {
+                reject_unauthorized: false,
+                ..TlsOptions::default()
+            }),
+            Self::Verified => Some(TlsOptions::default()),
+        })
+    }
 }
 
 impl Target {
@@ -66,7 +95,7 @@ impl Target {
                 "socket" => socket = Some(value.into_owned()),
                 "ssl-mode" | "sslmode" => {
                     encryption = match value.to_ascii_uppercase().as_str() {
-                        "DISABLED" => Encryption::Unsaid,
+                        "DISABLED" => Encryption::Disabled,
                         "REQUIRED" => Encryption::Required,
                         "VERIFY_IDENTITY" => Encryption::Verified,
                         _ => return Err(invalid("ssl-mode must be DISABLED, REQUIRED or VERIFY_IDENTITY")),
@@ -155,7 +184,7 @@ mod tests {
             "mysql://user:secret@host/kv?ssl-mode=VERIFY_CA",
             "mysql://user:secret?@host/kv",
         ] {
-            let error = Target::parse(bad).unwrap_err().to_string();
+            let error = Target::parse(bad).err().unwrap().to_string();
             assert!(!error.contains("secret"), "{error}");
         }
     }

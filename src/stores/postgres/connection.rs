@@ -4,19 +4,17 @@
 use super::Settings;
 use super::addresses::Address;
 use super::cancel::cancel;
-use super::failure::{Fault, fault, is_other_session, too_large};
+use super::failure::{fault, is_other_session, too_large};
 use super::frames::Traffic;
 use super::open::{Backend, Login, Opened};
 use super::sql::Sql;
-use crate::host::{Bulk, Elapsed, Task, Watch, on_loop, sleep, spawn, timeout, timeout_at};
-use crate::kv::{Error, Result};
-use crate::stores::served::{Connect, Limits, Lost, Pooled, Refusal, contain};
+use crate::host::{Bulk, Task, Watch, on_loop, sleep, spawn, timeout};
+use crate::kv::Error;
+use crate::stores::served::{Connect, Fault, GRACE, Health, Lost, Pooled, Refusal, contain};
 use futures::future::{AbortHandle, BoxFuture, abortable};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -24,10 +22,6 @@ use tokio::time::Instant;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
-
-/// How long the server may take for what the store does on its own account.
-const GRACE: Duration = Duration::from_secs(1);
-const BETWEEN_CANCELS: Duration = Duration::from_millis(50);
 
 /// How long an orderly end of the connection may take.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -46,10 +40,8 @@ pub struct Connection {
     prepared: Mutex<HashMap<String, Statement>>,
     /// Held by each statement: together, or alone if statements must run one by one.
     turn: RwLock<()>,
-    given_up: AtomicBool,
-    /// Whether statements are under way.
-    busy: AtomicBool,
-    /// How many bytes had been sent when they began.
+    health: Health,
+    /// How many bytes had been sent when the statements began.
     sent_before: AtomicU64,
     settings: Arc<Settings>,
     bulk: Bulk,
@@ -63,7 +55,7 @@ pub struct Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if (self.given_up.load(Ordering::Relaxed) || self.is_abandoned())
+        if (self.health.is_given_up() || self.health.is_busy())
             && let Some(driver) = &self.driver
         {
             // It would wait for an answer.
@@ -95,8 +87,7 @@ impl Connection {
             tls,
             prepared: Mutex::default(),
             turn: RwLock::default(),
-            given_up: AtomicBool::new(false),
-            busy: AtomicBool::new(false),
+            health: Health::default(),
             sent_before: AtomicU64::new(0),
             settings: Arc::clone(settings),
             bulk: bulk.clone(),
@@ -122,10 +113,6 @@ impl Connection {
         let mut sweeper = self.sweeper.lock();
         *sweeper = holds.then(Arc::default);
         sweeper.as_ref().map(Arc::downgrade).unwrap_or_default()
-    }
-
-    fn place(&self) -> &str {
-        &self.settings.target.place
     }
 
     fn fault(&self, error: &tokio_postgres::Error, reads: bool) -> Fault {
@@ -252,139 +239,75 @@ impl Connection {
         }
         fault
     }
-
-    /// Waits for statements of this connection, and has the server cancel them
-    /// when they are late. A cancelled statement returns its own error.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Timeout`] if the server has not answered at the deadline. The
-    /// connection is given up, and the outcome is unknown.
-    pub async fn within<T>(&self, limits: Limits, statements: impl Future<Output = T>) -> Result<T> {
-        self.busy.store(true, Ordering::Relaxed);
-        self.sent_before.store(self.traffic.sent(), Ordering::Relaxed);
-        let result = self.until(limits, statements).await;
-        self.busy.store(false, Ordering::Relaxed);
-        result
-    }
-
-    async fn until<T>(&self, Limits { late, deadline }: Limits, statements: impl Future<Output = T>) -> Result<T> {
-        let mut statements = pin!(statements);
-        if let Ok(result) = timeout_at(late, &mut statements).await {
-            return Ok(result);
-        }
-        let mut pause = BETWEEN_CANCELS;
-        let mut cancels = Vec::new();
-        let in_time = timeout_at(deadline, async {
-            loop {
-                // Each statement that was sent ahead has to be cancelled.
-                let told = cancel(
-                    self.client.cancel_token(),
-                    self.address.clone(),
-                    Arc::clone(&self.settings),
-                    self.tls.clone(),
-                );
-                // A task of its own, which continues after the statement has ended;
-                // see `outlast`.
-                let bulk = self.bulk.clone();
-                cancels.push(spawn(async move { bulk.run(timeout(GRACE, told)).await }));
-                tokio::select! {
-                    biased;
-                    result = &mut statements => return result,
-                    () = sleep(pause) => pause *= 2,
-                }
-            }
-        });
-        if let Ok(result) = in_time.await {
-            self.outlast(cancels, deadline).await;
-            return Ok(result);
-        }
-        self.given_up.store(true, Ordering::Relaxed);
-        Err(Error::Timeout(format!(
-            "{}: no answer within {} ms",
-            self.place(),
-            self.settings.query_timeout.as_millis()
-        )))
-    }
-
-    /// Waits until all requests to cancel have arrived: a late one would cancel
-    /// the next statement instead.
-    async fn outlast(&self, cancels: Vec<Task<Result<std::result::Result<(), Elapsed>>>>, deadline: Instant) {
-        let arrived = async {
-            for cancel in cancels {
-                let _ = cancel.await;
-            }
-            // A cancellation that arrives late hits this empty statement.
-            self.client.batch_execute("").await
-        };
-        if timeout_at(deadline, arrived).await.is_err() {
-            self.given_up.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// [`Self::within`] for one statement that isn't divided further.
-    pub async fn one<T>(
-        &self,
-        limits: Limits,
-        statement: impl Future<Output = std::result::Result<T, Fault>>,
-    ) -> std::result::Result<T, Fault> {
-        match self.within(limits, statement).await {
-            Ok(result) => result,
-            Err(error) => Err(Fault::Lost(Lost::Unknown(error))),
-        }
-    }
 }
 
 impl Pooled for Connection {
     type Name = Backend;
 
+    fn place(&self) -> &str {
+        &self.settings.target.place
+    }
+
     fn is_on_loop(&self) -> bool {
         self.on_loop
     }
 
-    fn is_usable(&self) -> bool {
-        !self.client.is_closed() && !self.given_up.load(Ordering::Relaxed)
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn is_open(&self) -> bool {
+        !self.client.is_closed()
     }
 
     fn refresh(&self) {
         self.watch.refresh();
     }
 
-    fn is_abandoned(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
+    fn begin(&self) {
+        self.sent_before.store(self.traffic.sent(), Ordering::Relaxed);
     }
 
-    async fn end_abandoned(&self) {
-        let ended = async { self.client.batch_execute("").await };
-        let now = Instant::now();
-        let limits = Limits {
-            late: now + BETWEEN_CANCELS,
-            deadline: now + GRACE,
-        };
-        // After a timeout the connection is given up.
-        let _ = self.within(limits, ended).await;
+    fn cancel(&self) -> Task<()> {
+        let told = cancel(
+            self.client.cancel_token(),
+            self.address.clone(),
+            Arc::clone(&self.settings),
+            self.tls.clone(),
+        );
+        let bulk = self.bulk.clone();
+        spawn(async move { drop(bulk.run(timeout(GRACE, told)).await) })
     }
 
-    fn take_given_up(&mut self) -> Option<Backend> {
-        self.backend.take().filter(|_| self.given_up.load(Ordering::Relaxed))
+    async fn settle(&self) {
+        // If it fails, the connection has ended.
+        let _ = self.client.batch_execute("").await;
     }
 
-    async fn end(&self, other: &Backend, deadline: Instant) -> bool {
+    fn outlives_abandoned(&self) -> bool {
+        true
+    }
+
+    fn name(&self) -> Option<Backend> {
+        self.backend.clone()
+    }
+
+    async fn end(&self, other: &Backend) -> bool {
         let parameters: [(Parameter<'_>, Type); 2] = [(&other.pid, Type::INT4), (&other.started, Type::TEXT)];
-        let deadline = deadline.min(Instant::now() + GRACE);
-        match timeout_at(deadline, self.client.query_typed(END, &parameters)).await {
-            // Not every user may do that.
-            Ok(Err(error)) => error.as_db_error().is_some(),
-            Ok(Ok(_)) => true,
-            Err(_) => {
-                self.given_up.store(true, Ordering::Relaxed);
-                false
+        let mut pause = Duration::from_millis(1);
+        loop {
+            match self.client.query_typed(END, &parameters).await {
+                Ok(rows) if rows.is_empty() => return true,
+                // It may be carrying out its last statement.
+                Ok(_) => sleep(pause).await,
+                // Not every user may do that.
+                Err(error) => return error.as_db_error().is_some(),
             }
+            pause *= 2;
         }
     }
 
     async fn close(mut self) {
-        self.given_up.store(false, Ordering::Relaxed);
         let driver = self.driver.take();
         drop(self);
         if let Some(mut driver) = driver

@@ -1,169 +1,61 @@
-//! Groups: one statement for all gets, one for all sets, one for all deletes,
-//! and one for each `cas`, all sent on one connection without waiting in
+//! The statements of a group: one for all gets, one for all sets, one for all
+//! deletes, and one for each `cas`, all sent on one connection without waiting in
 //! between (except where statements must run one by one).
-//!
-//! A statement about many keys fails or waits as a whole. If it does, because
-//! of a value that can't be stored or a lock that another client holds, its
-//! operations are divided until those are alone.
 
 use super::Postgres;
-use super::connection::Connection;
-use super::failure::{Fault, about, blame_key};
+use super::connection::{Connection, Connector};
+use super::failure::blame_key;
 use super::sql::Statements;
 use super::table::Wait;
 use super::wire::{TextArray, array_text, check_key, is_storable};
 use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
-use crate::stores::served::{Action, Engine, Group, Limits, Lost, Operation};
-use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
-use tokio::time::Instant;
-
-/// A failed statement is divided into this many parts.
-const PARTS: usize = 8;
-
-/// A statement about many keys is late after one part in so many of the time that
-/// is left.
-const SHARE: u32 = 4;
+use crate::stores::served::{Action, Attempt, Engine, Fault, Limits, Operation, Pool, PooledEngine};
+use futures::future::join_all;
+use std::sync::Arc;
 
 /// Values with so many bytes together take long to compare.
 const LARGE: usize = 64 * 1024;
 
-type Answer = Result<Outcome, Lost>;
-type Attempt = Result<Reply, Fault>;
+impl PooledEngine for Postgres {
+    type Connect = Connector;
 
-impl Postgres {
-    /// Returns an answer for each operation.
-    pub async fn answer(&self, group: &Group) -> Vec<Answer> {
-        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(group.operations.len());
-        answers.extend(group.operations.iter().map(|operation| refuse(operation).map(Ok)));
-        let some: Vec<usize> = (0..answers.len()).filter(|index| answers[*index].is_none()).collect();
-        let operations: Vec<&Operation> = some.iter().map(|index| &*group.operations[*index]).collect();
-        let found = match self.table.check(Limits::until(group.deadline)).await {
-            Ok(()) => self.divide(group, operations).await,
-            Err(fault) => {
-                let failed = |operation| settle(Err(fault.clone()), operation);
-                operations.into_iter().map(failed).collect()
-            }
-        };
-        for (index, answer) in some.into_iter().zip(found) {
-            answers[index] = Some(answer);
-        }
-        let missing = || {
-            Ok(Err(Error::Backend(
-                "internal error: an operation without an outcome".into(),
-            )))
-        };
-        answers
-            .into_iter()
-            .map(|answer| answer.unwrap_or_else(missing))
-            .collect()
+    fn pool(&self) -> &Arc<Pool<Connector>> {
+        &self.pool
     }
 
-    /// Runs operations together, and separately those that fail so.
-    fn divide<'a>(&'a self, group: &'a Group, operations: Vec<&'a Operation>) -> BoxFuture<'a, Vec<Answer>> {
-        async move {
-            let mut attempts = self.attempt(group, &operations).await;
-            let faulty = |wanted: fn(&Fault) -> bool, attempts: &[Attempt]| -> Vec<usize> {
-                let found = |index: &usize| attempts[*index].as_ref().is_err_and(wanted);
-                (0..attempts.len()).filter(found).collect()
-            };
-            // With a new table or plan, once more.
-            let again = faulty(|fault| matches!(fault, Fault::NoTable(_) | Fault::Stale(_)), &attempts);
-            if !again.is_empty() && self.renew(&mut attempts, &again, group.deadline).await {
-                let operations: Vec<_> = again.iter().map(|index| operations[*index]).collect();
-                let renewed = self.attempt(group, &operations).await;
-                for (index, attempt) in again.into_iter().zip(renewed) {
-                    attempts[index] = attempt;
-                }
-            }
-            let mut parts: Vec<Vec<usize>> = Vec::new();
-            if operations.len() > 1 {
-                let apart = faulty(|fault| matches!(fault, Fault::Divide(_)), &attempts);
-                let size = apart.len().div_ceil(PARTS).max(1);
-                parts = apart.chunks(size).map(<[usize]>::to_vec).collect();
-            }
-            let answers = join_all(parts.iter().map(|part| {
-                let operations = part.iter().map(|index| operations[*index]).collect();
-                self.divide(group, operations)
-            }))
-            .await;
-            let mut all: Vec<Answer> = attempts
-                .into_iter()
-                .zip(&operations)
-                .map(|(attempt, operation)| settle(attempt, operation))
-                .collect();
-            for (index, answer) in parts.into_iter().flatten().zip(answers.into_iter().flatten()) {
-                all[index] = answer;
-            }
-            all
+    fn refuse(&self, Operation { key, action, .. }: &Operation) -> Option<Outcome> {
+        if let Err(error) = check_key(key) {
+            return Some(Err(error));
         }
-        .boxed()
+        if let Action::Put(Write::Store { value, .. }) | Action::Cas(_, Write::Store { value, .. }) = action
+            && !is_storable(value)
+        {
+            let words = format!("PostgreSQL's jsonb can't store the NUL or lone surrogate in the value of {key}");
+            return Some(Err(Error::InvalidValue(words)));
+        }
+        match action {
+            // No stored value can equal it.
+            Action::Cas(Some(expected), _) if !is_storable(expected) => Some(Ok(Reply::Swapped(false))),
+            _ => None,
+        }
     }
 
-    /// Creates the table if it is missing; whether to retry.
-    async fn renew(&self, attempts: &mut [Attempt], again: &[usize], deadline: Instant) -> bool {
-        let missing = again
-            .iter()
-            .any(|index| matches!(attempts[*index], Err(Fault::NoTable(_))));
-        if !missing {
-            return true;
-        }
+    async fn check(&self, limits: Limits) -> Result<(), Fault> {
+        self.table.check(limits).await
+    }
+
+    async fn renew(&self, limits: Limits) -> Result<bool, Fault> {
         if self.settings.initialized {
-            return false;
+            return Ok(false);
         }
-        let limits = Limits::until(deadline);
-        match self.table.create(limits, Wait::Until(limits.late)).await {
-            Ok(()) => true,
-            Err(fault) => {
-                for index in again {
-                    attempts[*index] = Err(fault.clone());
-                }
-                false
-            }
-        }
+        self.table.create(limits, Wait::Until(limits.late)).await?;
+        Ok(true)
     }
 
-    /// One attempt, on one connection.
-    async fn attempt(&self, group: &Group, operations: &[&Operation]) -> Vec<Attempt> {
-        let failed = |fault: &Fault| vec![Err(fault.clone()); operations.len()];
-        let lease = match self.pool.take(group.deadline).await {
-            Ok(lease) => lease,
-            Err(lost) => return failed(&Fault::Lost(lost)),
-        };
-        let limits = match operations.len() {
-            1 => Limits::until(group.deadline),
-            _ => Limits::share(group.deadline, SHARE),
-        };
-        group.send();
-        let statements = Box::pin(self.statements(&lease, operations));
-        let attempts = match lease.within(limits, statements).await {
-            Ok(attempts) => attempts,
-            Err(error) => return failed(&Fault::Lost(Lost::Unknown(error))),
-        };
-        if attempts
-            .iter()
-            .any(|attempt| matches!(attempt, Err(Fault::Elsewhere(_))))
-        {
-            self.pool.demote();
-        } else if operations
-            .iter()
-            .zip(&attempts)
-            .any(|(operation, attempt)| attempt.is_ok() && !operation.is_get())
-        {
-            self.pool.note_write();
-        }
-        attempts
-    }
-
-    async fn statements(&self, connection: &Connection, group: &[&Operation]) -> Vec<Attempt> {
+    async fn attempt(&self, connection: &Connection, group: &[&Operation]) -> Vec<Attempt> {
         let mut attempts = vec![Ok(Reply::Done); group.len()];
         let (mut gets, mut sets, mut deletes, mut swaps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, operation) in group.iter().enumerate() {
-            if operation.is_withdrawn() {
-                let why = Error::Timeout("rejected before it was sent".into());
-                attempts[index] = Err(Fault::Lost(Lost::Undone(why)));
-                continue;
-            }
             let key = &operation.key;
             match &operation.action {
                 Action::Get => gets.push((index, key)),
@@ -202,7 +94,9 @@ impl Postgres {
         }
         attempts
     }
+}
 
+impl Postgres {
     async fn get(&self, connection: &Connection, gets: &[(usize, &Key)]) -> Result<Vec<Option<JsonText>>, Fault> {
         let rows = match gets {
             [] => return Ok(Vec::new()),
@@ -369,32 +263,6 @@ async fn blame<T>(
 fn fail(attempts: &mut [Attempt], indices: impl Iterator<Item = usize>, fault: &Fault) {
     for index in indices {
         attempts[index] = Err(fault.clone());
-    }
-}
-
-/// The outcome of an operation that needs no server.
-fn refuse(Operation { key, action, .. }: &Operation) -> Option<Outcome> {
-    if let Err(error) = check_key(key) {
-        return Some(Err(error));
-    }
-    if let Action::Put(Write::Store { value, .. }) | Action::Cas(_, Write::Store { value, .. }) = action
-        && !is_storable(value)
-    {
-        let words = format!("PostgreSQL's jsonb can't store the NUL or lone surrogate in the value of {key}");
-        return Some(Err(Error::InvalidValue(words)));
-    }
-    match action {
-        // No stored value can equal it.
-        Action::Cas(Some(expected), _) if !is_storable(expected) => Some(Ok(Reply::Swapped(false))),
-        _ => None,
-    }
-}
-
-fn settle(attempt: Attempt, operation: &Operation) -> Answer {
-    match attempt {
-        Ok(reply) => Ok(Ok(reply)),
-        Err(fault @ (Fault::Lost(_) | Fault::Elsewhere(_))) => Err(fault.lost()),
-        Err(fault) => Ok(Err(about(fault.error(), &operation.key))),
     }
 }
 

@@ -22,13 +22,14 @@ mod url;
 mod wire;
 
 use super::served::{
-    Cleared, Cursor, Engine, Group, Limits, Lost, Pool, PoolOptions, Row, Rows, ServedStore, Swept, TlsOptions,
+    Cleared, Cursor, Engine, Fault, Group, Limits, Lost, Pool, PoolOptions, Row, Rows, ServedStore, Swept, TlsOptions,
+    run,
 };
 use crate::host::{Bulk, Host};
 use crate::kv::{Error, Key, Outcome, Prefix, Result};
 use connection::{Connector, Parameter};
 use environment::Environment;
-use failure::{Fault, blame_key};
+use failure::blame_key;
 use futures::future::BoxFuture;
 use sql::{Sql, Statements, Stretch, TableStatements};
 use std::sync::Arc;
@@ -90,7 +91,7 @@ const MAX_CONNECTIONS: usize = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The settings.
-struct Settings {
+pub struct Settings {
     target: Target,
     initialized: bool,
     query_timeout: Duration,
@@ -221,7 +222,7 @@ impl Engine for Postgres {
     }
 
     fn run<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
-        Box::pin(self.answer(group))
+        Box::pin(run(self, group))
     }
 
     fn read<'a>(

@@ -7,11 +7,10 @@
 
 use super::Settings;
 use super::connection::{Connection, Connector};
-use super::failure::Fault;
 use super::sql::TableStatements;
 use crate::host::{spawn, timeout_at};
 use crate::kv::Error;
-use crate::stores::served::{Lease, Limits, Lost, Pool};
+use crate::stores::served::{Fault, Lease, Limits, Lost, Pool};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;

@@ -2,14 +2,11 @@
 
 use super::backoff;
 use super::engine::Lost;
-use super::operation::Operation;
 use crate::host::{sleep, timeout_at};
 use crate::kv::{Error, Result};
 use futures::FutureExt;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -44,32 +41,6 @@ impl Limits {
             late: Self::until(deadline).late.min(now + share),
             deadline,
         }
-    }
-}
-
-/// Operations that an engine runs together, until a deadline.
-pub struct Group {
-    pub operations: Vec<Arc<Operation>>,
-    pub deadline: Instant,
-    sent: AtomicBool,
-}
-
-impl Group {
-    pub fn new(operations: Vec<Arc<Operation>>, deadline: Instant) -> Self {
-        Self {
-            operations,
-            deadline,
-            sent: AtomicBool::new(false),
-        }
-    }
-
-    /// From now on, the server may carry its operations out.
-    pub fn send(&self) {
-        self.sent.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_sent(&self) -> bool {
-        self.sent.load(Ordering::Relaxed)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The interface between the common worker and one kind of server. Connections and
 //! statements are the engine's own business.
 
-use super::attempt::{Group, Limits};
+use super::attempt::Limits;
+use super::group::Group;
 use crate::kv::{Error, Key, Outcome, Prefix, Result};
 use futures::future::BoxFuture;
 use std::time::Duration;

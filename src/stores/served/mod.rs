@@ -6,9 +6,12 @@
 
 mod attempt;
 mod backoff;
+mod cancel;
 mod connect;
 mod engine;
+mod fault;
 mod generations;
+mod group;
 mod load;
 mod operation;
 mod pages;
@@ -20,10 +23,13 @@ mod tls;
 mod worker;
 
 use crate::kv::{Job, Prefix, Task};
-pub use attempt::{Group, Limits};
+pub use attempt::Limits;
+pub use cancel::{GRACE, Health};
 pub use connect::{connect, contain, look_up};
 pub use engine::{Cleared, Cursor, Engine, Lost, Row, Rows, Swept};
+pub use fault::Fault;
 pub use generations::Generations;
+pub use group::{Attempt, Group, PooledEngine, run};
 pub use load::{Admission, Load};
 pub use operation::{Action, Operation};
 pub use pool::{Connect, Lease, Pool, PoolOptions, Pooled, Refusal};

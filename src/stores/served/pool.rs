@@ -4,8 +4,11 @@
 //! Who waits for a connection gets the one that is free first, be it new or
 //! returned.
 
+use super::attempt::Limits;
 use super::backoff::pause;
+use super::cancel::{GRACE, Health, end_abandoned, within};
 use super::engine::Lost;
+use super::fault::Fault;
 use crate::host::{Task, on_host, on_loop, sleep_until, spawn, timeout_at, yield_now};
 use crate::kv::{Error, Result};
 use futures::future::{BoxFuture, join_all};
@@ -45,29 +48,39 @@ pub trait Pooled: Send + Sync + Sized + 'static {
     /// How the server names a connection.
     type Name: Clone + PartialEq + Send + Sync;
 
+    /// Where the server is, for messages.
+    fn place(&self) -> &str;
+
     /// Whether the event loop runs its driver.
-    fn is_on_loop(&self) -> bool;
+    fn is_on_loop(&self) -> bool {
+        false
+    }
+
+    fn health(&self) -> &Health;
 
     /// Whether it works, as far as is known.
-    fn is_usable(&self) -> bool;
+    fn is_open(&self) -> bool;
 
     /// Has the driver look whether the connection has ended.
-    fn refresh(&self);
+    fn refresh(&self) {}
 
-    /// Whether the caller has given up the statement under way, as when a list is
-    /// abandoned.
-    fn is_abandoned(&self) -> bool;
+    /// Statements are about to begin.
+    fn begin(&self) {}
 
-    /// Has the server cancel an abandoned statement, unless it ends by itself.
-    fn end_abandoned(&self) -> impl Future<Output = ()> + Send;
+    /// Has the server cancel what it is doing for this connection.
+    fn cancel(&self) -> Task<()>;
 
-    /// If this connection was given up, the name by which to end it before
-    /// anything else is done: a statement that it has not begun yet must not be
-    /// carried out after newer ones.
-    fn take_given_up(&mut self) -> Option<Self::Name>;
+    /// Waits for the answer to an empty statement.
+    fn settle(&self) -> impl Future<Output = ()> + Send;
 
-    /// Ends another connection. Returns whether this one answers.
-    fn end(&self, other: &Self::Name, deadline: Instant) -> impl Future<Output = bool> + Send;
+    /// Whether it can be used after statements that were abandoned.
+    fn outlives_abandoned(&self) -> bool;
+
+    fn name(&self) -> Option<Self::Name>;
+
+    /// Ends another connection, unless it is gone or another server's. Returns
+    /// whether this one answers.
+    fn end(&self, other: &Self::Name) -> impl Future<Output = bool> + Send;
 
     /// Closes the connection and waits until the socket is closed.
     fn close(self) -> impl Future<Output = ()> + Send;
@@ -175,6 +188,16 @@ pub struct Lease<C: Connect> {
     member: Option<Member<C::Connection>>,
 }
 
+impl<C: Connect> Lease<C> {
+    /// Waits for statements on the connection, as [`within`] does.
+    pub async fn one<T>(&self, limits: Limits, statements: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        match within(&**self, limits, statements).await {
+            Ok(result) => result,
+            Err(error) => Err(Fault::Lost(Lost::Unknown(error))),
+        }
+    }
+}
+
 impl<C: Connect> Deref for Lease<C> {
     type Target = C::Connection;
 
@@ -190,11 +213,14 @@ impl<C: Connect> Drop for Lease<C> {
             return;
         };
         let pool = Arc::clone(&self.pool);
-        if !member.connection.is_abandoned() || pool.state.lock().closed || !on_host() {
+        if !member.connection.health().is_busy() {
             return pool.put_back(member);
         }
+        if !member.connection.outlives_abandoned() || pool.state.lock().closed || !on_host() {
+            return pool.discard(member);
+        }
         spawn(async move {
-            member.connection.end_abandoned().await;
+            end_abandoned(&member.connection).await;
             pool.put_back(member);
         });
     }
@@ -293,7 +319,9 @@ impl<C: Connect> Pool<C> {
             let Some(other) = other else {
                 return Ok(lease);
             };
-            if !lease.end(&other, deadline).await {
+            let until = deadline.min(Instant::now() + GRACE);
+            if !timeout_at(until, lease.end(&other)).await.unwrap_or(false) {
+                lease.health().give_up();
                 let words = format!("{} did not answer", self.place());
                 return Err(Lost::Undone(Error::Timeout(words)));
             }
@@ -338,7 +366,7 @@ impl<C: Connect> Pool<C> {
                     }
                 },
             };
-            if member.connection.is_usable() {
+            if is_usable(&member.connection) {
                 return Ok(member);
             }
         }
@@ -475,12 +503,16 @@ impl<C: Connect> Pool<C> {
     fn put_back(self: &Arc<Self>, mut member: Member<C::Connection>) {
         let now = Instant::now();
         let mut dropped = Vec::new();
+        let mut given_up = false;
         let mut state = self.state.lock();
         if state.closed {
             // Ends at once, without a farewell.
-        } else if !member.connection.is_usable() {
-            if let Some(name) = member.connection.take_given_up() {
-                state.given_up.push(name);
+        } else if !is_usable(&member.connection) {
+            if member.connection.health().is_given_up() {
+                // A statement that the server has not begun yet must not be carried
+                // out after newer ones.
+                state.given_up.extend(member.connection.name());
+                given_up = true;
                 // The way to the server may be lost for older ones, too.
                 dropped = state.idle.remove(|idle| idle.opened <= member.opened);
             }
@@ -494,6 +526,32 @@ impl<C: Connect> Pool<C> {
         self.open_more(&mut state);
         drop(state);
         self.close_all(dropped);
+        if given_up {
+            self.end_given_up();
+        }
+    }
+
+    /// Soon ends what was given up on the server, where it may wait for a lock, even
+    /// if nothing else is done.
+    fn end_given_up(self: &Arc<Self>) {
+        if on_host() {
+            let pool = Arc::clone(self);
+            spawn(async move {
+                let deadline = Instant::now() + pool.options.connect_timeout;
+                drop(pool.take(deadline).await);
+            });
+        }
+    }
+
+    /// Drops a connection whose statements were abandoned.
+    fn discard(self: &Arc<Self>, member: Member<C::Connection>) {
+        let mut state = self.state.lock();
+        state.given_up.extend(member.connection.name());
+        member.connection.health().give_up();
+        drop(member);
+        self.open_more(&mut state);
+        drop(state);
+        self.end_given_up();
     }
 
     /// The server has taken a write.
@@ -580,6 +638,10 @@ fn give<T: Pooled>(state: &mut State<T>, mut member: Member<T>) {
     }
     let on_loop = member.connection.is_on_loop();
     state.idle.at(on_loop).push(member);
+}
+
+fn is_usable<T: Pooled>(connection: &T) -> bool {
+    connection.is_open() && !connection.health().is_given_up()
 }
 
 fn closed() -> Lost {

@@ -9,8 +9,9 @@
 //! holds back keep their patience.
 
 use super::Admission;
-use super::attempt::{Attempts, Group, Next};
+use super::attempt::{Attempts, Next};
 use super::engine::Lost;
+use super::group::Group;
 use super::operation::{Caller, Operation};
 use crate::kv::{Answer, Error, Key, Outcome, Prefix};
 use parking_lot::Mutex;

@@ -220,13 +220,18 @@ impl<E: Engine> Worker<E> {
         self.lines.iter().map(|line| line.flights).sum()
     }
 
+    /// Whether another group of a line may begin. Writes may wait for a lock; one
+    /// connection is left to gets.
+    fn may_send(&self, line: usize) -> bool {
+        let most = self.engine.connections();
+        let most = if line == GETS { most } else { (most - 1).max(1) };
+        self.flights() < most
+    }
+
     /// Sends ready operations, if it is worth it.
     fn send(&mut self, now: Instant) {
-        let most = self.engine.connections();
         for line in [GETS, RELAXED, WRITES] {
-            // Writes may wait for a lock; one connection is left to gets.
-            let most = if line == GETS { most } else { (most - 1).max(1) };
-            while self.flights() < most && self.lines[line].is_worth_a_flight(now) {
+            while self.may_send(line) && self.lines[line].is_worth_a_flight(now) {
                 let ids = self.lines[line].take(&self.schedule);
                 if ids.is_empty() {
                     continue;
@@ -306,12 +311,12 @@ impl<E: Engine> Worker<E> {
     /// When there is something to do without an event.
     fn due(&mut self) -> Option<Instant> {
         let flights = self.flights();
-        let linger = |line: &Line| {
-            let lingers = line.flights > 0 && flights + 1 < self.engine.connections();
+        let linger = |(index, line): (usize, &Line)| {
+            let lingers = line.flights > 0 && self.may_send(index);
             let first = line.queue.front().filter(|_| lingers);
             first.map(|(_, since)| *since + LINGER)
         };
-        let linger = self.lines.iter().filter_map(linger).min();
+        let linger = self.lines.iter().enumerate().filter_map(linger).min();
         if flights == 0 && self.tend.is_none() {
             self.tend = self.engine.tend();
         }

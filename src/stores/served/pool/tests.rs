@@ -1,4 +1,5 @@
 use super::*;
+use crate::host::sleep;
 use std::sync::atomic::AtomicBool;
 use tokio::task::yield_now;
 use tokio::time::{advance, timeout};
@@ -15,12 +16,13 @@ struct Server {
     refusal: Mutex<Option<Refusal>>,
     ended: Mutex<Vec<usize>>,
     writable_only: AtomicBool,
+    cancelled: AtomicUsize,
 }
 
 struct Connection {
     server: Arc<Server>,
     number: usize,
-    given_up: AtomicBool,
+    health: Health,
 }
 
 impl Drop for Connection {
@@ -32,27 +34,34 @@ impl Drop for Connection {
 impl Pooled for Connection {
     type Name = usize;
 
-    fn is_on_loop(&self) -> bool {
-        false
+    fn place(&self) -> &'static str {
+        "here"
     }
 
-    fn is_usable(&self) -> bool {
-        !self.given_up.load(Ordering::Relaxed)
+    fn health(&self) -> &Health {
+        &self.health
     }
 
-    fn refresh(&self) {}
-
-    fn is_abandoned(&self) -> bool {
-        false
+    fn is_open(&self) -> bool {
+        true
     }
 
-    async fn end_abandoned(&self) {}
-
-    fn take_given_up(&mut self) -> Option<usize> {
-        self.given_up.load(Ordering::Relaxed).then_some(self.number)
+    fn cancel(&self) -> Task<()> {
+        self.server.cancelled.fetch_add(1, Ordering::Relaxed);
+        spawn(async {})
     }
 
-    async fn end(&self, other: &usize, _: Instant) -> bool {
+    async fn settle(&self) {}
+
+    fn outlives_abandoned(&self) -> bool {
+        true
+    }
+
+    fn name(&self) -> Option<usize> {
+        Some(self.number)
+    }
+
+    async fn end(&self, other: &usize) -> bool {
         self.server.ended.lock().push(*other);
         true
     }
@@ -76,7 +85,7 @@ impl Connect for Arc<Server> {
                 None => Ok(Connection {
                     server: Arc::clone(self),
                     number: self.opened.fetch_add(1, Ordering::Relaxed),
-                    given_up: AtomicBool::new(false),
+                    health: Health::default(),
                 }),
             }
         })
@@ -168,7 +177,7 @@ async fn refusals_are_told_unless_a_connection_may_become_free() {
     // There is one, but it does not become free.
     let lost = take(&pool).await.map(|_| ()).unwrap_err();
     assert!(matches!(lost, Lost::Refused { lasting: false, .. }), "{lost:?}");
-    first.given_up.store(true, Ordering::Relaxed);
+    first.health.give_up();
     drop(first);
     let begin = Instant::now();
     for _ in 0..5 {
@@ -187,7 +196,7 @@ async fn a_connection_that_was_given_up_is_ended_first_and_takes_older_ones_with
     let youngest = take(&pool).await.unwrap();
     let (older, silent) = leases;
     drop((older, youngest));
-    silent.given_up.store(true, Ordering::Relaxed);
+    silent.health.give_up();
     drop(silent);
     run_others().await;
     assert_eq!(server.closed.load(Ordering::Relaxed), 2);
@@ -251,4 +260,46 @@ async fn a_closed_pool_gives_nothing() {
     drop(lease);
     assert_eq!(server.closed.load(Ordering::Relaxed), 1);
     assert_eq!(take(&pool).await.map(|_| ()), Err(closed()));
+}
+
+fn limits() -> Limits {
+    let now = Instant::now();
+    Limits {
+        late: now + SECOND,
+        deadline: now + 2 * SECOND,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_statement_is_cancelled_and_then_given_up() {
+    let (server, pool) = pool(2);
+    let lease = take(&pool).await.unwrap();
+    assert_eq!(lease.one(limits(), async { Ok(1) }).await.unwrap(), 1);
+    assert_eq!(server.cancelled.load(Ordering::Relaxed), 0);
+    let slow = async {
+        sleep(SECOND + SECOND / 2).await;
+        Ok(2)
+    };
+    assert_eq!(lease.one(limits(), slow).await.unwrap(), 2);
+    assert!(server.cancelled.load(Ordering::Relaxed) > 1);
+    assert!(!lease.health.is_given_up());
+    let silent = lease.one(limits(), std::future::pending::<Result<(), Fault>>());
+    assert!(matches!(
+        silent.await,
+        Err(Fault::Lost(Lost::Unknown(Error::Timeout(_))))
+    ));
+    assert!(lease.health.is_given_up());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_statement_is_cancelled_before_the_connection_is_used_again() {
+    let (server, pool) = pool(1);
+    let lease = take(&pool).await.unwrap();
+    let pending = lease.one(limits(), std::future::pending::<Result<(), Fault>>());
+    assert!(timeout(SECOND / 2, pending).await.is_err());
+    assert!(lease.health.is_busy());
+    drop(lease);
+    let again = take(&pool).await.unwrap();
+    assert!(!again.health.is_busy());
+    assert_eq!(server.opened.load(Ordering::Relaxed), 1);
 }

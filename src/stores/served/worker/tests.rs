@@ -1,8 +1,9 @@
 use super::*;
 use crate::kv::{Error, JsonText, Key, KeyBuilder, Outbox, Ticket, Write};
 use crate::stores::served::Load;
-use crate::stores::served::attempt::{Group, Limits};
+use crate::stores::served::attempt::Limits;
 use crate::stores::served::engine::{Cleared, Cursor, Rows};
+use crate::stores::served::group::Group;
 use futures::FutureExt;
 use futures::future::pending;
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ struct Script {
     clears: Notify,
     closed: AtomicBool,
     groups: Mutex<Vec<usize>>,
+    connections: usize,
 }
 
 impl Engine for Script {
@@ -29,7 +31,7 @@ impl Engine for Script {
     }
 
     fn connections(&self) -> usize {
-        4
+        self.connections
     }
 
     fn query_timeout(&self) -> Duration {
@@ -155,7 +157,14 @@ fn set(part: &str) -> Command {
 
 impl Test {
     fn new() -> Self {
-        let engine = Arc::<Script>::default();
+        Self::with_connections(4)
+    }
+
+    fn with_connections(connections: usize) -> Self {
+        let engine = Arc::new(Script {
+            connections,
+            ..Script::default()
+        });
         let (messages, receiver) = unbounded_channel();
         let worker = Worker::new(Arc::clone(&engine), receiver, Bulk::Here).run();
         Self {
@@ -259,4 +268,19 @@ async fn groups_mix_neither_kinds_of_writes_nor_gets() {
         assert!(call.await.unwrap().is_ok());
     }
     assert_eq!(*test.engine.groups.lock(), [2, 2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_get_waits_for_no_other_while_there_is_a_connection() {
+    for connections in 2..5 {
+        let test = Test::with_connections(connections);
+        let slow = test.call(get("silent"));
+        while test.engine.groups.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let begin = Instant::now();
+        assert!(test.call(get("a")).await.unwrap().is_ok());
+        assert!(begin.elapsed() <= 2 * LINGER, "{connections}");
+        drop(slow);
+    }
 }
