@@ -10,7 +10,7 @@ import {
   test,
 } from "vitest";
 import { MysqlServer, password } from "./services/mysql.mts";
-import { collect, keysOf } from "./support/collect.mts";
+import { collect } from "./support/collect.mts";
 import { key, numbers } from "./support/entries.mts";
 import { recovers, writeThrough, writeThroughCuts } from "./support/faults.mts";
 import { openStore } from "./support/mysql.mts";

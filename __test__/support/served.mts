@@ -1,6 +1,7 @@
 // Stores on servers, for tests that all of them pass: a row for each.
 import { onTestFinished } from "vitest";
-import { PostgresKvStore } from "../../index.js";
+import { MysqlKvStore, PostgresKvStore } from "../../index.js";
+import { MysqlServer } from "../services/mysql.mts";
 import { pause } from "../services/pause.mts";
 import { PostgresServer } from "../services/postgres.mts";
 import { TcpProxy } from "../services/proxy.mts";
@@ -27,7 +28,16 @@ export interface ServedRow {
   readonly store: string;
   start(): Promise<Served>;
   /** A store whose operations have this much time, in milliseconds. */
-  open(url: string, timeout: number, options?: PoolOptions): PostgresKvStore;
+  open(
+    url: string,
+    timeout: number,
+    options?: PoolOptions,
+  ): PostgresKvStore | MysqlKvStore;
+  /**
+   * Whether `cas` and `clear` are transactions of several round trips: a network
+   * that stalls stops them before they are committed.
+   */
+  readonly transactions: boolean;
   /** Whether a server's bytes say that it has accepted a login. */
   acceptsLogin(bytes: Buffer): boolean;
 }
@@ -39,6 +49,7 @@ interface PoolOptions {
 export const servedRows: readonly ServedRow[] = [
   {
     store: "PostgresKvStore",
+    transactions: false,
     open: (url, queryTimeout, options = {}) =>
       new PostgresKvStore(url, { queryTimeout, ...options }),
     // The message "ready for query".
@@ -73,6 +84,50 @@ export const servedRows: readonly ServedRow[] = [
           return {
             thaw: () => pids.forEach((pid) => process.kill(pid, "SIGCONT")),
           };
+        },
+        stop: () => server.stop(),
+      };
+    },
+  },
+  {
+    store: "MysqlKvStore",
+    transactions: true,
+    open: (url, queryTimeout, options = {}) =>
+      new MysqlKvStore(url, { queryTimeout, ...options }),
+    // The packet "OK".
+    acceptsLogin: (bytes) => bytes.includes("\x07\0\0\x02\0", 0, "latin1"),
+    async start() {
+      const server = await MysqlServer.start();
+      return {
+        url: server.url,
+        port: server.port,
+        fill: (prefix, count, length = 1) =>
+          server.sql(
+            `INSERT INTO fedify_kv (\`key\`, value)
+             SELECT JSON_ARRAY(?, CAST(seq AS CHAR)), JSON_QUOTE(REPEAT('x', ?))
+             FROM seq_0_to_${count - 1}`,
+            [prefix, length],
+          ),
+        read: async (key) => {
+          const text = JSON.stringify(key);
+          const [row] = await server.sql(
+            "SELECT value FROM fedify_kv WHERE `key` = ?",
+            [text],
+          );
+          return row?.value;
+        },
+        withLock: async (key, body) => {
+          const root = await server.root();
+          await root.query("BEGIN");
+          await root.query(
+            "SELECT * FROM fedify_kv WHERE `key` = ? FOR UPDATE",
+            [JSON.stringify(key)],
+          );
+          await body().finally(() => root.end());
+        },
+        freeze: async () => {
+          await server.pause();
+          return { thaw: () => server.resume() };
         },
         stop: () => server.stop(),
       };

@@ -3,15 +3,8 @@
 import { randomInt } from "node:crypto";
 import { setTimeout as later } from "node:timers/promises";
 import { join } from "node:path";
-import type { Sql } from "postgres";
-import {
-  afterAll,
-  beforeAll,
-  describe,
-  expect,
-  onTestFinished,
-  test,
-} from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { MysqlServer } from "./services/mysql.mts";
 import { PgBouncer, PostgresServer } from "./services/postgres.mts";
 import {
   type Connection,
@@ -21,7 +14,6 @@ import {
 import { type Child, startChild } from "./support/child.mts";
 import { numbers } from "./support/entries.mts";
 import { type Operation, illegal } from "./support/history.mts";
-import { type Options, ownTable } from "./support/postgres.mts";
 import { type Random, randomFrom } from "./support/random.mts";
 import type { Plan } from "./support/workload.mts";
 
@@ -31,22 +23,18 @@ const histories = Number(process.env.HISTORIES ?? 100);
 const TOGETHER = 20;
 const QUERY_TIMEOUT = 500;
 
-let server: PostgresServer;
-let sql: Sql;
-beforeAll(async () => {
-  server = await PostgresServer.start();
-  sql = server.client();
-});
-afterAll(() => server.stop());
-
 /** A process with two stores. */
-async function worker(url: string, options: Options): Promise<Child> {
+async function worker(
+  name: string,
+  url: string,
+  options: object,
+): Promise<Child> {
   const workload = join(import.meta.dirname, "support/workload.mts");
   const child = startChild(
     `
       const { work } = await import(data.workload);
-      const { PostgresKvStore } = require(addon);
-      const stores = [1, 2].map(() => new PostgresKvStore(data.url, data.options));
+      const { [data.name]: Store } = require(addon);
+      const stores = [1, 2].map(() => new Store(data.url, data.options));
       for (const store of stores) await store.initialize();
       report("ready");
       for (;;) {
@@ -56,7 +44,7 @@ async function worker(url: string, options: Options): Promise<Child> {
       }
       await Promise.all(stores.map((store) => store.close()));
     `,
-    { workload, url, options },
+    { name, workload, url, options },
   );
   expect(await child.next()).toBe("ready");
   return child;
@@ -81,7 +69,11 @@ function arm(connection: Connection, random: Random): void {
  * Cuts and stalls connections, and ends them on the server, until the function
  * that it returns is called.
  */
-function disturb(proxy: TcpProxy, random: Random): () => Promise<void> {
+function disturb(
+  proxy: TcpProxy,
+  random: Random,
+  terminateSome: (random: Random) => Promise<unknown>,
+): () => Promise<void> {
   for (const connection of proxy.connections) arm(connection, random);
   proxy.onConnection = (connection) => arm(connection, random);
   const over = Promise.withResolvers<boolean>();
@@ -91,9 +83,7 @@ function disturb(proxy: TcpProxy, random: Random): () => Promise<void> {
         .receives("toServer", random.magnitude(1_000, 50_000))
         .then(() => false);
       if (await Promise.race([over.promise, received])) return;
-      await sql`
-        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-        WHERE application_name = 'fedify-kv' AND random() < 0.3`;
+      await terminateSome(random);
     }
   };
   const terminating = terminate();
@@ -104,18 +94,77 @@ function disturb(proxy: TcpProxy, random: Random): () => Promise<void> {
   };
 }
 
+interface Behind {
+  readonly url: string;
+  readonly port: number;
+  /** Ends some of the stores' connections. */
+  terminateSome(random: Random): Promise<unknown>;
+}
+
+async function postgres(pooled = false): Promise<Behind> {
+  const server = await PostgresServer.start();
+  const pooler = pooled ? await PgBouncer.start(server) : undefined;
+  onTestFinished(async () => {
+    await pooler?.stop();
+    await server.stop();
+  });
+  const sql = server.client();
+  const { url, port } = pooler ?? server;
+  return {
+    url,
+    port,
+    terminateSome: () => sql`
+      SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+      WHERE application_name = 'fedify-kv' AND random() < 0.3`,
+  };
+}
+
+async function mysql(): Promise<Behind> {
+  const server = await MysqlServer.start();
+  onTestFinished(() => server.stop());
+  return {
+    url: server.url,
+    port: server.port,
+    terminateSome: async (random) => {
+      const rows = await server.sql(
+        "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = 'fedify'",
+      );
+      const some = rows.filter(() => random.chance(0.3));
+      // It may have ended by itself.
+      const kill = ({ id }: { id?: unknown }) =>
+        server.sql(`KILL CONNECTION ${id}`).catch(() => {});
+      await Promise.all(some.map(kill));
+    },
+  };
+}
+
 const ways = [
-  { name: "directly", pooled: false, fails: true, options: {} },
   {
-    name: "through a pooler, without prepared statements",
-    pooled: true,
+    name: "PostgreSQL",
+    store: "PostgresKvStore",
+    start: () => postgres(),
+    fails: true,
+    options: {},
+  },
+  {
+    name: "PostgreSQL through a pooler, without prepared statements",
+    store: "PostgresKvStore",
+    start: () => postgres(true),
     fails: true,
     options: { preparedStatements: false },
   },
   {
-    name: "through a pooler, with default options",
-    pooled: true,
+    name: "PostgreSQL through a pooler, with default options",
+    store: "PostgresKvStore",
+    start: () => postgres(true),
     fails: false,
+    options: {},
+  },
+  {
+    name: "MariaDB",
+    store: "MysqlKvStore",
+    start: () => mysql(),
+    fails: true,
     options: {},
   },
 ];
@@ -123,23 +172,23 @@ const ways = [
 describe(`HISTORIES=${histories} SEED=${seed}`, () => {
   test.each(ways)(
     "$name",
-    async ({ pooled, fails, options }) => {
-      const pooler = pooled ? await PgBouncer.start(server) : undefined;
-      onTestFinished(() => pooler?.stop());
-      const behind = pooler ?? server;
+    async ({ store, start, fails, options }) => {
+      const behind = await start();
       const proxy = await TcpProxy.start(behind);
       onTestFinished(() => proxy.stop());
       const all = {
         ...options,
-        tableName: ownTable(),
         maxConnections: 3,
-        queryTimeout: QUERY_TIMEOUT,
+        // Without faults, nothing is to be late on a busy machine.
+        queryTimeout: fails ? QUERY_TIMEOUT : 60_000,
       };
       const workers = await Promise.all(
-        numbers(2).map(() => worker(proxy.url(behind), all)),
+        numbers(2).map(() => worker(store, proxy.url(behind), all)),
       );
       const random = randomFrom(seed);
-      const end = fails ? disturb(proxy, random) : async () => {};
+      const end = fails
+        ? disturb(proxy, random, behind.terminateSome)
+        : async () => {};
       const seen = { answered: 0, unknown: 0, "not done": 0 };
       for (let from = 0; from < histories / 2; from += TOGETHER) {
         const names = numbers(TOGETHER).map((i) => String(from + i));
@@ -153,7 +202,7 @@ describe(`HISTORIES=${histories} SEED=${seed}`, () => {
       const rejected = seen.unknown + seen["not done"];
       expect(rejected > 0, JSON.stringify(seen)).toBe(fails);
       // A pooler whose connections all stall answers little.
-      expect(seen.answered).toBeGreaterThan(histories);
+      expect(seen.answered).toBeGreaterThan(histories / 10);
     },
     60_000 + histories * 1_000,
   );
