@@ -143,7 +143,7 @@ test("a cas with an unknown outcome rejects and says so", async () => {
 });
 
 test("operations time out while the server is paused, then recover", async () => {
-  const store = openStore(server.url, { queryTimeout: 200 });
+  const store = openStore(server.url, { queryTimeout: 1_000 });
   await store.set(["k"], "before");
   await server.pause();
   const calls = [
@@ -167,8 +167,8 @@ test("operations time out while the server is paused, then recover", async () =>
 
 test("close() resolves even if the server does not answer", async () => {
   const store = openStore(server.url, {
-    queryTimeout: 200,
-    connectTimeout: 200,
+    queryTimeout: 1_000,
+    connectTimeout: 1_000,
   });
   await store.set(["k"], 1);
   await server.pause();
@@ -179,7 +179,7 @@ test("close() resolves even if the server does not answer", async () => {
 });
 
 test("writes time out behind another session's row lock and are undone", async () => {
-  const store = openStore(server.url, { queryTimeout: 300 });
+  const store = openStore(server.url, { queryTimeout: 1_000 });
   await store.set(["k"], "old");
   const holder = await server.root();
   await holder.query(
@@ -238,7 +238,7 @@ test("the sweep skips rows that another session has locked", async () => {
 });
 
 test("operations time out while another session locks the table", async () => {
-  const store = openStore(server.url, { queryTimeout: 300 });
+  const store = openStore(server.url, { queryTimeout: 1_000 });
   await store.set(["k"], 1);
   const holder = await server.root();
   await holder.query("LOCK TABLES fedify_kv WRITE");
@@ -328,7 +328,7 @@ test("operations reject while the server has no free connection", async () => {
         return others.length;
       })
       .toBe(10);
-    const store = openStore(server.url, { queryTimeout: 300 });
+    const store = openStore(server.url, { queryTimeout: 1_000 });
     for (const call of [() => store.get(["k"]), () => store.set(["k"], 1)]) {
       const error = await expectRejection(call, "ERR_KV_CONNECTION");
       expect(error.message).toContain("Too many connections");

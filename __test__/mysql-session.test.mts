@@ -1,5 +1,6 @@
 // The session, the packets and the server are what the store counts on, or it
 // copes with them.
+import { createConnection } from "mysql2/promise";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { MysqlKvStore } from "../index.js";
 import { MysqlServer } from "./services/mysql.mts";
@@ -172,9 +173,10 @@ test("a statement is only ended on its own server", async () => {
   // Later connections are to the other server, where each number that the store
   // may have is a stranger's.
   const [newest] = await own.sql("SELECT CONNECTION_ID() AS id");
-  const strangers = [await another.root()];
+  const stranger = () => createConnection({ uri: another.url });
+  const strangers = [await stranger()];
   while (Number(strangers.at(-1)?.threadId) < Number(newest?.id)) {
-    strangers.push(await another.root());
+    strangers.push(await stranger());
   }
   onTestFinished(() => strangers.forEach((each) => each.destroy()));
   const slow = strangers.map(async (each) => {

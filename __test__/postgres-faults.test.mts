@@ -324,7 +324,10 @@ test("deadlocks and serialization failures are repeated", async () => {
 });
 
 test("a connection whose backend does not answer is replaced", async () => {
-  const store = openStore(server.url, { queryTimeout: 300, maxConnections: 1 });
+  const store = openStore(server.url, {
+    queryTimeout: 1_000,
+    maxConnections: 1,
+  });
   await store.set(["k"], "before");
   const [backend] = await ours();
   const pid: number = backend?.pid;
@@ -396,7 +399,7 @@ test("a failed login rejects with the reason, without secrets", async () => {
 });
 
 test("operations wait for a stopped server until the timeout", async () => {
-  const store = openStore(server.url, { queryTimeout: 300 });
+  const store = openStore(server.url, { queryTimeout: 1_000 });
   await store.set(["k"], 1);
   await server.kill("SIGINT");
   const begin = performance.now();
@@ -457,7 +460,7 @@ test("calls beyond queueLimit reject", async () => {
 });
 
 test("close() resolves and disconnects even if the server does not answer", async () => {
-  const store = openStore(server.url, { queryTimeout: 300 });
+  const store = openStore(server.url, { queryTimeout: 1_000 });
   await store.set(["k"], 1);
   await sql.begin(async (sql) => {
     await sql`LOCK TABLE fedify_kv_v2 IN ACCESS EXCLUSIVE MODE`;

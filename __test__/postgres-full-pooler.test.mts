@@ -23,7 +23,7 @@ test.each([true, false])(
     const proxy = await startProxy(pooler);
     const store = openStore(proxy.url(pooler), {
       maxConnections: 2,
-      queryTimeout: 300,
+      queryTimeout: 1_000,
       preparedStatements,
       tableName: ownTable(),
     });

@@ -207,7 +207,7 @@ describe("a conversion that takes long", () => {
 
   test("goes on when the operation that started it has timed out", async () => {
     await createUnlogged();
-    const store = openStore(server.url, { queryTimeout: 300 });
+    const store = openStore(server.url, { queryTimeout: 1_000 });
     const { release } = await holdConversions();
     await expectRejection(() => store.set(["k"], 1), "ERR_KV_TIMEOUT");
     expect(await waitsForConversion()).toBe(1);

@@ -118,7 +118,7 @@ for (const [mode, size] of [
     test("a connection that is given up ends no other client's session", async () => {
       const store = openStore(pooler.url, {
         tableName: ownTable(),
-        queryTimeout: 200,
+        queryTimeout: 1_000,
       });
       await store.set(["k"], 1);
       await pause(pooler.pid);

@@ -365,7 +365,7 @@ describe.each<Options>([{}, { preparedStatements: false }])(
     test("a statement that takes too long is cancelled through it", async () => {
       const store = openStore(pooler.url, {
         ...options,
-        queryTimeout: 300,
+        queryTimeout: 1_000,
       });
       await store.set(["k"], 1);
       await sql.begin(async (sql) => {
