@@ -438,8 +438,7 @@ test("list, get and clear read only an index range of 100,000 rows", async () =>
     await cost(async () => {
       expect(await collect(store.list(["p1234"]))).toHaveLength(50);
     }),
-    // A page's sizes are summed up before its values are read.
-  ).toBeLessThan(own + 800);
+  ).toBeLessThan(own + 200);
   expect(
     await cost(async () => {
       const keys = Array.from(

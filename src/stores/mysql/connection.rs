@@ -2,14 +2,14 @@
 
 use super::Settings;
 use super::failure::{Failure, refusal};
-use super::session::{MOST_STATEMENTS, Name, Session, Wanted};
+use super::session::{MOST_STATEMENTS, Name, Session, Wanted, Wire};
 use super::tls::ssl_opts;
 use crate::host::{Task, sleep, spawn, timeout};
 use crate::kv::{Error, Result};
 use crate::stores::served::{Connect, Fault, GRACE, Health, Pooled, Refusal, contain, look_up};
 use futures::future::BoxFuture;
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Opts, OptsBuilder};
+use mysql_async::{Opts, OptsBuilder};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +48,9 @@ impl Connection {
     pub async fn end<T>(&self, mut session: MutexGuard<'_, Session>, result: Result<T, Failure>) -> Result<T, Fault> {
         match result {
             Ok(result) => {
+                if session.spent {
+                    self.ended.store(true, Ordering::Relaxed);
+                }
                 session.end();
                 Ok(result)
             }
@@ -136,7 +139,7 @@ impl Pooled for Connection {
 
 async fn kill_query(settings: &Settings, name: &Name) -> mysql_async::Result<()> {
     let Ok(opts) = settings.opts() else { return Ok(()) };
-    let mut conn = Conn::new(addressed(opts).await?).await?;
+    let mut conn = Wire::connect(addressed(opts).await?).await?;
     if Name::of(&mut conn).await?.is_beside(name) {
         conn.query_drop(format!("KILL QUERY {}", name.id)).await?;
     }
@@ -166,7 +169,7 @@ impl Connect for Connector {
                 statement_log: settings.statement_log.load(Ordering::Relaxed),
             };
             let opening = async {
-                let conn = Conn::new(addressed(opts).await?).await?;
+                let conn = Wire::connect(addressed(opts).await?).await?;
                 Session::set_up(conn, Arc::clone(&settings.statements), wanted).await
             };
             let opened = contain(timeout_at(deadline, opening)).await.map_err(passing)?;

@@ -3,9 +3,11 @@
 use super::failure::Failure;
 use super::statements::{Statement, Statements};
 use crate::stores::served::Fault;
+use futures::FutureExt;
 use mysql_async::prelude::{FromRow, Queryable};
-use mysql_async::{Conn, Params, Row, Statement as Prepared, Value};
+use mysql_async::{Conn, Opts, Params, Row, Statement as Prepared, Value};
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -55,7 +57,7 @@ impl Name {
         self.server == other.server && (self.started - other.started).abs() <= 2
     }
 
-    pub async fn of(conn: &mut Conn) -> mysql_async::Result<Self> {
+    pub async fn of(conn: &mut Wire) -> mysql_async::Result<Self> {
         // MariaDB has no server_uuid.
         let query = "SELECT CONCAT_WS(' ', @@hostname, @@port /*!80000 , @@server_uuid */), \
             UNIX_TIMESTAMP(), CONNECTION_ID()";
@@ -69,13 +71,54 @@ impl Name {
     }
 }
 
-async fn first<T: FromRow + Send + 'static>(conn: &mut Conn, query: &str) -> mysql_async::Result<T> {
+async fn first<T: FromRow + Send + 'static>(conn: &mut Wire, query: &str) -> mysql_async::Result<T> {
     let row: Option<T> = conn.query_first(query).await?;
     row.ok_or_else(|| std::io::Error::other("the server gave no answer").into())
 }
 
+/// The driver's connection. If it is dropped, the socket is closed at once; the
+/// driver would first wait for answers.
+pub struct Wire(Option<Conn>);
+
+impl Wire {
+    pub async fn connect(opts: Opts) -> mysql_async::Result<Self> {
+        Ok(Self(Some(Conn::new(opts).await?)))
+    }
+
+    pub async fn disconnect(mut self) -> mysql_async::Result<()> {
+        match self.0.take() {
+            Some(conn) => conn.disconnect().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.take() {
+            drop(conn.disconnect().now_or_never());
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only its end takes the connection")]
+impl Deref for Wire {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        self.0.as_ref().expect("it has not ended")
+    }
+}
+
+#[expect(clippy::expect_used, reason = "only its end takes the connection")]
+impl DerefMut for Wire {
+    fn deref_mut(&mut self) -> &mut Conn {
+        self.0.as_mut().expect("it has not ended")
+    }
+}
+
 pub struct Session {
-    conn: Conn,
+    conn: Wire,
     statements: Arc<Statements>,
     prepared: HashMap<Statement, Prepared>,
     /// The largest packet that the server accepts, in bytes.
@@ -83,6 +126,8 @@ pub struct Session {
     in_transaction: bool,
     /// Whether what is under way may change something, even if there is no answer.
     at_risk: bool,
+    /// Whether there is an answer that nobody will read, so that this is its end.
+    pub spent: bool,
     used: Instant,
 }
 
@@ -97,7 +142,7 @@ pub struct Wanted {
 
 impl Session {
     pub async fn set_up(
-        mut conn: Conn,
+        mut conn: Wire,
         statements: Arc<Statements>,
         wanted: Wanted,
     ) -> mysql_async::Result<(Self, Name)> {
@@ -129,6 +174,7 @@ impl Session {
             packet: packet.try_into().unwrap_or(usize::MAX),
             in_transaction: false,
             at_risk: false,
+            spent: false,
             used: Instant::now(),
         };
         Ok((session, name))
@@ -145,6 +191,28 @@ impl Session {
     pub async fn rows(&mut self, statement: Statement, values: Vec<Value>) -> Result<Vec<Row>, Failure> {
         let prepared = self.prepare(statement).await?;
         Ok(self.conn.exec(prepared, Params::Positional(values)).await?)
+    }
+
+    /// The first rows, until they have so many bytes; whether these are all. If not,
+    /// the session is spent.
+    pub async fn rows_until(
+        &mut self,
+        statement: Statement,
+        values: Vec<Value>,
+        most: usize,
+    ) -> Result<(Vec<Row>, bool), Failure> {
+        let prepared = self.prepare(statement).await?;
+        let mut result = self.conn.exec_iter(prepared, Params::Positional(values)).await?;
+        let (mut rows, mut size) = (Vec::new(), 0);
+        while let Some(row) = result.next().await? {
+            size += (0..row.len()).map(|column| length(&row, column)).sum::<usize>();
+            rows.push(row);
+            if size >= most {
+                self.spent = true;
+                return Ok((rows, false));
+            }
+        }
+        Ok((rows, true))
     }
 
     /// Returns how many rows it changed.
@@ -226,6 +294,13 @@ impl Session {
     pub async fn disconnect(self) {
         // An error means that the connection is gone already.
         let _ = self.conn.disconnect().await;
+    }
+}
+
+fn length(row: &Row, column: usize) -> usize {
+    match row.as_ref(column) {
+        Some(Value::Bytes(bytes)) => bytes.len(),
+        _ => 0,
     }
 }
 

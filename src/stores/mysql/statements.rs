@@ -5,9 +5,6 @@
 /// The most entries in one statement.
 pub const MOST: usize = 512;
 
-/// How many bytes of values are enough for one page.
-pub const ENOUGH_BYTES: usize = 1024 * 1024;
-
 /// A statement. Numbers are its size: one of those below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Statement {
@@ -112,14 +109,9 @@ impl Statements {
                 FOR UPDATE SKIP LOCKED",
                 keys(size)
             ),
-            // The inner query leaves out the entries that make a page too long, before
-            // their values are copied.
             Statement::Page(bound) => format!(
-                "SELECT `key`, `value`, {live} FROM (\
-                SELECT `key`, SUM(`size`) OVER (ORDER BY `key` ROWS UNBOUNDED PRECEDING) - `size` AS `before` FROM (\
-                SELECT `key`, LENGTH(`value`) AS `size` FROM {table} FORCE INDEX (PRIMARY) \
-                WHERE `key` {} ? AND `key` <= ? ORDER BY `key` LIMIT ?) `sizes`) `page` \
-                JOIN {table} FORCE INDEX (PRIMARY) USING (`key`) WHERE `before` < {ENOUGH_BYTES} ORDER BY `key`",
+                "SELECT `key`, `value`, {live} FROM {table} FORCE INDEX (PRIMARY) \
+                WHERE `key` {} ? AND `key` <= ? ORDER BY `key` LIMIT ?",
                 begin(bound)
             ),
             Statement::Slice(bound) => format!(

@@ -4,13 +4,16 @@
 use super::failure::Failure;
 use super::parts::{filled, split};
 use super::session::{Session, bytes, flag, text};
-use super::statements::{Bound, ENOUGH_BYTES, Statement, padded};
+use super::statements::{Bound, Statement, padded};
 use crate::kv::Prefix;
 use crate::stores::served::{Cleared, Cursor, Row, Rows};
 use mysql_async::Value;
 
 /// The greatest text, which sorts after every key.
 const LAST: &str = "\u{10ffff}";
+
+/// Where a page ends, in bytes, if the entries are much larger than those before.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// A range of consecutive keys.
 pub struct Range {
@@ -38,25 +41,23 @@ impl Range {
 
     /// Reads entries, fewer if these have many bytes.
     pub async fn read(&self, session: &mut Session) -> Result<Rows, Failure> {
-        let found = session.rows(Statement::Page(self.bound), self.values()).await?;
+        let statement = Statement::Page(self.bound);
+        let (found, all) = session.rows_until(statement, self.values(), MOST_BYTES).await?;
+        let more = !all || found.len() == self.entries as usize;
         let mut rows = Rows {
             rows: Vec::with_capacity(found.len()),
             next: None,
         };
-        let full = found.len() == self.entries as usize;
-        let (mut last, mut size) = (None, 0);
         for mut row in found {
-            let (key, value) = (bytes(&mut row, 0), text(&mut row, 1));
-            size += value.as_ref().map_or(0, String::len);
+            let key = bytes(&mut row, 0);
             if flag(&row, 2) {
                 rows.rows.push(Row {
                     key: String::from_utf8(key.clone()).ok(),
-                    value,
+                    value: text(&mut row, 1),
                 });
             }
-            last = Some(key);
+            rows.next = Some(key).filter(|_| more);
         }
-        rows.next = last.filter(|_| full || size >= ENOUGH_BYTES);
         Ok(rows)
     }
 

@@ -10,6 +10,7 @@ use super::engine::Lost;
 use super::fault::{Fault, about};
 use super::operation::Operation;
 use super::pool::{Connect, Pool};
+use super::worker::missing;
 use crate::kv::{Error, Outcome, Reply};
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
@@ -102,13 +103,8 @@ pub async fn run<E: PooledEngine>(engine: &E, group: &Group) -> Vec<Answer> {
     }
     answers
         .into_iter()
-        .map(|answer| answer.unwrap_or_else(missing))
+        .map(|answer| answer.unwrap_or_else(|| Ok(Err(missing()))))
         .collect()
-}
-
-fn missing() -> Answer {
-    let words = "internal error: an operation without an outcome";
-    Ok(Err(Error::Backend(words.into())))
 }
 
 /// Runs operations together, and separately those that fail so.

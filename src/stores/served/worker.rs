@@ -325,7 +325,8 @@ impl<E: Engine> Worker<E> {
     }
 }
 
-fn missing() -> Error {
+/// For an operation that an engine has left out.
+pub fn missing() -> Error {
     Error::Backend("internal error: an operation without an outcome".into())
 }
 
