@@ -1,5 +1,6 @@
 //! A connection with its session's settings and its prepared statements.
 
+use super::catalogue::Part;
 use super::failure::Failure;
 use super::statements::{Statement, Statements};
 use mysql_async::prelude::Queryable;
@@ -15,6 +16,8 @@ pub struct Connection {
     conn: Conn,
     statements: Arc<Statements>,
     prepared: HashMap<Statement, Prepared>,
+    /// The hint in those.
+    hint: Arc<str>,
     /// The largest packet that the server accepts, in bytes.
     pub packet: usize,
     /// Whether its isolation level suits a server that logs statements.
@@ -52,6 +55,7 @@ impl Connection {
         let packet: Option<u64> = conn.query_first("SELECT @@max_allowed_packet").await?;
         Ok(Self {
             conn,
+            hint: statements.hint(),
             statements,
             prepared: HashMap::new(),
             packet: packet.and_then(|bytes| bytes.try_into().ok()).unwrap_or(1024 * 1024),
@@ -82,6 +86,12 @@ impl Connection {
         Ok(row.is_some())
     }
 
+    /// What the catalogue says.
+    pub async fn parts(&mut self, query: &str) -> Result<Vec<Part>, Failure> {
+        let rows: Vec<Row> = self.conn.query(query).await?;
+        Ok(rows.iter().filter_map(Part::of).collect())
+    }
+
     pub async fn begin(&mut self) -> Result<(), Failure> {
         self.plain("BEGIN").await?;
         Ok(())
@@ -105,6 +115,11 @@ impl Connection {
     }
 
     async fn prepare(&mut self, statement: Statement) -> Result<Prepared, Failure> {
+        let hint = self.statements.hint();
+        if hint != self.hint {
+            self.hint = hint;
+            self.prepared.clear();
+        }
         if let Some(prepared) = self.prepared.get(&statement) {
             return Ok(prepared.clone());
         }

@@ -70,7 +70,7 @@ impl MysqlEngine {
             statements,
             connections: options.max_connections,
             creates: AtomicBool::new(!options.initialized),
-            ready: AtomicBool::new(options.initialized),
+            ready: AtomicBool::new(false),
             creating: Mutex::default(),
         })
     }
@@ -82,7 +82,8 @@ impl MysqlEngine {
                 self.make_ready(deadline).await?;
             }
             match self.on_connection(deadline, work).await {
-                Err(Ended::Failed(Error::Backend(_))) if !self.ready.load(Ordering::Relaxed) => {}
+                Err(Ended::Failed(Error::Backend(_)))
+                    if self.creates.load(Ordering::Relaxed) && !self.ready.load(Ordering::Relaxed) => {}
                 result => return result,
             }
         }
@@ -141,9 +142,7 @@ impl MysqlEngine {
                     });
                 }
                 Verdict::NoTable(error) => {
-                    if self.creates.load(Ordering::Relaxed) {
-                        self.ready.store(false, Ordering::Relaxed);
-                    }
+                    self.ready.store(false, Ordering::Relaxed);
                     return Err(Ended::Failed(error));
                 }
                 Verdict::StatementLog(error) => {
@@ -167,8 +166,13 @@ impl MysqlEngine {
         }
     }
 
-    /// Makes sure that the table and its index exist.
+    /// Makes sure that the table can be used and has its index, and creates it if it
+    /// is missing and may be created.
     async fn make_ready(&self, deadline: Instant) -> Result<(), Ended> {
+        self.make_ready_if(self.creates.load(Ordering::Relaxed), deadline).await
+    }
+
+    async fn make_ready_if(&self, creates: bool, deadline: Instant) -> Result<(), Ended> {
         let Ok(_one_at_a_time) = timeout_at(deadline, self.creating.lock()).await else {
             let error = self.pool.too_late(true);
             return Err(Ended::Lost { error, unknown: false });
@@ -178,10 +182,11 @@ impl MysqlEngine {
         }
         let mut create = Create {
             statements: &self.statements,
-            creates: self.creates.load(Ordering::Relaxed),
+            creates,
         };
-        self.on_connection(deadline, &mut create).await?;
-        self.ready.store(true, Ordering::Relaxed);
+        let found = self.on_connection(deadline, &mut create).await?;
+        let found = found.map_err(Ended::Failed)?;
+        self.ready.store(found, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -269,6 +274,8 @@ impl Engine for MysqlEngine {
             let mut drop = Drop {
                 statements: &self.statements,
             };
+            // Another program's table stays.
+            self.make_ready_if(false, limits.late).await.map_err(Ended::lost)?;
             self.on_connection(limits.late, &mut drop).await.map_err(Ended::lost)?;
             self.creates.store(true, Ordering::Relaxed);
             self.ready.store(false, Ordering::Relaxed);

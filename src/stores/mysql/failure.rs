@@ -50,7 +50,8 @@ pub fn verdict(error: &ServerError) -> Verdict {
         1020 | 1062 | 1205 | 1213 | 1412 | 1615 => Verdict::Passing(Error::Backend(words)),
         // A read-only server, and a read-only or demoted one in a group.
         1290 | 1792 | 1836 => Verdict::Elsewhere(Error::Backend(words)),
-        1146 => Verdict::NoTable(Error::Backend(words)),
+        // The index in our hint is gone: another table has taken this one's place.
+        1146 | 1176 => Verdict::NoTable(Error::Backend(words)),
         1317 => Verdict::Stopped(Error::Backend(words)),
         1969 | 3024 => Verdict::Stopped(Error::Timeout(words)),
         1665 => Verdict::StatementLog(Error::Backend(words)),

@@ -5,6 +5,7 @@
 //! ([`group`]) into few statements ([`statements`]), each on one connection
 //! ([`connection`]) of a pool ([`pool`]).
 
+mod catalogue;
 mod connection;
 mod engine;
 mod failure;

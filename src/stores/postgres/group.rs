@@ -100,19 +100,23 @@ impl Postgres {
         .boxed()
     }
 
-    /// Creates the table if it is missing; whether to retry.
+    /// Creates the table if it is missing, and checks what has become of it;
+    /// whether to retry.
     async fn renew(&self, attempts: &mut [Attempt], again: &[usize], deadline: Instant) -> bool {
         let missing = again
             .iter()
             .any(|index| matches!(attempts[*index], Err(Fault::NoTable(_))));
-        if !missing {
-            return true;
-        }
-        if self.settings.initialized {
+        self.table.forget();
+        if missing && self.settings.initialized {
             return false;
         }
         let limits = Limits::until(deadline);
-        match self.table.create(limits, Wait::Until(limits.late)).await {
+        let renewed = if missing {
+            self.table.create(limits, Wait::Until(limits.late)).await
+        } else {
+            self.table.check(limits).await
+        };
+        match renewed {
             Ok(()) => true,
             Err(fault) => {
                 for index in again {

@@ -41,7 +41,8 @@ impl Format for SqliteFormat {
     const LISTS: &'static str = "sqlite-list";
 
     fn is_complete(&self, connection: &Connection) -> Result<bool> {
-        Ok(!self.creates.load(Ordering::Acquire) || schema::is_complete(self, connection)?)
+        let is_complete = schema::is_complete(self, connection)?;
+        Ok(is_complete || !self.creates.load(Ordering::Acquire))
     }
 
     fn create(&self, connection: &Connection) -> Result<()> {
