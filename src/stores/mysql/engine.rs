@@ -169,10 +169,6 @@ impl MysqlEngine {
     /// Makes sure that the table can be used and has its index, and creates it if it
     /// is missing and may be created.
     async fn make_ready(&self, deadline: Instant) -> Result<(), Ended> {
-        self.make_ready_if(self.creates.load(Ordering::Relaxed), deadline).await
-    }
-
-    async fn make_ready_if(&self, creates: bool, deadline: Instant) -> Result<(), Ended> {
         let Ok(_one_at_a_time) = timeout_at(deadline, self.creating.lock()).await else {
             let error = self.pool.too_late(true);
             return Err(Ended::Lost { error, unknown: false });
@@ -182,11 +178,11 @@ impl MysqlEngine {
         }
         let mut create = Create {
             statements: &self.statements,
-            creates,
+            creates: self.creates.load(Ordering::Relaxed),
         };
-        let found = self.on_connection(deadline, &mut create).await?;
-        let found = found.map_err(Ended::Failed)?;
-        self.ready.store(found, Ordering::Relaxed);
+        let created = self.on_connection(deadline, &mut create).await?;
+        created.map_err(Ended::Failed)?;
+        self.ready.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -274,9 +270,8 @@ impl Engine for MysqlEngine {
             let mut drop = Drop {
                 statements: &self.statements,
             };
-            // Another program's table stays.
-            self.make_ready_if(false, limits.late).await.map_err(Ended::lost)?;
-            self.on_connection(limits.late, &mut drop).await.map_err(Ended::lost)?;
+            let dropped = self.on_connection(limits.late, &mut drop).await.map_err(Ended::lost)?;
+            dropped.map_err(|error| Lost::Refused { error, lasting: true })?;
             self.creates.store(true, Ordering::Relaxed);
             self.ready.store(false, Ordering::Relaxed);
             Ok(())

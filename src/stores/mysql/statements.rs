@@ -158,6 +158,11 @@ impl Statements {
         self.table.trim_matches('`')
     }
 
+    /// Fails if there is no table.
+    pub fn find_table(&self) -> String {
+        format!("SELECT 1 FROM {} LIMIT 0", self.table)
+    }
+
     /// As the official package writes it.
     pub fn create_table(&self) -> String {
         format!(

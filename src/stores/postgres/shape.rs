@@ -25,8 +25,11 @@ pub enum Part {
     /// A unique index on the key alone.
     Index {
         name: String,
-        /// Whether ON CONFLICT can use it.
-        is_usable: bool,
+        /// Without a schema.
+        constraint: String,
+        /// Whether all rows are in it.
+        is_whole: bool,
+        is_deferrable: bool,
         is_nondeterministic: bool,
     },
 }
@@ -52,7 +55,9 @@ impl Part {
             },
             "index" => Self::Index {
                 name,
-                is_usable: flag(3)?,
+                constraint: text(2)?,
+                is_whole: flag(3)?,
+                is_deferrable: flag(4)?,
                 is_nondeterministic: flag(5)?,
             },
             _ => return None,
@@ -135,10 +140,17 @@ pub fn check(table: &str, parts: &[Part]) -> Result<()> {
             }
             Part::Index {
                 name,
-                is_usable,
+                constraint,
+                is_whole,
+                is_deferrable,
                 is_nondeterministic,
             } => {
-                is_unique |= *is_usable && !is_nondeterministic;
+                is_unique |= is_whole & !is_deferrable & !is_nondeterministic;
+                // ON CONFLICT refuses it, even beside another.
+                if *is_deferrable {
+                    let what = format!("its unique constraint {constraint} is deferrable");
+                    faults.add(what, format!("DROP CONSTRAINT {constraint}"));
+                }
                 let on_key = |part: &Part| matches!(part, Part::Column { name, is_nondeterministic: false, .. } if name == "key");
                 // Otherwise it has the column's collation, and changes with it.
                 if *is_nondeterministic && parts.iter().any(on_key) {

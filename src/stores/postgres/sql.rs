@@ -280,9 +280,10 @@ fn shape(literal: &str) -> Sql {
         coalesce(NOT collisdeterministic, false) \
         FROM t JOIN pg_attribute ON attrelid = t.oid AND attnum > 0 AND NOT attisdropped \
         JOIN pg_type ON pg_type.oid = atttypid LEFT JOIN pg_collation ON pg_collation.oid = attcollation \
-        UNION ALL SELECT 'index', indexrelid::regclass::text, NULL, \
-        indimmediate AND indisvalid AND indpred IS NULL, false, coalesce(NOT collisdeterministic, false) \
+        UNION ALL SELECT 'index', indexrelid::regclass::text, quote_ident(relname), \
+        indisvalid AND indpred IS NULL, NOT indimmediate, coalesce(NOT collisdeterministic, false) \
         FROM t JOIN pg_index ON indrelid = t.oid AND indisunique AND indnkeyatts = 1 \
+        JOIN pg_class ON pg_class.oid = indexrelid \
         JOIN pg_attribute ON attrelid = t.oid AND attnum = indkey[0] AND attname = 'key' \
         LEFT JOIN pg_collation ON pg_collation.oid = indcollation[0]"
     );
