@@ -3,7 +3,11 @@ import type { Connection } from "mysql2/promise";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MysqlServer, password } from "./services/mysql.mts";
 import { collect } from "./support/collect.mts";
-import { expectRefusal, expectToWork } from "./support/foreign-tables.mts";
+import {
+  documented,
+  expectRefusal,
+  expectToWork,
+} from "./support/foreign-tables.mts";
 import { openStore, ownTable } from "./support/mysql.mts";
 
 let server: MysqlServer;
@@ -176,6 +180,25 @@ describe.each([false, true])("with initialized: %s", (initialized) => {
     const store = openStore(server.url, { tableName, initialized });
     expect(await expectRefusal(store, words)).toBeUndefined();
   });
+});
+
+test("a table is taken over as docs/migrate.md says", async () => {
+  await root.query(`
+    CREATE TABLE fedify_kv (id BIGINT AUTO_INCREMENT PRIMARY KEY,
+      \`key\` VARCHAR(768) NOT NULL, value JSON NOT NULL, expires DATETIME)
+    DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci`);
+  await root.query(`
+    INSERT INTO fedify_kv (\`key\`, value) VALUES ('["a","b"]', '1'),
+      ('["a","B"]', '[2]'), ('["a","b"]', '3')`);
+  const store = openStore(server.url);
+  await expectRefusal(store, /utf8mb4_general_ci/);
+  for (const statement of documented("A table in MySQL or MariaDB")) {
+    await root.query(statement);
+  }
+  expect(await store.get(["a", "b"])).toBe(3);
+  expect(await store.get(["a", "B"])).toEqual([2]);
+  await store.clear(["a"]);
+  await expectToWork(store);
 });
 
 test("a table that takes another's place is checked", async () => {

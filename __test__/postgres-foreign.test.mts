@@ -3,7 +3,11 @@ import type { Sql } from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PostgresServer } from "./services/postgres.mts";
 import { collect } from "./support/collect.mts";
-import { expectRefusal, expectToWork } from "./support/foreign-tables.mts";
+import {
+  documented,
+  expectRefusal,
+  expectToWork,
+} from "./support/foreign-tables.mts";
 import { openStore, ownTable } from "./support/postgres.mts";
 
 let server: PostgresServer;
@@ -209,6 +213,24 @@ describe.each([false, true])("with initialized: %s", (initialized) => {
     expect(await expectRefusal(store, words)).toBeUndefined();
     await sql`DROP TABLE IF EXISTS child`;
   });
+});
+
+test("a table is taken over as docs/migrate.md says", async () => {
+  await sql.unsafe(`
+    CREATE TABLE fedify_kv_v2 (id serial PRIMARY KEY, key text, value text,
+      created timestamp DEFAULT CURRENT_TIMESTAMP)`);
+  await sql.unsafe(`
+    INSERT INTO fedify_kv_v2 (key, value) VALUES ('["a","b"]', '1'),
+      ('["a","B"]', '[2]'), ('["a","b"]', '3')`);
+  const store = openStore(server.url);
+  await expectRefusal(store, /"key" is text.*Choose another tableName/);
+  for (const statement of documented("A table in PostgreSQL")) {
+    await sql.unsafe(statement);
+  }
+  expect(await store.get(["a", "b"])).toBe(3);
+  expect(await store.get(["a", "B"])).toEqual([2]);
+  await store.clear(["a"]);
+  await expectToWork(store);
 });
 
 test("a table that takes another's place is checked", async () => {

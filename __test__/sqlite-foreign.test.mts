@@ -1,7 +1,11 @@
 // SqliteKvStore on tables that other programs made.
 import { describe, expect, test } from "vitest";
 import { collect } from "./support/collect.mts";
-import { expectRefusal, expectToWork } from "./support/foreign-tables.mts";
+import {
+  documented,
+  expectRefusal,
+  expectToWork,
+} from "./support/foreign-tables.mts";
 import { openStore, query, sql, temporaryFile } from "./support/sqlite.mts";
 
 /** Columns of the table, with others in place of some. */
@@ -109,7 +113,7 @@ describe.each([false, true])("with initialized: %s", (initialized) => {
       "an index on an expression",
       "CREATE UNIQUE INDEX i ON fedify_kv (lower(key))",
     ],
-  ])("%s is refused", async (_, index) => {
+  ])("%s is refused until it is mended", async (_, index) => {
     const path = await temporaryFile();
     await sql(
       path,
@@ -167,4 +171,22 @@ test("entries survive a rebuild", async () => {
   expect(await query(path, "SELECT count(*) n FROM fedify_kv_old")).toEqual([
     { n: 5 },
   ]);
+});
+
+test("a table is taken over as docs/migrate.md says", async () => {
+  const path = await temporaryFile();
+  await sql(
+    path,
+    `CREATE TABLE fedify_kv (key TEXT COLLATE NOCASE, value JSON, created,
+       expires, id INTEGER PRIMARY KEY)`,
+    `INSERT INTO fedify_kv (key, value) VALUES ('["a","b"]', '1'),
+     ('["a","B"]', '[2]'), ('["a","b"]', '3')`,
+  );
+  const store = openStore(path);
+  await expectRefusal(store, /NOCASE/);
+  await sql(path, ...documented("A table in SQLite"));
+  expect(await store.get(["a", "b"])).toBe(3);
+  expect(await store.get(["a", "B"])).toEqual([2]);
+  await store.clear(["a"]);
+  await expectToWork(store);
 });

@@ -2,8 +2,20 @@
 import { expect } from "vitest";
 import type { KvKey } from "@fedify/fedify";
 import type { openKvStore } from "../../index.js";
+import { page } from "../docs/markdown.mts";
 import { collect } from "./collect.mts";
 import { expectRejection } from "./rejection.mts";
+
+/** The SQL in docs/migrate.md that takes over a table. */
+export function documented(section: string): string[] {
+  const blocks = page("docs/migrate.md").blocks.filter(
+    (block) => block.section === section && block.language === "sql",
+  );
+  expect(blocks).not.toEqual([]);
+  return blocks
+    .flatMap(({ code }) => code.split(";\n"))
+    .filter((statement) => statement.trim() !== "");
+}
 
 type Store = ReturnType<typeof openKvStore>;
 
