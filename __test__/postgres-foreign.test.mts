@@ -107,6 +107,11 @@ describe.each([false, true])("with initialized: %s", (initialized) => {
       /the collation of its column "key"/,
     ],
     [
+      "varchar in a collation that ignores case",
+      columns({ key: "varchar[] COLLATE blind PRIMARY KEY" }),
+      /the collation of its column "key"/,
+    ],
+    [
       "a time without time zone",
       columns({ created: "timestamp DEFAULT CURRENT_TIMESTAMP" }),
       /"created" is timestamp without time zone, not timestamp with time zone/,

@@ -109,6 +109,15 @@ const NEEDED: [Needed; 4] = [
 pub fn check(table: &str, parts: &[Part]) -> Result<()> {
     let mut faults = TableFaults::default();
     let mut is_unique = false;
+    let mixes_keys = parts
+        .iter()
+        .any(|part| matches!(part, Part::Column { name, is_nondeterministic: true, .. } if name == "key"));
+    if mixes_keys {
+        faults.add(
+            "the collation of its column \"key\" takes different keys for the same".into(),
+            "ALTER COLUMN \"key\" TYPE text[] COLLATE \"default\"",
+        );
+    }
     for part in parts {
         match part {
             Part::Table { kind, has_children, .. } => check_kind(kind, *has_children, &mut faults),
@@ -117,15 +126,13 @@ pub fn check(table: &str, parts: &[Part]) -> Result<()> {
                 data_type,
                 must_be_given,
                 is_primary,
-                is_nondeterministic,
+                ..
             } => {
-                match NEEDED.iter().find(|needed| needed.name == name) {
-                    Some(needed) if !fits(data_type, needed.data_type) => check_type(needed, data_type, &mut faults),
-                    Some(_) if name == "key" && *is_nondeterministic => faults.add(
-                        "the collation of its column \"key\" takes different keys for the same".into(),
-                        "ALTER COLUMN \"key\" TYPE text[] COLLATE \"default\"",
-                    ),
-                    _ => {}
+                let needed = NEEDED.iter().find(|needed| needed.name == name);
+                // That mends the type, too.
+                let mended = mixes_keys && name == "key" && data_type.ends_with("[]");
+                if let Some(needed) = needed.filter(|needed| !mended && !fits(data_type, needed.data_type)) {
+                    check_type(needed, data_type, &mut faults);
                 }
                 // The store always gives these.
                 let may_be_left_out = !matches!(name.as_str(), "key" | "value" | "created");
@@ -145,15 +152,15 @@ pub fn check(table: &str, parts: &[Part]) -> Result<()> {
                 is_deferrable,
                 is_nondeterministic,
             } => {
-                is_unique |= is_whole & !is_deferrable & !is_nondeterministic;
+                // An index usually has the column's collation, and changes with it.
+                let mixes_keys = *is_nondeterministic && !mixes_keys;
+                is_unique |= is_whole & !is_deferrable & !mixes_keys;
                 // ON CONFLICT refuses it, even beside another.
                 if *is_deferrable {
                     let what = format!("its unique constraint {constraint} is deferrable");
                     faults.add(what, format!("DROP CONSTRAINT {constraint}"));
                 }
-                let on_key = |part: &Part| matches!(part, Part::Column { name, is_nondeterministic: false, .. } if name == "key");
-                // Otherwise it has the column's collation, and changes with it.
-                if *is_nondeterministic && parts.iter().any(on_key) {
+                if mixes_keys {
                     let what = format!("the collation of its index {name} takes different keys for the same");
                     faults.add(what, format!("{DROP_INDEX} {name}"));
                 }

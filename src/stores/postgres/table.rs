@@ -128,16 +128,22 @@ impl Table {
     pub async fn create(self: &Arc<Self>, limits: Limits, wait: Wait) -> Result<(), Fault> {
         let found = {
             let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
-            lease.one(limits, self.create_on(&lease)).await?
+            // An operation has just found none.
+            let is_missing = matches!(wait, Wait::Until(_));
+            lease.one(limits, self.create_on(&lease, is_missing)).await?
         };
         self.finish(found, wait).await
     }
 
-    async fn create_on(&self, lease: &Lease<Connector>) -> Result<Found, Fault> {
+    async fn create_on(&self, lease: &Lease<Connector>, is_missing: bool) -> Result<Found, Fault> {
         let mut tries = 0;
         loop {
             // A user without the right to create tables may still use one.
-            let found = self.look_on(lease).await?;
+            let found = if is_missing && tries == 0 {
+                Found::Nothing
+            } else {
+                self.look_on(lease).await?
+            };
             let exists = !matches!(found, Found::Nothing | Found::Unknown);
             if exists || self.settings.initialized || tries > CREATORS {
                 return Ok(found);

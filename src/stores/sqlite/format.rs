@@ -42,7 +42,12 @@ impl Format for SqliteFormat {
 
     fn is_complete(&self, connection: &Connection) -> Result<bool> {
         let is_complete = schema::is_complete(self, connection)?;
-        Ok(is_complete || !self.creates.load(Ordering::Acquire))
+        if is_complete || self.creates.load(Ordering::Acquire) {
+            return Ok(is_complete);
+        }
+        // Fails if there is no table. One that is there later is to be checked.
+        connection.prepare(&self.sql.get)?;
+        Ok(true)
     }
 
     fn create(&self, connection: &Connection) -> Result<()> {
