@@ -154,7 +154,7 @@ pub fn check(table: &str, parts: &[Part]) -> Result<()> {
             } => {
                 // An index usually has the column's collation, and changes with it.
                 let mixes_keys = *is_nondeterministic && !mixes_keys;
-                is_unique |= is_whole & !is_deferrable & !mixes_keys;
+                is_unique |= *is_whole && !is_deferrable && !mixes_keys;
                 // ON CONFLICT refuses it, even beside another.
                 if *is_deferrable {
                     let what = format!("its unique constraint {constraint} is deferrable");
