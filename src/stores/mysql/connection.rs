@@ -92,6 +92,11 @@ impl Connection {
         Ok(rows.iter().filter_map(Part::of).collect())
     }
 
+    /// Whether the last statement has brought warnings.
+    pub fn has_warned(&self) -> bool {
+        self.conn.get_warnings() > 0
+    }
+
     pub async fn begin(&mut self) -> Result<(), Failure> {
         self.plain("BEGIN").await?;
         Ok(())

@@ -35,7 +35,11 @@ impl Work for Create<'_> {
                 }
                 Ok(None) if self.creates => {
                     connection.plain(&statements.create_table()).await?;
-                    continue;
+                    if connection.has_warned() {
+                        // Another client was first.
+                        continue;
+                    }
+                    statements.use_index(Some("PRIMARY"));
                 }
                 Ok(None) => break,
             }
