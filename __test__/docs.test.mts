@@ -80,10 +80,10 @@ describe("code", () => {
     expect(others.map(({ place }) => place)).toEqual([]);
   });
 
-  test("SQL examples are on pages whose SQL is run below", () => {
-    const others = blocksIn("sql").filter(
-      ({ file }) => !sqlPages.some(([page]) => page === file),
-    );
+  test("SQL examples are on pages whose SQL is run", () => {
+    // That of docs/migrate.md is run by the tests of foreign tables.
+    const run = ["docs/migrate.md", ...sqlPages.map(([page]) => page)];
+    const others = blocksIn("sql").filter(({ file }) => !run.includes(file));
     expect(others).toEqual([]);
   });
 

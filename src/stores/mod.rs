@@ -9,6 +9,7 @@ mod postgres;
 mod redis;
 mod served;
 mod sqlite;
+mod table_faults;
 mod worker;
 
 use crate::kv::{Error, Result};

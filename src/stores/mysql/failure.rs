@@ -62,7 +62,8 @@ fn fault(error: &ServerError) -> Fault {
         1205 | 1317 | 1969 | 3024 => Fault::Divide(Error::Timeout(words)),
         // A read-only server, and a read-only or demoted one in a group.
         1290 | 1792 | 1836 => Fault::Elsewhere(Error::Backend(words)),
-        1146 => Fault::NoTable(Error::Backend(words)),
+        // The index in our hint is gone: another table has taken this one's place.
+        1146 | 1176 => Fault::NoTable(Error::Backend(words)),
         // The server's log needs another isolation level than the one we prefer.
         1665 => Fault::Stale(Error::Backend(words)),
         1142 => Fault::Denied(Error::Backend(words)),

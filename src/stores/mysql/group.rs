@@ -49,8 +49,13 @@ impl PooledEngine for Mysql {
         self.table.check(limits).await
     }
 
-    async fn renew(&self, limits: Limits) -> Result<bool, Fault> {
-        self.table.renew(limits).await
+    async fn renew(&self, missing: bool, limits: Limits) -> Result<bool, Fault> {
+        // Otherwise the next session suits the server.
+        if missing {
+            self.table.renew(limits).await
+        } else {
+            Ok(true)
+        }
     }
 
     async fn attempt(&self, connection: &Connection, operations: &[&Operation]) -> Vec<Attempt> {

@@ -4,6 +4,7 @@
 //! servers share ([`super::served`]) gathers operations. This module turns a group
 //! of them into few statements ([`statements`]), each on one connection of a pool.
 
+mod catalogue;
 mod connection;
 mod failure;
 mod group;
@@ -190,6 +191,7 @@ impl Engine for Mysql {
         limits: Limits,
     ) -> BoxFuture<'a, Result<Rows, Lost>> {
         Box::pin(async move {
+            self.table.check(limits).await.map_err(Fault::lost)?;
             let range = Range::new(prefix, after, entries);
             let lease = self.pool.take(limits.deadline).await?;
             let read = async {
@@ -209,6 +211,7 @@ impl Engine for Mysql {
         limits: Limits,
     ) -> BoxFuture<'a, Result<Cleared, Lost>> {
         Box::pin(async move {
+            self.table.check(limits).await.map_err(Fault::lost)?;
             let range = Range::new(prefix, after, slice);
             let lease = self.pool.take(limits.deadline).await?;
             let clear = async {
@@ -230,6 +233,9 @@ impl Engine for Mysql {
 
     fn sweep<'a>(&'a self, _: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
         Box::pin(async move {
+            if !self.table.is_ready() {
+                return Ok(Swept::default());
+            }
             let limits = Limits::until(Instant::now() + self.settings.query_timeout);
             let lease = self.pool.take(limits.deadline).await?;
             let sweep = async {

@@ -1,5 +1,6 @@
 //! A session on a server: its settings and its prepared statements.
 
+use super::catalogue::Part;
 use super::failure::Failure;
 use super::statements::{Statement, Statements};
 use crate::stores::served::Fault;
@@ -121,6 +122,8 @@ pub struct Session {
     conn: Wire,
     statements: Arc<Statements>,
     prepared: HashMap<Statement, Prepared>,
+    /// The hint in those.
+    hint: Arc<str>,
     /// The largest packet that the server accepts, in bytes.
     pub packet: usize,
     in_transaction: bool,
@@ -169,6 +172,7 @@ impl Session {
         let name = Name::of(&mut conn).await?;
         let session = Self {
             conn,
+            hint: statements.hint(),
             statements,
             prepared: HashMap::new(),
             packet: packet.try_into().unwrap_or(usize::MAX),
@@ -225,6 +229,12 @@ impl Session {
         Ok(self.conn.affected_rows())
     }
 
+    /// What the catalogue says.
+    pub async fn parts(&mut self, query: &str) -> Result<Vec<Part>, Failure> {
+        let rows: Vec<Row> = self.conn.query(query).await?;
+        Ok(rows.iter().filter_map(Part::of).collect())
+    }
+
     /// Runs a query without preparing it; whether it returned a row.
     pub async fn find(&mut self, text: &str) -> Result<bool, Failure> {
         let row: Option<Row> = self.conn.query_first(text).await?;
@@ -237,6 +247,11 @@ impl Session {
         self.conn.query_drop(text).await?;
         self.at_risk = false;
         Ok(())
+    }
+
+    /// Whether the last statement has brought warnings.
+    pub fn has_warned(&self) -> bool {
+        self.conn.get_warnings() > 0
     }
 
     pub async fn begin(&mut self) -> Result<(), Failure> {
@@ -283,6 +298,11 @@ impl Session {
     }
 
     async fn prepare(&mut self, statement: Statement) -> Result<Prepared, Failure> {
+        let hint = self.statements.hint();
+        if hint != self.hint {
+            self.hint = hint;
+            self.prepared.clear();
+        }
         if let Some(prepared) = self.prepared.get(&statement) {
             return Ok(prepared.clone());
         }

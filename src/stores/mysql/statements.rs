@@ -2,6 +2,10 @@
 //! Statements about several entries come in a few sizes only, so that each
 //! connection prepares each of them once.
 
+use super::catalogue;
+use parking_lot::RwLock;
+use std::sync::Arc;
+
 /// The most entries in one statement.
 pub const MOST: usize = 512;
 
@@ -58,6 +62,9 @@ pub fn part(entries: usize) -> usize {
 pub struct Statements {
     table: String,
     index: String,
+    /// The index that statements are to use. Without a hint, stale statistics can
+    /// lead to a scan of the table.
+    hint: RwLock<Arc<str>>,
 }
 
 impl Statements {
@@ -66,11 +73,29 @@ impl Statements {
         Self {
             table: format!("`{table}`"),
             index: format!("idx_{table}_expires"),
+            hint: RwLock::new("".into()),
+        }
+    }
+
+    /// The hint in all statements. Those that were prepared with another one are of no
+    /// use any longer.
+    pub fn hint(&self) -> Arc<str> {
+        Arc::clone(&self.hint.read())
+    }
+
+    /// Sets the unique index on the key, if its name is known.
+    pub fn use_index(&self, name: Option<&str>) {
+        let hint = name.map_or_else(String::new, |name| {
+            format!("FORCE INDEX (`{}`)", name.replace('`', "``"))
+        });
+        let mut old = self.hint.write();
+        if **old != *hint {
+            *old = hint.into();
         }
     }
 
     pub fn text(&self, statement: Statement) -> String {
-        let table = &self.table;
+        let (table, hint) = (&self.table, self.hint());
         let live = "(`expires` IS NULL OR `expires` > NOW(6))";
         let keys = |size| format!("`key` IN ({})", repeated("?", size));
         // A ttl is in whole milliseconds, and so is the time it is added to:
@@ -82,9 +107,8 @@ impl Statements {
         };
         match statement {
             Statement::GetOne => format!("SELECT `value`, {live} FROM {table} WHERE `key` = ?"),
-            // Without a hint, stale statistics can lead to a scan of the table.
             Statement::Get(size) => format!(
-                "SELECT `key`, `value` FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND {live}",
+                "SELECT `key`, `value` FROM {table} {hint} WHERE {} AND {live}",
                 keys(size)
             ),
             Statement::Put(size) => format!(
@@ -98,24 +122,24 @@ impl Statements {
             // In this form a DELETE accepts a hint, too. A scan would wait for
             // the locks of all rows.
             Statement::Delete(size) => {
-                format!("DELETE {table} FROM {table} FORCE INDEX (PRIMARY) WHERE {}", keys(size))
+                format!("DELETE {table} FROM {table} {hint} WHERE {}", keys(size))
             }
             Statement::Lock(size) => format!(
-                "SELECT `key`, `value`, {live} FROM {table} FORCE INDEX (PRIMARY) WHERE {} FOR UPDATE",
+                "SELECT `key`, `value`, {live} FROM {table} {hint} WHERE {} FOR UPDATE",
                 keys(size)
             ),
             Statement::Claim(size) => format!(
-                "SELECT `key` FROM {table} FORCE INDEX (PRIMARY) WHERE {} AND `expires` <= NOW(6) \
+                "SELECT `key` FROM {table} {hint} WHERE {} AND `expires` <= NOW(6) \
                 FOR UPDATE SKIP LOCKED",
                 keys(size)
             ),
             Statement::Page(bound) => format!(
-                "SELECT `key`, `value`, {live} FROM {table} FORCE INDEX (PRIMARY) \
+                "SELECT `key`, `value`, {live} FROM {table} {hint} \
                 WHERE `key` {} ? AND `key` <= ? ORDER BY `key` LIMIT ?",
                 begin(bound)
             ),
             Statement::Slice(bound) => format!(
-                "SELECT `key`, {live} FROM {table} FORCE INDEX (PRIMARY) \
+                "SELECT `key`, {live} FROM {table} {hint} \
                 WHERE `key` {} ? AND `key` <= ? ORDER BY `key` LIMIT ? FOR UPDATE",
                 begin(bound)
             ),
@@ -125,8 +149,18 @@ impl Statements {
         }
     }
 
-    pub fn show_index(&self) -> String {
-        format!("SHOW INDEX FROM {} WHERE Key_name = '{}'", self.table, self.index)
+    /// Reads the catalogue.
+    pub fn catalogue(&self) -> String {
+        catalogue::query(self.table_name())
+    }
+
+    pub fn table_name(&self) -> &str {
+        self.table.trim_matches('`')
+    }
+
+    /// Fails if there is no table.
+    pub fn find_table(&self) -> String {
+        format!("SELECT 1 FROM {} LIMIT 0", self.table)
     }
 
     /// As the official package writes it.

@@ -44,11 +44,15 @@ impl PooledEngine for Postgres {
         self.table.check(limits).await
     }
 
-    async fn renew(&self, limits: Limits) -> Result<bool, Fault> {
-        if self.settings.initialized {
+    async fn renew(&self, missing: bool, limits: Limits) -> Result<bool, Fault> {
+        self.table.forget();
+        if !missing {
+            self.table.check(limits).await?;
+        } else if self.settings.initialized {
             return Ok(false);
+        } else {
+            self.table.create(limits, Wait::Until(limits.late)).await?;
         }
-        self.table.create(limits, Wait::Until(limits.late)).await?;
         Ok(true)
     }
 

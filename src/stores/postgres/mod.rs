@@ -15,6 +15,7 @@ mod parameters;
 mod password_file;
 mod server;
 mod session;
+mod shape;
 mod sql;
 mod table;
 mod tls;
@@ -184,7 +185,14 @@ impl Postgres {
     ) -> Result<Vec<tokio_postgres::Row>, Fault> {
         let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
         match lease.one(limits, lease.rows_once(sql, parameters)).await {
-            Err(Fault::NoTable(_)) if !self.settings.initialized => Ok(Vec::new()),
+            Err(fault @ Fault::NoTable(_)) => {
+                self.table.forget();
+                if self.settings.initialized {
+                    Err(fault)
+                } else {
+                    Ok(Vec::new())
+                }
+            }
             Err(fault @ Fault::Elsewhere(_)) => {
                 self.pool.demote();
                 Err(fault)
@@ -286,24 +294,29 @@ impl Engine for Postgres {
     }
 
     fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
-        Box::pin(async move {
-            if self.settings.initialized {
-                // Only checks that the server can be reached.
-                return self.pool.take(limits.deadline).await.map(drop);
-            }
-            self.table.create(limits, Wait::Patiently).await.map_err(Fault::lost)
-        })
+        Box::pin(async move { self.table.create(limits, Wait::Patiently).await.map_err(Fault::lost) })
     }
 
     fn drop_table(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
         Box::pin(async move {
+            // Another program's table stays.
+            self.table.look(limits).await.map_err(Fault::lost)?;
             let lease = self.pool.take(limits.deadline).await?;
-            lease.one(limits, lease.run(&self.sql.drop)).await.map_err(Fault::lost)
+            lease
+                .one(limits, lease.run(&self.sql.drop))
+                .await
+                .map_err(Fault::lost)?;
+            self.table.forget();
+            Ok(())
         })
     }
 
     fn sweep<'a>(&'a self, after: Option<&'a Cursor>, slice: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
         Box::pin(async move {
+            if !self.table.is_checked() {
+                // It may be another program's.
+                return Ok(Swept::default());
+            }
             let limits = Limits::until(Instant::now() + self.settings.query_timeout);
             let lease = match self.table.sweeper(limits).await? {
                 Sweeper::This(lease) => lease,

@@ -39,8 +39,8 @@ pub struct TableStatements {
     /// The quoted name, for messages.
     pub name: String,
     pub create: String,
-    /// Returns the table's `relpersistence`, or no row if there is no table.
-    pub persistence: String,
+    /// Returns what [`super::shape`] reads.
+    pub shape: Sql,
     /// Converts an unlogged table. Does nothing to a logged one.
     pub set_logged: String,
     /// Takes the lock of those that sweep, if it is free. Returns `t` if it was.
@@ -250,7 +250,7 @@ impl TableStatements {
                 created timestamp with time zone DEFAULT CURRENT_TIMESTAMP, \
                 ttl interval)"
             ),
-            persistence: format!("SELECT relpersistence::text FROM pg_class WHERE oid = to_regclass('{literal}')"),
+            shape: shape(&literal),
             // One transaction. Conversions wait for each other without a lock
             // on the table. Other operations queue behind a request for the
             // exclusive lock, so it is withdrawn after a second.
@@ -264,6 +264,30 @@ impl TableStatements {
             name,
         })
     }
+}
+
+/// Reads the catalogue: a row for the table, one for each column, and one for each
+/// unique index on the key alone. No row if there is no table.
+fn shape(literal: &str) -> Sql {
+    let text = format!(
+        "WITH t AS (SELECT oid, relkind, relpersistence FROM pg_class WHERE oid = to_regclass('{literal}')) \
+        SELECT 'table', relpersistence::text, relkind::text, \
+        EXISTS (SELECT FROM pg_inherits WHERE inhparent = t.oid), false, false FROM t \
+        UNION ALL SELECT 'column', attname::text, CASE typtype \
+        WHEN 'd' THEN format_type(typbasetype, typtypmod) ELSE format_type(atttypid, atttypmod) END, \
+        attnotnull AND NOT atthasdef AND attidentity = '' AND typdefault IS NULL, \
+        EXISTS (SELECT FROM pg_index WHERE indrelid = t.oid AND indisprimary AND attnum = ANY (indkey)), \
+        coalesce(NOT collisdeterministic, false) \
+        FROM t JOIN pg_attribute ON attrelid = t.oid AND attnum > 0 AND NOT attisdropped \
+        JOIN pg_type ON pg_type.oid = atttypid LEFT JOIN pg_collation ON pg_collation.oid = attcollation \
+        UNION ALL SELECT 'index', indexrelid::regclass::text, quote_ident(relname), \
+        indisvalid AND indpred IS NULL, NOT indimmediate, coalesce(NOT collisdeterministic, false) \
+        FROM t JOIN pg_index ON indrelid = t.oid AND indisunique AND indnkeyatts = 1 \
+        JOIN pg_class ON pg_class.oid = indexrelid \
+        JOIN pg_attribute ON attrelid = t.oid AND attnum = indkey[0] AND attname = 'key' \
+        LEFT JOIN pg_collation ON pg_collation.oid = indcollation[0]"
+    );
+    Sql { text, types: &[] }
 }
 
 /// A range in key order. Its bounds are parameters.

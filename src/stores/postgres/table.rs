@@ -1,5 +1,5 @@
-//! The table: creates it, and makes sure that it is logged unless the user
-//! wants it unlogged.
+//! The table: creates it, checks one that others made, and makes sure that it is
+//! logged unless the user wants it unlogged.
 //!
 //! `ALTER TABLE … SET LOGGED` rewrites the table under an exclusive lock, which
 //! may take minutes. It therefore has a time limit of its own, and goes on when
@@ -7,6 +7,7 @@
 
 use super::Settings;
 use super::connection::{Connection, Connector};
+use super::shape::{self, Part};
 use super::sql::TableStatements;
 use crate::host::{spawn, timeout_at};
 use crate::kv::Error;
@@ -25,9 +26,15 @@ const CREATORS: u32 = 20;
 /// The time limit of a conversion, for servers that never answer.
 const CONVERSION: Duration = Duration::from_secs(3600);
 
-/// A table's `relpersistence`.
-type Persistence = u8;
-const UNLOGGED: Persistence = b'u';
+/// What the catalogue says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    Logged,
+    Unlogged,
+    /// The server refuses to tell. Its tables are taken as they are.
+    Unknown,
+}
 
 /// How long to wait for a conversion.
 #[derive(Clone, Copy)]
@@ -42,9 +49,12 @@ pub struct Table {
     settings: Arc<Settings>,
     pool: Arc<Pool<Connector>>,
     sql: TableStatements,
-    unlogged: bool,
+    /// Whether an unlogged table is converted.
+    converts: bool,
     /// Whether the table needs no further check.
     checked: AtomicBool,
+    /// Held while the catalogue is read, so that one operation does it for all.
+    looking: tokio::sync::Mutex<()>,
     conversion: Mutex<Option<Conversion>>,
     /// Lives as long as one of our connections holds the lock of those that sweep.
     sweeper: Mutex<Weak<()>>,
@@ -62,66 +72,118 @@ pub enum Sweeper {
 impl Table {
     pub fn new(settings: Arc<Settings>, pool: Arc<Pool<Connector>>, sql: TableStatements, unlogged: bool) -> Arc<Self> {
         Arc::new(Self {
-            checked: AtomicBool::new(unlogged || settings.initialized),
+            converts: !(unlogged || settings.initialized),
+            checked: AtomicBool::new(false),
+            looking: tokio::sync::Mutex::default(),
             settings,
             pool,
             sql,
-            unlogged,
             conversion: Mutex::default(),
             sweeper: Mutex::default(),
         })
     }
 
-    /// For the first operations: converts the table if it is unlogged. A
-    /// missing table is left to the operation.
+    pub fn is_checked(&self) -> bool {
+        self.checked.load(Ordering::Relaxed)
+    }
+
+    /// Has the next operation check the table again.
+    pub fn forget(&self) {
+        self.checked.store(false, Ordering::Relaxed);
+    }
+
+    /// For the first operations: refuses a table that can't be used, and converts
+    /// it if it is unlogged. A missing table is left to the operation.
     pub async fn check(self: &Arc<Self>, limits: Limits) -> Result<(), Fault> {
-        if self.checked.load(Ordering::Relaxed) {
+        if self.is_checked() {
             return Ok(());
         }
-        let persistence = if self.is_converting() {
-            Some(UNLOGGED)
+        let found = if self.is_converting() {
+            Found::Unlogged
         } else {
-            let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
-            lease.one(limits, self.persistence(&lease)).await.map_err(undone)?
+            self.look(limits).await?
         };
-        self.finish(persistence, Wait::Until(limits.late)).await
+        self.finish(found, Wait::Until(limits.late)).await
+    }
+
+    /// Refuses a table that can't be used.
+    pub async fn look(&self, limits: Limits) -> Result<Found, Fault> {
+        let Ok(_looking) = timeout_at(limits.deadline, self.looking.lock()).await else {
+            return Err(Fault::Lost(Lost::Undone(Error::Timeout(format!(
+                "{}: the table could not be checked within {} ms",
+                self.settings.target.place,
+                self.settings.query_timeout.as_millis()
+            )))));
+        };
+        if self.is_checked() {
+            return Ok(Found::Logged);
+        }
+        let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
+        lease.one(limits, self.look_on(&lease)).await.map_err(undone)
     }
 
     /// Creates the table if there is none, and converts it if another client
     /// has created it unlogged.
     pub async fn create(self: &Arc<Self>, limits: Limits, wait: Wait) -> Result<(), Fault> {
-        let persistence = {
+        let found = {
             let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
-            lease.one(limits, self.create_on(&lease)).await?
+            // An operation has just found none.
+            let is_missing = matches!(wait, Wait::Until(_));
+            lease.one(limits, self.create_on(&lease, is_missing)).await?
         };
-        self.finish(persistence, wait).await
+        self.finish(found, wait).await
     }
 
-    async fn create_on(&self, lease: &Lease<Connector>) -> Result<Option<Persistence>, Fault> {
+    async fn create_on(&self, lease: &Lease<Connector>, is_missing: bool) -> Result<Found, Fault> {
         let mut tries = 0;
         loop {
             // A user without the right to create tables may still use one.
-            let found = self.persistence(lease).await?;
-            if found.is_some() || tries > CREATORS {
+            let found = if is_missing && tries == 0 {
+                Found::Nothing
+            } else {
+                self.look_on(lease).await?
+            };
+            let exists = !matches!(found, Found::Nothing | Found::Unknown);
+            if exists || self.settings.initialized || tries > CREATORS {
                 return Ok(found);
             }
             match lease.run(&self.sql.create).await {
                 // Another client may create it at the same moment.
                 Err(Fault::Raced(_)) if tries < CREATORS => {}
+                Ok(()) if found == Found::Unknown => return Ok(found),
                 created => created?,
             }
             tries += 1;
         }
     }
 
-    async fn persistence(&self, lease: &Lease<Connector>) -> Result<Option<Persistence>, Fault> {
-        let text = lease.text(&self.sql.persistence).await?;
-        Ok(text.and_then(|text| text.bytes().next()))
+    async fn look_on(&self, lease: &Lease<Connector>) -> Result<Found, Fault> {
+        let rows = match lease.rows_once(&self.sql.shape, &[]).await {
+            Err(fault @ (Fault::Lost(_) | Fault::Elsewhere(_) | Fault::Divide(Error::Timeout(_)))) => {
+                return Err(fault);
+            }
+            // Not every user may read the catalogue, and not every server that
+            // speaks the protocol has all of it.
+            Err(_) => return Ok(Found::Unknown),
+            Ok(rows) => rows,
+        };
+        let parts: Vec<Part> = rows.iter().filter_map(Part::of).collect();
+        let persistence = parts.iter().find_map(|part| match part {
+            Part::Table { persistence, .. } => Some(persistence.as_str()),
+            _ => None,
+        });
+        let found = match persistence {
+            None => return Ok(Found::Nothing),
+            Some("u") => Found::Unlogged,
+            Some(_) => Found::Logged,
+        };
+        shape::check(&self.sql.name, &parts).map_err(Fault::Final)?;
+        Ok(found)
     }
 
-    async fn finish(self: &Arc<Self>, found: Option<Persistence>, wait: Wait) -> Result<(), Fault> {
-        if found != Some(UNLOGGED) || self.unlogged {
-            self.checked.fetch_or(found.is_some(), Ordering::Relaxed);
+    async fn finish(self: &Arc<Self>, found: Found, wait: Wait) -> Result<(), Fault> {
+        if found != Found::Unlogged || !self.converts {
+            self.checked.fetch_or(found != Found::Nothing, Ordering::Relaxed);
             return Ok(());
         }
         let conversion = self.convert();

@@ -103,6 +103,8 @@ pub async fn persist<T, F: Future<Output = Result<T, Lost>>>(
     mut attempt: impl FnMut(Limits) -> F,
 ) -> Result<T> {
     let deadline = Instant::now() + limit;
+    // Later there is no time to cancel another attempt.
+    let late = Limits::until(deadline).late;
     let mut attempts = Attempts::default();
     loop {
         let error = match attempt(Limits::until(deadline)).await {
@@ -113,7 +115,7 @@ pub async fn persist<T, F: Future<Output = Result<T, Lost>>>(
             },
         };
         let pause = attempts.pause();
-        if timeout_at(deadline, sleep(pause)).await.is_err() || Instant::now() >= deadline {
+        if timeout_at(late, sleep(pause)).await.is_err() || Instant::now() >= late {
             return Err(error);
         }
     }

@@ -69,8 +69,9 @@ pub trait PooledEngine: Sync {
     /// Makes sure that the table can be used, unless that is known.
     fn check(&self, limits: Limits) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Creates the table, which was missing. Returns whether it may.
-    fn renew(&self, limits: Limits) -> impl Future<Output = Result<bool, Fault>> + Send;
+    /// The table has changed, or is `missing`: creates it, and looks at it again.
+    /// Returns whether statements may succeed now.
+    fn renew(&self, missing: bool, limits: Limits) -> impl Future<Output = Result<bool, Fault>> + Send;
 
     /// Runs the statements of some operations. The result has one attempt for each,
     /// in their order.
@@ -156,13 +157,11 @@ fn divide<'a, E: PooledEngine>(
     .boxed()
 }
 
-/// Creates the table if it is missing; whether to retry.
+/// Looks at the table again; whether to retry.
 async fn renew<E: PooledEngine>(engine: &E, attempts: &mut [Attempt], again: &[usize], deadline: Instant) -> bool {
     let is_missing = |index: &usize| matches!(attempts[*index], Err(Fault::NoTable(_)));
-    if !again.iter().any(is_missing) {
-        return true;
-    }
-    match engine.renew(Limits::until(deadline)).await {
+    let missing = again.iter().any(is_missing);
+    match engine.renew(missing, Limits::until(deadline)).await {
         Ok(renewed) => renewed,
         Err(fault) => {
             for index in again {

@@ -41,7 +41,13 @@ impl Format for SqliteFormat {
     const LISTS: &'static str = "sqlite-list";
 
     fn is_complete(&self, connection: &Connection) -> Result<bool> {
-        Ok(!self.creates.load(Ordering::Acquire) || schema::is_complete(self, connection)?)
+        let is_complete = schema::is_complete(self, connection)?;
+        if is_complete || self.creates.load(Ordering::Acquire) {
+            return Ok(is_complete);
+        }
+        // Fails if there is no table. One that is there later is to be checked.
+        connection.prepare(&self.sql.get)?;
+        Ok(true)
     }
 
     fn create(&self, connection: &Connection) -> Result<()> {
