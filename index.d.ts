@@ -212,9 +212,11 @@ export interface ServerOptions {
 /** Options for encrypted connections. */
 export interface TlsOptions {
   /**
-   * Trusted certificates in PEM. They replace the system's.
+   * Trusted certificates in PEM, in place of the default. A server's own
+   * certificate may be among them.
    *
-   * @default The certificates that the system trusts.
+   * @default The certificates that the system trusts, or Mozilla's if it has
+   * none, and those in the file that `NODE_EXTRA_CA_CERTS` names.
    */
   ca?: string | Uint8Array;
   /** The client's certificate chain in PEM. It needs `key`. */

@@ -1,7 +1,7 @@
 //! Errors of a server and of its connections, and what they mean to a caller.
 
 use crate::kv::Error;
-use crate::stores::served::{Fault, Lost, Refusal};
+use crate::stores::served::{Fault, Lost, Refusal, TlsRefusal};
 use mysql_async::ServerError;
 
 /// Why a statement did not succeed.
@@ -90,6 +90,12 @@ fn words(error: &ServerError) -> String {
 
 /// Why there is no connection.
 pub fn refusal(place: &str, error: &mysql_async::Error) -> Refusal {
+    if let Some(TlsRefusal { words, lasting }) = TlsRefusal::find(error) {
+        return Refusal {
+            error: Error::Connection(format!("{place}: {words}")),
+            lasting,
+        };
+    }
     let (why, passes) = match error {
         // Too many connections, or a server that is starting or stopping.
         mysql_async::Error::Server(error) => (

@@ -7,7 +7,7 @@ use super::login::log_in;
 use super::many::PAUSE;
 use super::url::Place;
 use crate::kv::{Error, Result};
-use crate::stores::served::{connect, contain};
+use crate::stores::served::{TlsRefusal, connect, contain};
 use parking_lot::MutexGuard;
 use redis::{Pipeline, Value, pipe};
 use rustls::pki_types::ServerName;
@@ -155,10 +155,10 @@ impl Server {
         let stream = TlsConnector::from(config)
             .connect(name, stream)
             .await
-            .map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-                // A retry doesn't make a certificate valid.
-                Some(error @ rustls::Error::InvalidCertificate(_)) => Refusal::lasting(place, error),
-                _ => Refusal::passing(place, error),
+            .map_err(|error| match TlsRefusal::find(&error) {
+                Some(TlsRefusal { words, lasting: true }) => Refusal::lasting(place, words),
+                Some(TlsRefusal { words, .. }) => Refusal::passing(place, words),
+                None => Refusal::passing(place, error),
             })?;
         Ok(Box::new(stream))
     }

@@ -34,7 +34,7 @@ pub use load::{Admission, Load};
 pub use operation::{Action, Operation};
 pub use pool::{Connect, Lease, Pool, PoolOptions, Pooled, Refusal};
 pub use store::{ServedStore, Starter};
-pub use tls::{TlsOptions, system_certificates};
+pub use tls::{TlsOptions, TlsRefusal};
 use tokio::sync::oneshot;
 
 /// The largest number of connections that a caller may ask for.
