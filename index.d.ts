@@ -203,6 +203,26 @@ export interface ServerOptions {
    */
   queueLimit?: number;
   /**
+   * The user to log in as. It wins over the URL.
+   *
+   * @default The URL's user.
+   */
+  user?: string;
+  /**
+   * The password, which wins over the URL's. A function is called for each new
+   * connection, so that it can return a token that expires, or a secret that
+   * is replaced. It has `connectTimeout` to return a string, or a promise of
+   * one. If it fails, operations reject with `ERR_KV_CONNECTION` and its
+   * message. If the server refuses a login, the function may be asked again
+   * until the operation's timeout is over.
+   *
+   * The store keeps the function until it is closed or collected. A store that
+   * the function itself refers to is not collected before it is closed.
+   *
+   * @default The URL's password.
+   */
+  password?: string | (() => string | PromiseLike<string>);
+  /**
    * Certificates, and whether to verify the server's. See the store's own
    * options for when connections are encrypted.
    */
