@@ -203,6 +203,26 @@ export interface ServerOptions {
    */
   queueLimit?: number;
   /**
+   * The user to log in as. It wins over the URL.
+   *
+   * @default The URL's user.
+   */
+  user?: string;
+  /**
+   * The password, which wins over the URL's. A function is called for each new
+   * connection, so that it can return a token that expires, or a secret that
+   * is replaced. It has `connectTimeout` to return a string, or a promise of
+   * one. If it fails, operations reject with `ERR_KV_CONNECTION` and its
+   * message. If the server refuses a login, the function may be asked again
+   * until the operation's timeout is over.
+   *
+   * The store keeps the function until it is closed or collected. A store that
+   * the function itself refers to is not collected before it is closed.
+   *
+   * @default The URL's password.
+   */
+  password?: string | (() => string | PromiseLike<string>);
+  /**
    * Certificates, and whether to verify the server's. See the store's own
    * options for when connections are encrypted.
    */
@@ -212,9 +232,11 @@ export interface ServerOptions {
 /** Options for encrypted connections. */
 export interface TlsOptions {
   /**
-   * Trusted certificates in PEM. They replace the system's.
+   * Trusted certificates in PEM, in place of the default. A server's own
+   * certificate may be among them.
    *
-   * @default The certificates that the system trusts.
+   * @default The certificates that the system trusts, or Mozilla's if it has
+   * none, and those in the file that `NODE_EXTRA_CA_CERTS` names.
    */
   ca?: string | Uint8Array;
   /** The client's certificate chain in PEM. It needs `key`. */

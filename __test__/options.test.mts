@@ -20,7 +20,12 @@ interface Row {
   encryptedUrl?: string;
 }
 
-const served = { connectTimeout: 1, queueLimit: 1 };
+const served = {
+  connectTimeout: 1,
+  queueLimit: 1,
+  user: "u",
+  password: () => "p",
+};
 const sql = { tableName: "t", initialized: true, queryTimeout: 1, ...served };
 
 // Nothing connects before the first operation, so no server is needed.
@@ -188,6 +193,28 @@ test("a wrong value is shown, but no key or certificate", () => {
 for (const [name, row] of Object.entries(rows)) {
   const { encryptedUrl } = row;
   if (!encryptedUrl) continue;
+  test(`${name}: a wrong user or password is refused, and no password shown`, () => {
+    const construct = open(encryptedUrl);
+    for (const password of ["p", "", () => 1, async () => "p"]) {
+      construct({ password });
+    }
+    for (const [password, kind] of [
+      [12345, "a number"],
+      [null, "null"],
+      [{ secret: 1 }, "an object"],
+      [Promise.resolve("secret"), "an object"],
+      ["secret \ud800", "a string with a lone surrogate"],
+    ] as const) {
+      const { message } = refusal(() => construct({ password }));
+      expect(message).toBe(
+        `invalid option: password must be a string or a function that returns one, not ${kind}`,
+      );
+    }
+    expect(refusal(() => construct({ user: 1 })).message).toContain(
+      "user must be a string",
+    );
+  });
+
   test(`${name}: an unknown option of tls is refused by its name`, () => {
     const construct = open(encryptedUrl);
     construct({ tls: {} });

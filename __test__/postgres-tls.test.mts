@@ -92,7 +92,9 @@ test("a trusted authority works, as a string or a Buffer", async () => {
 });
 
 test("a certificate from an unknown authority is refused", async () => {
-  expect(await fails(`${url}?sslmode=require`)).toContain("UnknownIssuer");
+  expect(await fails(`${url}?sslmode=require`)).toContain(
+    "no trusted certificate",
+  );
   expect(await fails(url, { ca: pem("stranger.crt") })).toContain(
     "certificate",
   );
@@ -100,7 +102,7 @@ test("a certificate from an unknown authority is refused", async () => {
 
 test("a certificate for another host is refused", async () => {
   const message = await fails(server.url, { ca: pem("ca.crt") });
-  expect(message).toContain("not valid for name");
+  expect(message).toContain("not valid for");
 });
 
 test("rejectUnauthorized: false, no-verify and prefer accept any certificate", async () => {
@@ -172,8 +174,8 @@ describe("certificates in the URL", () => {
     await works(`${server.url}?sslmode=verify-ca&${root}`);
     await works(`${server.url}?sslmode=verify-ca`, { ca: pem("ca.crt") });
     for (const [mode, name, why] of [
-      ["verify-full", "ca.crt", "not valid for name"],
-      ["require", "ca.crt", "not valid for name"],
+      ["verify-full", "ca.crt", "not valid for"],
+      ["require", "ca.crt", "not valid for"],
       ["verify-ca", "stranger.crt", "certificate"],
     ] as const) {
       const at = `${server.url}?sslmode=${mode}&${rootOf(name)}`;

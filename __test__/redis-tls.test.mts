@@ -22,6 +22,7 @@ beforeAll(async () => {
   certificates.certificate("node", "ca", "DNS:localhost,IP:127.0.0.1");
   certificates.certificate("client", "ca", "DNS:client");
   certificates.certificate("other", "stranger", "DNS:client");
+  certificates.selfSignedV1("old", "localhost");
   const port = await freePort();
   server = await RedisServer.start({
     "tls-port": port,
@@ -65,7 +66,7 @@ test("a trusted authority works, as a string or a Buffer", async () => {
 });
 
 test("a certificate from an unknown authority is refused", async () => {
-  expect(await fails(undefined)).toContain("UnknownIssuer");
+  expect(await fails(undefined)).toContain("no trusted certificate");
   expect(await fails({ ca: pem("stranger.crt") })).toContain("certificate");
 });
 
@@ -81,6 +82,32 @@ test("rejectUnauthorized: false accepts any certificate", async () => {
     url.replace("localhost", "127.0.0.1"),
   );
 });
+
+test.each(["TLSv1.2", "TLSv1.3"])(
+  "a certificate of version 1 is accepted if it is trusted itself, with %s",
+  async (protocol) => {
+    const client = server.client();
+    const present = (name: string, protocols: string) =>
+      client.call(
+        "CONFIG",
+        "SET",
+        "tls-cert-file",
+        file(`${name}.crt`),
+        "tls-key-file",
+        file(`${name}.key`),
+        "tls-protocols",
+        protocols,
+      );
+    await present("old", protocol);
+    try {
+      await works({ ca: pem("old.crt") });
+      await works({ rejectUnauthorized: false });
+      expect(await fails({ ca: pem("ca.crt") })).toContain("version 3");
+    } finally {
+      await present("server", "TLSv1.2 TLSv1.3");
+    }
+  },
+);
 
 test("the client can send a certificate", async () => {
   const client = server.client();

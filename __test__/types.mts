@@ -38,6 +38,11 @@ const memory = new MemoryKvStore();
 const sqlite = new SqliteKvStore("fedify.db");
 const tls: TlsOptions = { ca: "", rejectUnauthorized: false };
 const redis = new RedisKvStore("rediss://localhost", { index: true, tls });
+new RedisKvStore("redis://localhost", { user: "u", password: "p" });
+new PostgresKvStore("postgres://localhost", { password: () => "p" });
+new MysqlKvStore("mysql://localhost/a", { password: async () => "p" });
+// @ts-expect-error a password is text
+new MysqlKvStore("mysql://localhost/a", { password: () => 1 });
 const deno = new DenoKvStore("deno-kv.db", { busyTimeout: 1_000 });
 const postgres = new PostgresKvStore("postgres://localhost/app", {
   unlogged: true,

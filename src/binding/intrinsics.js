@@ -162,6 +162,16 @@
       }
     },
     (value, name) => apply(isPrototypeOf, prototypes[name], [value]),
+    (run, done) => {
+      const call = async () => {
+        try {
+          return [await run()];
+        } catch (error) {
+          return { error };
+        }
+      };
+      void apply(then, call(), [done]);
+    },
     async (turn, promise) => {
       try {
         return await promise;

@@ -41,6 +41,7 @@ struct Intrinsics {
     end_with: Ref,
     prepare: Ref,
     is_instance: Ref,
+    ask: Ref,
     after: Ref,
     ttl: Ref,
     turns: Rc<Turns>,
@@ -157,6 +158,13 @@ impl Js {
         let result = self.run(|it| &it.strings, &[value])?;
         let copy = self.attempted(result)?;
         Ok((!self.is_undefined(copy)).then_some(copy))
+    }
+
+    /// Calls a function, and `done` when the promise that it may have returned is
+    /// settled.
+    pub fn ask(self, function: Value, done: impl Fn(Self, Result<Value>) + 'static) {
+        let done = self.function_of_one(move |js, result| done(js, js.attempted(result)));
+        self.value(|it| &it.ask, &[function, done]);
     }
 
     /// The names of an object's own enumerable properties, without symbols.
@@ -317,6 +325,7 @@ impl Js {
                 end_with: next()?,
                 prepare: next()?,
                 is_instance: next()?,
+                ask: next()?,
                 after: next()?,
                 ttl: self.keep(self.evaluate(TTL)?),
                 turns,

@@ -348,16 +348,23 @@ impl Js {
 
     /// A JavaScript function that runs `body`. It owns `body`.
     pub fn function<F: Fn(Js) + 'static>(self, body: F) -> Value {
-        unsafe extern "C" fn run<F: Fn(Js)>(env: sys::napi_env, info: sys::napi_callback_info) -> Value {
+        self.function_of_one(move |js, _| body(js))
+    }
+
+    /// The same, with the first argument.
+    pub fn function_of_one<F: Fn(Js, Value) + 'static>(self, body: F) -> Value {
+        unsafe extern "C" fn run<F: Fn(Js, Value)>(env: sys::napi_env, info: sys::napi_callback_info) -> Value {
             let mut data = ptr::null_mut();
-            // SAFETY: called by Node-API with a live environment; only the data
-            // is asked for.
+            let mut count = 1;
+            let mut argument = ptr::null_mut();
+            // SAFETY: called by Node-API with a live environment. There is room for
+            // as many arguments as `count` says; one that is missing is `undefined`.
             unsafe {
                 sys::napi_get_cb_info(
                     env,
                     info,
-                    ptr::null_mut(),
-                    ptr::null_mut(),
+                    &raw mut count,
+                    &raw mut argument,
                     ptr::null_mut(),
                     &raw mut data,
                 );
@@ -367,7 +374,7 @@ impl Js {
             let body = unsafe { &*data.cast::<F>() };
             // SAFETY: this is a callback of the environment.
             let js = unsafe { Js::new(env) };
-            super::guard::guard(|| body(js));
+            super::guard::guard(|| body(js, argument));
             js.undefined()
         }
         unsafe extern "C" fn finalize<F>(_: sys::napi_env, data: *mut c_void, _: *mut c_void) {

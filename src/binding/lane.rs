@@ -6,8 +6,9 @@
 //! JavaScript thread and has the promises; the threads use the [`Mailbox`].
 
 use super::guard::{guard, guard_each};
-use super::js::{Deferred, Js, Value};
+use super::js::{Deferred, Js, Ref, Value};
 use super::list::{List, Registration};
+use super::secret::{Answer, ask};
 use super::text::Text;
 use super::turns::Turns;
 use crate::host::Loop;
@@ -30,6 +31,8 @@ pub struct Lane {
     lists: RefCell<Slab<KnownList>>,
     /// Listeners of collected iterators, to be removed when JavaScript may run.
     stale_listeners: RefCell<Vec<Registration>>,
+    /// The function that questions are for.
+    secret: RefCell<Option<Rc<Ref>>>,
     /// Whether the environment is ending, so that nothing will be removed.
     ended: Cell<bool>,
     /// How many promises wait for a thread. The process stays alive while any
@@ -59,6 +62,8 @@ pub struct Mailbox {
 enum News {
     Outcome(Ticket, Outcome),
     Page(usize),
+    /// A call of the function that this lane keeps.
+    Question(Answer),
     /// There are listeners to remove.
     StaleListeners,
     /// Only wakes the JavaScript thread, which has older news to handle.
@@ -90,6 +95,7 @@ impl Lane {
             pending: RefCell::default(),
             lists: RefCell::default(),
             stale_listeners: RefCell::default(),
+            secret: RefCell::default(),
             ended: Cell::new(false),
             waiting: Cell::new(0),
             news: Arc::default(),
@@ -235,6 +241,12 @@ impl Lane {
         }
     }
 
+    /// Keeps a function as long as the mailbox exists. It is called for each question
+    /// in the mailbox.
+    pub fn keep_secret(&self, function: Ref) {
+        self.secret.replace(Some(Rc::new(function)));
+    }
+
     /// Counts a promise that waits.
     pub fn wait(&self, js: Js) {
         self.waiting.set(self.waiting.get() + 1);
@@ -332,6 +344,12 @@ impl Lane {
                     list.go_on(js);
                 }
             }
+            News::Question(answer) => {
+                let function = self.secret.borrow().clone();
+                if let Some(function) = function {
+                    ask(js, &function, answer);
+                }
+            }
             News::Wake => {}
             News::StaleListeners => {
                 let registrations = self.stale_listeners.take();
@@ -364,6 +382,8 @@ impl Lane {
         // lane.
         drop(kept);
         self.stale_listeners.take();
+        self.secret.take();
+        forget(&self.news);
     }
 }
 
@@ -426,6 +446,24 @@ impl Mailbox {
     /// Delivers the news that a list can go on.
     pub fn post_page(&self, list: usize) {
         self.post([News::Page(list)]);
+    }
+}
+
+/// Drops news that comes too late, so that nothing waits for answers.
+fn forget(news: &Mutex<Vec<News>>) {
+    let late = std::mem::take(&mut *news.lock());
+    // Not under the lock: it may wake tasks.
+    drop(late);
+}
+
+impl Mailbox {
+    /// Has the lane's function called. If the environment has ended, the answer is
+    /// dropped.
+    pub fn post_question(&self, answer: Answer) {
+        self.post([News::Question(answer)]);
+        if self.waker().is_none() {
+            forget(&self.news);
+        }
     }
 }
 

@@ -14,5 +14,6 @@ mod list;
 #[cfg(not(test))]
 mod open;
 mod options;
+mod secret;
 mod text;
 mod turns;

@@ -20,7 +20,7 @@ pub use memory::MemoryStore;
 pub use mysql::{MysqlOptions, MysqlStore};
 pub use postgres::{PostgresOptions, PostgresStore};
 pub use redis::{RedisOptions, RedisStore};
-pub use served::{MOST_CONNECTIONS, TlsOptions};
+pub use served::{Credentials, MOST_CONNECTIONS, Password, TlsOptions};
 pub use sqlite::{SqliteOptions, SqliteStore};
 
 /// A URL without white space around it: a file with a secret often ends with a

@@ -12,9 +12,10 @@ mod tls;
 pub use memory::NoOptions;
 
 use super::args::Parse;
-use super::js::{Js, Value};
+use super::js::{Js, NotText, Value};
+use super::secret::password_of;
 use crate::kv::{Error, Key, Prefix, Result};
-use crate::stores::{MOST_CONNECTIONS, TlsOptions};
+use crate::stores::{Credentials, MOST_CONNECTIONS, Password, TlsOptions};
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -219,6 +220,33 @@ impl Given {
 
     fn max_connections_given(&self) -> Result<Option<usize>> {
         self.count_given("maxConnections", MOST_CONNECTIONS)
+    }
+
+    fn credentials(&self) -> Result<Credentials> {
+        Ok(Credentials {
+            user: self.text("user")?,
+            password: self.password()?,
+        })
+    }
+
+    /// Text, or a function that returns it. The value is never shown.
+    fn password(&self) -> Result<Password> {
+        let Some(value) = self.value("password")? else {
+            return Ok(Password::Unsaid);
+        };
+        if self.js.is_function(value) {
+            return Ok(password_of(self.js, value));
+        }
+        let wrong = |wrong| match wrong {
+            NotText::NotString => self.js.kind(value),
+            NotText::LoneSurrogate => "a string with a lone surrogate",
+        };
+        self.js.to_text(value).map(Password::Text).map_err(|not_text| {
+            let wrong = wrong(not_text);
+            Error::InvalidOption(format!(
+                "password must be a string or a function that returns one, not {wrong}"
+            ))
+        })
     }
 
     fn tls(&self) -> Result<Option<TlsOptions>> {

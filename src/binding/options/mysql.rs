@@ -20,6 +20,7 @@ impl Parse for MysqlOptions {
             options.max_lifetime = given.timeout("maxLifetime", options.max_lifetime)?;
             options.idle_timeout = given.timeout("idleTimeout", options.idle_timeout)?;
             options.queue_limit = given.queue_limit(options.queue_limit)?;
+            options.credentials = given.credentials()?;
             options.tls = given.tls()?;
             Ok(options)
         })

@@ -23,6 +23,7 @@ impl Parse for PostgresOptions {
             options.idle_timeout = given.timeout("idleTimeout", options.idle_timeout)?;
             options.relaxed = given.prefixes("relaxed")?;
             options.queue_limit = given.queue_limit(options.queue_limit)?;
+            options.credentials = given.credentials()?;
             options.tls = given.tls()?;
             Ok(options)
         })

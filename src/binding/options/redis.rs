@@ -21,6 +21,7 @@ impl Parse for RedisOptions {
             options.connect_timeout = given.timeout("connectTimeout", options.connect_timeout)?;
             options.command_timeout = given.timeout("commandTimeout", options.command_timeout)?;
             options.queue_limit = given.queue_limit(options.queue_limit)?;
+            options.credentials = given.credentials()?;
             options.tls = given.tls()?;
             Ok(options)
         })

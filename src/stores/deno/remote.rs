@@ -3,7 +3,7 @@
 use super::row::{Row, Rows, Stored};
 use super::target::Server;
 use crate::kv::{Error, Result};
-use crate::stores::served::{TlsOptions, look_up};
+use crate::stores::served::{TlsOptions, TlsRefusal, look_up};
 use bytes::Bytes;
 use deno_error::JsErrorBox;
 use denokv_proto::{AtomicWrite, Consistency, Database, ReadRange, ReadRangeOutput, SnapshotReadOptions};
@@ -184,7 +184,7 @@ struct Http {
 impl Http {
     fn new(timeout: Duration) -> Result<Self> {
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(TlsOptions::default().config()?)
+            .tls_backend_preconfigured(TlsOptions::default_config()?)
             .dns_resolver(LookUp)
             // Callers have given up before.
             .timeout(2 * timeout)
@@ -278,6 +278,9 @@ impl Resolve for LookUp {
 /// The message of the innermost cause, which is the most precise one. The others
 /// may contain URLs, and URLs may contain secrets.
 fn words(error: &reqwest::Error) -> String {
+    if let Some(TlsRefusal { words, .. }) = TlsRefusal::find(error) {
+        return words;
+    }
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;

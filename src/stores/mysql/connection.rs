@@ -138,7 +138,9 @@ impl Pooled for Connection {
 }
 
 async fn kill_query(settings: &Settings, name: &Name) -> mysql_async::Result<()> {
-    let Ok(opts) = settings.opts() else { return Ok(()) };
+    let Ok(opts) = settings.opts_by(Instant::now() + GRACE).await else {
+        return Ok(());
+    };
     let mut conn = Wire::connect(addressed(opts).await?).await?;
     if Name::of(&mut conn).await?.is_beside(name) {
         conn.query_drop(format!("KILL QUERY {}", name.id)).await?;
@@ -163,7 +165,7 @@ impl Connect for Connector {
             let settings = &self.0;
             let place = &settings.target.place;
             let passing = |error| Refusal { error, lasting: false };
-            let opts = settings.opts().map_err(|error| Refusal { error, lasting: true })?;
+            let opts = settings.opts_by(deadline).await?;
             let wanted = Wanted {
                 query_timeout: settings.query_timeout,
                 statement_log: settings.statement_log.load(Ordering::Relaxed),
@@ -174,7 +176,8 @@ impl Connect for Connector {
             };
             let opened = contain(timeout_at(deadline, opening)).await.map_err(passing)?;
             let opened = opened.map_err(|_| passing(Error::Connection(format!("{place}: not connected in time"))))?;
-            let (session, name) = opened.map_err(|error| refusal(place, &error))?;
+            let may_change = settings.credentials.password.may_change();
+            let (session, name) = opened.map_err(|error| refusal(place, &error, may_change))?;
             Ok(Connection {
                 session: Mutex::new(session),
                 name,
@@ -187,6 +190,16 @@ impl Connect for Connector {
 }
 
 impl Settings {
+    /// The options of a new connection, with its own password if there is one.
+    async fn opts_by(&self, deadline: Instant) -> Result<Opts, Refusal> {
+        let opts = self.opts().map_err(|error| Refusal { error, lasting: true })?;
+        let password = self.credentials.password.get(&self.target.place, deadline).await;
+        Ok(match password.map_err(|error| Refusal { error, lasting: false })? {
+            Some(password) => OptsBuilder::from_opts(opts).pass(Some(password)).into(),
+            None => opts,
+        })
+    }
+
     /// The driver's options. They are made when the first connection needs them,
     /// because that reads files.
     fn opts(&self) -> Result<Opts> {
@@ -194,6 +207,7 @@ impl Settings {
             return Ok(opts.clone());
         }
         let opts = OptsBuilder::from_opts(self.target.opts.clone())
+            .user(self.credentials.user.as_deref().or(self.target.opts.user()))
             .stmt_cache_size(MOST_STATEMENTS)
             .max_allowed_packet(Some(ANY_PACKET))
             .wait_timeout(Some(ANY_WAIT))

@@ -1,7 +1,7 @@
 //! Errors of a server and of its connections, and what they mean to a caller.
 
 use crate::kv::Error;
-use crate::stores::served::{Fault, Lost, Refusal};
+use crate::stores::served::{Fault, Lost, Refusal, TlsRefusal};
 use mysql_async::ServerError;
 
 /// Why a statement did not succeed.
@@ -89,13 +89,22 @@ fn words(error: &ServerError) -> String {
     format!("{} ({})", error.message, error.code)
 }
 
-/// Why there is no connection.
-pub fn refusal(place: &str, error: &mysql_async::Error) -> Refusal {
+/// Why there is no connection. `may_change` says that the next one may have another
+/// password.
+pub fn refusal(place: &str, error: &mysql_async::Error, may_change: bool) -> Refusal {
+    if let Some(TlsRefusal { words, lasting }) = TlsRefusal::find(error) {
+        return Refusal {
+            error: Error::Connection(format!("{place}: {words}")),
+            lasting,
+        };
+    }
     let (why, passes) = match error {
         // Too many connections, or a server that is starting or stopping.
         mysql_async::Error::Server(error) => (
             words(error),
-            matches!(error.code, 1040 | 1203 | 1226) || ends_connection(error.code),
+            matches!(error.code, 1040 | 1203 | 1226)
+                || ends_connection(error.code)
+                || (may_change && matches!(error.code, 1045 | 1698)),
         ),
         mysql_async::Error::Io(mysql_async::IoError::Io(error)) => (error.to_string(), true),
         mysql_async::Error::Io(mysql_async::IoError::Tls(error)) => (error.to_string(), false),

@@ -18,7 +18,8 @@ mod walk;
 
 use super::check_table_name;
 use super::served::{
-    Cleared, Cursor, Engine, Fault, Group, Limits, Lost, Pool, PoolOptions, Rows, ServedStore, Swept, TlsOptions, run,
+    Cleared, Credentials, Cursor, Engine, Fault, Group, Limits, Lost, Password, Pool, PoolOptions, Rows, ServedStore,
+    Swept, TlsOptions, run,
 };
 use crate::host::{Bulk, Host};
 use crate::kv::{Outcome, Prefix, Result};
@@ -44,6 +45,7 @@ pub struct MysqlOptions {
     pub query_timeout: Duration,
     /// The most operations that may be queued.
     pub queue_limit: usize,
+    pub credentials: Credentials,
     pub tls: Option<TlsOptions>,
     /// How old a connection may become.
     pub max_lifetime: Duration,
@@ -60,6 +62,7 @@ impl Default for MysqlOptions {
             connect_timeout: Duration::from_secs(5),
             query_timeout: Duration::from_secs(5),
             queue_limit: 100_000,
+            credentials: Credentials::default(),
             tls: None,
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
@@ -85,6 +88,7 @@ impl MysqlOptions {
 pub struct Settings {
     target: Target,
     tls: Option<TlsOptions>,
+    credentials: Credentials,
     opts: OnceLock<Opts>,
     statements: Arc<Statements>,
     query_timeout: Duration,
@@ -109,6 +113,7 @@ impl MysqlStore {
         let settings = Arc::new(Settings {
             target,
             tls,
+            credentials: options.credentials.clone(),
             opts: OnceLock::new(),
             statements: Arc::clone(&statements),
             query_timeout: options.query_timeout,
@@ -250,6 +255,10 @@ impl Engine for Mysql {
 
     fn tend(&self) -> Option<Instant> {
         self.pool.tend()
+    }
+
+    fn password(&self) -> Password {
+        self.settings.credentials.password.clone()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

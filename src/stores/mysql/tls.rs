@@ -2,7 +2,6 @@
 
 use crate::kv::Result;
 use crate::stores::TlsOptions;
-use crate::stores::served::system_certificates;
 use mysql_async::{ClientIdentity, SslOpts};
 use rustls::crypto::ring;
 
@@ -11,7 +10,7 @@ use rustls::crypto::ring;
 /// # Errors
 ///
 /// [`crate::kv::Error::InvalidOption`] if a text is not PEM;
-/// [`crate::kv::Error::Connection`] if the system's certificates can't be read.
+/// [`crate::kv::Error::Connection`] if files with certificates can't be read.
 pub fn ssl_opts(tls: &TlsOptions) -> Result<SslOpts> {
     tls.check()?;
     // The driver uses the process's default provider, and several may be
@@ -19,13 +18,8 @@ pub fn ssl_opts(tls: &TlsOptions) -> Result<SslOpts> {
     let _ = ring::default_provider().install_default();
     let mut opts = SslOpts::default();
     if tls.reject_unauthorized {
-        let roots = match &tls.ca {
-            Some(pem) => vec![pem.clone()],
-            None => system_certificates()?.iter().map(|der| der.to_vec()).collect(),
-        };
-        opts = opts
-            .with_root_certs(roots.into_iter().map(Into::into).collect())
-            .with_disable_built_in_roots(true);
+        let roots = tls.trusted()?.iter().map(|der| der.to_vec().into()).collect();
+        opts = opts.with_root_certs(roots).with_disable_built_in_roots(true);
     } else {
         opts = opts.with_danger_accept_invalid_certs(true);
     }

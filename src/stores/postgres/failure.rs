@@ -2,7 +2,7 @@
 
 use super::frames::TooLarge;
 use crate::kv::Error;
-use crate::stores::served::{Fault, Lost, Refusal};
+use crate::stores::served::{Fault, Lost, Refusal, TlsRefusal};
 use std::error::Error as StdError;
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
@@ -100,18 +100,16 @@ pub fn blame_key(fault: Fault) -> Fault {
 
 /// Why there is no connection.
 pub fn refusal(error: &tokio_postgres::Error, place: &str) -> Refusal {
-    let lasting = match error.as_db_error() {
-        Some(server) => {
-            let code = server.code().code();
-            // A refused login, or a missing database.
-            code.starts_with("28") || code.starts_with("3D") || code == "42501"
-        }
-        // A retry doesn't make a certificate valid.
-        None => matches!(
-            innermost(error).downcast_ref(),
-            Some(rustls::Error::InvalidCertificate(_))
-        ),
-    };
+    if let Some(TlsRefusal { words, lasting }) = TlsRefusal::find(error) {
+        return Refusal {
+            error: Error::Connection(format!("{place}: {words}")),
+            lasting,
+        };
+    }
+    let lasting = error.code().is_some_and(|code| {
+        // A refused login, or a missing database.
+        code.code().starts_with("28") || code.code().starts_with("3D") || code.code() == "42501"
+    });
     let error = match innermost(error).downcast_ref::<TooLarge>() {
         Some(error) => Error::Backend(format!("{place}: {error}")),
         None => Error::Connection(format!("{place}: {}", words(error))),

@@ -23,8 +23,8 @@ mod url;
 mod wire;
 
 use super::served::{
-    Cleared, Cursor, Engine, Fault, Group, Limits, Lost, Pool, PoolOptions, Row, Rows, ServedStore, Swept, TlsOptions,
-    run,
+    Cleared, Credentials, Cursor, Engine, Fault, Group, Limits, Lost, Password, Pool, PoolOptions, Row, Rows,
+    ServedStore, Swept, TlsOptions, run,
 };
 use crate::host::{Bulk, Host};
 use crate::kv::{Error, Key, Outcome, Prefix, Result};
@@ -53,6 +53,7 @@ pub struct PostgresOptions {
     pub query_timeout: Duration,
     /// The most operations that may be queued.
     pub queue_limit: usize,
+    pub credentials: Credentials,
     pub tls: Option<TlsOptions>,
     pub prepared_statements: Option<bool>,
     /// How old a connection may become.
@@ -75,6 +76,7 @@ impl Default for PostgresOptions {
             connect_timeout: None,
             query_timeout: Duration::from_secs(5),
             queue_limit: 100_000,
+            credentials: Credentials::default(),
             tls: None,
             prepared_statements: None,
             max_lifetime: Duration::from_secs(30 * 60),
@@ -94,6 +96,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The settings.
 pub struct Settings {
     target: Target,
+    password: Password,
     initialized: bool,
     query_timeout: Duration,
     /// Until a pooler turns out not to keep them.
@@ -108,7 +111,9 @@ impl PostgresStore {
     ///
     /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn at(url: &str, options: PostgresOptions, host: Host) -> Result<Self> {
+        let Credentials { user, password } = options.credentials;
         let target = Target::parse(url, &Environment::of_process()?, options.tls)?;
+        let target = target.with(user.as_deref(), password.is_said());
         let hints = &target.hints;
         let queue_limit = options.queue_limit;
         let table_name = hints.table(options.table_name.unwrap_or_else(|| TABLE_NAME.into()));
@@ -123,6 +128,7 @@ impl PostgresStore {
         let prepared_statements = options.prepared_statements.or(hints.prepared_statements);
         let settings = Arc::new(Settings {
             target,
+            password,
             initialized: options.initialized,
             query_timeout: options.query_timeout,
             prepared_statements: AtomicBool::new(prepared_statements.unwrap_or(true)),
@@ -343,6 +349,10 @@ impl Engine for Postgres {
 
     fn tend(&self) -> Option<Instant> {
         self.pool.tend()
+    }
+
+    fn password(&self) -> Password {
+        self.settings.password.clone()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -73,7 +73,11 @@ impl Opened {
             _ if writable => Session::Primary,
             session => session,
         };
-        let credentials = target.login().map_err(|error| Refusal { error, lasting: true })?;
+        let mut credentials = target.login().map_err(|error| Refusal { error, lasting: true })?;
+        let password = settings.password.get(&target.place, deadline).await;
+        if let Some(password) = password.map_err(|error| Refusal { error, lasting: false })? {
+            credentials.set_password(&password);
+        }
         let attempt = Attempt {
             settings: &settings,
             deadline,
@@ -225,10 +229,15 @@ impl Attempt<'_> {
         T: TlsConnect<Frames<Socket>>,
         T::Stream: Send + 'static,
     {
-        let failed = |error: tokio_postgres::Error| Failure {
-            refusal: refusal(&error, &server.to_string()),
-            // Refused logins, as in PostgreSQL's own clients.
-            last: error.code().is_some_and(|code| code.code().starts_with("28")),
+        let failed = |error: tokio_postgres::Error| {
+            let is_login = error.code().is_some_and(|code| code.code().starts_with("28"));
+            let mut refusal = refusal(&error, &server.to_string());
+            refusal.lasting &= !(is_login && self.settings.password.may_change());
+            Failure {
+                refusal,
+                // As in PostgreSQL's own clients.
+                last: is_login,
+            }
         };
         let traffic = Traffic::new(self.settings.max_answer_bytes);
         let frames = Frames::new(socket, Arc::clone(&traffic));
@@ -322,6 +331,7 @@ mod tests {
     use super::super::environment::Environment;
     use super::super::url::Target;
     use super::*;
+    use crate::stores::served::Password;
     use std::net::TcpListener;
     use std::sync::atomic::AtomicBool;
     use tokio::runtime::Builder;
@@ -339,6 +349,7 @@ mod tests {
         target.address_timeout = address_timeout;
         let settings = Arc::new(Settings {
             target,
+            password: Password::default(),
             initialized: false,
             query_timeout: time,
             prepared_statements: AtomicBool::new(true),

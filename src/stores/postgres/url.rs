@@ -105,6 +105,18 @@ impl Target {
         })
     }
 
+    /// With what the store's options say: a user in place of the URL's, and whether
+    /// there is a password, which is then not looked up.
+    pub fn with(mut self, user: Option<&str>, has_password: bool) -> Self {
+        if let Some(user) = user {
+            self.config.user(user);
+        }
+        if has_password {
+            self.password_file = None;
+        }
+        self
+    }
+
     /// How to log in. Reads the password file, if it is needed.
     ///
     /// # Errors
@@ -133,6 +145,11 @@ pub struct Login {
 }
 
 impl Login {
+    /// Logs in with this password, wherever.
+    pub fn set_password(&mut self, password: &str) {
+        self.config.password(password);
+    }
+
     pub fn at(&self, server: &Server) -> Config {
         let mut config = self.config.clone();
         let host = match &server.host {

@@ -25,7 +25,7 @@ mod url;
 mod wire;
 mod worker;
 
-use super::served::{Admission, Starter, TlsOptions};
+use super::served::{Admission, Credentials, Password, Starter, TlsOptions};
 use super::worker::{FailedPages, Tasks};
 use crate::host::{Bulk, Host};
 use crate::kv::{Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store, Task};
@@ -51,6 +51,7 @@ pub struct RedisOptions {
     pub command_timeout: Duration,
     /// The most operations that may be queued.
     pub queue_limit: usize,
+    pub credentials: Credentials,
     pub tls: Option<TlsOptions>,
 }
 
@@ -62,6 +63,7 @@ impl Default for RedisOptions {
             connect_timeout: Duration::from_secs(5),
             command_timeout: Duration::from_secs(5),
             queue_limit: 100_000,
+            credentials: Credentials::default(),
             tls: None,
         }
     }
@@ -70,6 +72,7 @@ impl Default for RedisOptions {
 /// The settings, which never change.
 struct Settings {
     target: Target,
+    password: Password,
     index: bool,
     connect_timeout: Duration,
     command_timeout: Duration,
@@ -119,7 +122,11 @@ impl RedisStore {
     ///
     /// [`Error::InvalidOption`] for invalid URLs and options.
     pub fn at(urls: &[String], options: RedisOptions) -> Result<Self> {
-        let target = Target::parse(urls)?;
+        let mut target = Target::parse(urls)?;
+        let Credentials { user, password } = options.credentials;
+        if let Some(user) = user {
+            target.login = target.login.set_username(user);
+        }
         if let Some(tls) = &options.tls {
             if !target.tls {
                 return Err(Error::InvalidOption("the option tls needs a rediss: URL".into()));
@@ -136,12 +143,14 @@ impl RedisStore {
         }
         let settings = Arc::new(Settings {
             target,
+            password,
             index: options.index,
             connect_timeout: options.connect_timeout,
             command_timeout: options.command_timeout,
             tls: options.tls.unwrap_or_default(),
             tls_config: OnceLock::new(),
         });
+        let password = settings.password.clone();
         let hub = Hub {
             topology: Topology::new(&settings),
             settings,
@@ -149,7 +158,7 @@ impl RedisStore {
         };
         Ok(Self(Arc::new(Shared {
             hub: Arc::new(hub),
-            starter: Starter::new("redis", options.queue_limit, Host::Thread, Bulk::Here),
+            starter: Starter::new("redis", options.queue_limit, Host::Thread, Bulk::Here, password),
             reindexed: Arc::default(),
         })))
     }

@@ -7,7 +7,7 @@ use super::login::log_in;
 use super::many::PAUSE;
 use super::url::Place;
 use crate::kv::{Error, Result};
-use crate::stores::served::{connect, contain};
+use crate::stores::served::{TlsRefusal, connect, contain};
 use parking_lot::MutexGuard;
 use redis::{Pipeline, Value, pipe};
 use rustls::pki_types::ServerName;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 
 /// About the pause between two attempts to connect, doubled after each.
@@ -91,7 +91,8 @@ impl Server {
         }
         let place: Arc<str> = self.place.to_string().into();
         let limit = self.settings.connect_timeout;
-        let opened = contain(timeout(limit, self.open(&place, slot.last.as_ref()))).await;
+        let deadline = Instant::now() + limit;
+        let opened = contain(timeout_at(deadline, self.open(&place, slot.last.as_ref(), deadline))).await;
         let opened = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) => Err(Refusal::passing(
@@ -120,11 +121,24 @@ impl Server {
         }
     }
 
-    async fn open(&self, place: &Arc<str>, last: Option<&Client>) -> Result<(Connection, Option<Client>), Refusal> {
+    async fn open(
+        &self,
+        place: &Arc<str>,
+        last: Option<&Client>,
+        deadline: Instant,
+    ) -> Result<(Connection, Option<Client>), Refusal> {
+        let password = &self.settings.password;
+        let mut login = self.settings.target.login.clone();
+        let asked = password.get(place, deadline).await;
+        if let Some(password) = asked.map_err(|error| Refusal { error, lasting: false })? {
+            login = login.set_password(password);
+        }
         let stream = self.stream(place).await?;
-        let stream = log_in(stream, &self.settings.target.login)
-            .await
-            .map_err(|error| Refusal::of_setup(place, &error))?;
+        let stream = log_in(stream, &login).await.map_err(|error| {
+            let mut refusal = Refusal::of_setup(place, &error);
+            refusal.lasting &= !password.may_change();
+            refusal
+        })?;
         let connection = Connection::new(stream, &self.settings, place);
         let client = introduce(&connection, last, place).await?;
         Ok((connection, client))
@@ -155,10 +169,10 @@ impl Server {
         let stream = TlsConnector::from(config)
             .connect(name, stream)
             .await
-            .map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-                // A retry doesn't make a certificate valid.
-                Some(error @ rustls::Error::InvalidCertificate(_)) => Refusal::lasting(place, error),
-                _ => Refusal::passing(place, error),
+            .map_err(|error| match TlsRefusal::find(&error) {
+                Some(TlsRefusal { words, lasting: true }) => Refusal::lasting(place, words),
+                Some(TlsRefusal { words, .. }) => Refusal::passing(place, words),
+                None => Refusal::passing(place, error),
             })?;
         Ok(Box::new(stream))
     }

@@ -2,6 +2,7 @@
 //! statements are the engine's own business.
 
 use super::attempt::Limits;
+use super::credentials::Password;
 use super::group::Group;
 use crate::kv::{Error, Key, Outcome, Prefix, Result};
 use futures::future::BoxFuture;
@@ -137,6 +138,11 @@ pub trait Engine: Send + Sync + 'static {
     /// again.
     fn tend(&self) -> Option<Instant> {
         None
+    }
+
+    /// The password that the options have. It is forgotten after the store is closed.
+    fn password(&self) -> Password {
+        Password::default()
     }
 
     /// Closes all connections. Those in use end with what uses them.

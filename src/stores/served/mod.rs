@@ -8,6 +8,7 @@ mod attempt;
 mod backoff;
 mod cancel;
 mod connect;
+mod credentials;
 mod engine;
 mod fault;
 mod generations;
@@ -26,6 +27,7 @@ use crate::kv::{Job, Prefix, Task};
 pub use attempt::Limits;
 pub use cancel::{GRACE, Health};
 pub use connect::{connect, contain, look_up};
+pub use credentials::{Credentials, Password};
 pub use engine::{Cleared, Cursor, Engine, Lost, Row, Rows, Swept};
 pub use fault::Fault;
 pub use generations::Generations;
@@ -34,7 +36,7 @@ pub use load::{Admission, Load};
 pub use operation::{Action, Operation};
 pub use pool::{Connect, Lease, Pool, PoolOptions, Pooled, Refusal};
 pub use store::{ServedStore, Starter};
-pub use tls::{TlsOptions, system_certificates};
+pub use tls::{TlsOptions, TlsRefusal};
 use tokio::sync::oneshot;
 
 /// The largest number of connections that a caller may ask for.

@@ -7,7 +7,7 @@ use super::Message;
 use super::engine::Engine;
 use super::pages::ServedPages;
 use super::worker::Worker;
-use super::{Admission, Load};
+use super::{Admission, Load, Password};
 use crate::host::thread::{WorkerThread, spawn_with_io};
 use crate::host::{Bulk, Host};
 use crate::kv::{Answer, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store};
@@ -24,16 +24,19 @@ pub struct Starter<M> {
     load: Arc<Load>,
     host: Host,
     bulk: Bulk,
+    /// Forgotten when the store is closed.
+    password: Password,
 }
 
 impl<M: Send + 'static> Starter<M> {
-    pub fn new(name: &'static str, queue_limit: usize, host: Host, bulk: Bulk) -> Self {
+    pub fn new(name: &'static str, queue_limit: usize, host: Host, bulk: Bulk, password: Password) -> Self {
         Self {
             name,
             worker: WorkerThread::default(),
             load: Arc::new(Load::new(queue_limit)),
             host,
             bulk,
+            password,
         }
     }
 
@@ -59,14 +62,21 @@ impl<M: Send + 'static> Starter<M> {
     where
         F: Future<Output = Option<Answer>> + Send + 'static,
     {
+        let password = self.password.clone();
+        let end = move |close: Option<Answer>| {
+            if close.is_some() {
+                password.forget();
+            }
+            answer_close(close);
+        };
         let Host::Loop(event_loop) = &self.host else {
-            return spawn_with_io(self.name, move || run(messages), answer_close);
+            return spawn_with_io(self.name, move || run(messages), end);
         };
         let bulk = self.bulk.clone();
         event_loop.spawn(async move {
             let close = run(messages).await;
             bulk.end().await;
-            answer_close(close);
+            end(close);
         });
         Ok(())
     }
@@ -81,10 +91,11 @@ impl<M: Send + 'static> Starter<M> {
         F: Future<Output = Option<Answer>> + Send + 'static,
     {
         let worker = if matches!(job.command, Command::Close) {
-            match self.worker.close_by(|messages| self.start(messages, run)) {
-                Some(worker) => Ok(worker),
-                None => return job.answer.deliver(Ok(Reply::Done)),
-            }
+            let Some(worker) = self.worker.close_by(|messages| self.start(messages, run)) else {
+                self.password.forget();
+                return job.answer.deliver(Ok(Reply::Done));
+            };
+            Ok(worker)
         } else {
             self.sender(run)
         };
@@ -109,9 +120,10 @@ pub struct ServedStore<E> {
 
 impl<E: Engine> ServedStore<E> {
     pub fn new(engine: E, queue_limit: usize, host: Host, bulk: Bulk) -> Self {
+        let password = engine.password();
         Self {
             engine: Arc::new(engine),
-            starter: Starter::new(E::NAME, queue_limit, host, bulk),
+            starter: Starter::new(E::NAME, queue_limit, host, bulk, password),
         }
     }
 
