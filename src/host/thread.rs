@@ -14,7 +14,6 @@ use std::thread::{self, JoinHandle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
 
 /// Runs `body` on a new thread. The name shows in debuggers and `top -H`.
 pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
@@ -38,16 +37,6 @@ pub fn spawn_with_io<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     // As a task: the runtime wakes the future that it blocks on by a system
     // call, even from its own thread.
     let run = move |runtime: &Runtime| runtime.block_on(async { tokio::spawn(start()).await }).ok();
-    spawn_runtime(name, run, finish)
-}
-
-/// The same for a future that has to stay on one thread.
-pub fn spawn_local_with_io<T, F: Future<Output = T>>(
-    name: &str,
-    start: impl FnOnce() -> F + Send + 'static,
-    finish: impl FnOnce(T) + Send + 'static,
-) -> io::Result<()> {
-    let run = move |runtime: &Runtime| Some(LocalSet::new().block_on(runtime, start()));
     spawn_runtime(name, run, finish)
 }
 

@@ -21,6 +21,7 @@ mod worker;
 
 use crate::kv::{Job, Prefix, Task};
 pub use attempt::{Group, Limits};
+pub use backoff::pause;
 pub use connect::{connect, contain, look_up};
 pub use engine::{Cleared, Cursor, Engine, Lost, Row, Rows, Swept};
 pub use generations::Generations;
