@@ -229,6 +229,29 @@ describe("entries that keep changing", () => {
   });
 });
 
+test("a cas that arrives late does not undo a newer write", async () => {
+  const { server } = await start();
+  const proxy = await startProxy(server);
+  const store = openDenoStore(proxy.url(server), {
+    accessToken: token,
+    commandTimeout: 1_000,
+  });
+  server.put(["k"], "old");
+  server.answerRead = (good) => {
+    // Its write is held back.
+    proxy.onConnection = (connection) => connection.stall("toServer");
+    proxy.stall("toServer");
+    return good;
+  };
+  const { message } = await rejection(() => store.cas(["k"], "old", "late"));
+  expect(message).toContain("the outcome is unknown");
+  server.put(["k"], "newer");
+  expect(server.count.writes).toBe(0);
+  proxy.resume();
+  await expect.poll(() => server.count.writes).toBe(1);
+  expect(server.read(["k"])).toBe("newer");
+});
+
 const stranger: Entry = {
   key: encodeKey(["stranger"]),
   value: serialize("theirs"),
