@@ -248,7 +248,7 @@ impl State {
         // By our clock or the server's, it may have expired. Then it is used until
         // the next exchange, because there is nothing better.
         let lifetime = lifetime.max(pause);
-        let renew = lifetime - (lifetime / 4).min(BEFORE_END);
+        let renew = lifetime.saturating_sub((lifetime / 4).min(BEFORE_END));
         self.known = Some(Known {
             metadata: Arc::clone(&metadata),
             renew: now + renew.max(pause),

@@ -225,7 +225,7 @@ mod tests {
             Parts(&puts).map(<[_]>::len).collect::<Vec<_>>()
         };
         assert_eq!(counts(&[]), [0; 0]);
-        assert_eq!(counts(&[1; 2_500]), [1_000, 1_000, 500]);
+        assert_eq!(counts(&vec![1; 2_500]), [1_000, 1_000, 500]);
         assert_eq!(counts(&[65_536; 25]), [10, 10, 5]);
         assert_eq!(counts(&[1, 800_000, 1]), [1, 1, 1]);
     }

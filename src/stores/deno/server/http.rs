@@ -77,10 +77,9 @@ async fn receive(request: RequestBuilder) -> Result<Answer, Failure> {
     loop {
         let chunk = match response.chunk().await {
             Ok(Some(chunk)) => chunk,
-            Ok(None) => break,
             Err(error) if good => return Err(Failure::Broken(words(&error))),
-            // The status says enough.
-            Err(_) => break,
+            // Of an error, the status says enough.
+            Ok(None) | Err(_) => break,
         };
         let room = most - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
