@@ -262,6 +262,10 @@ impl State {
         let least = if trouble.answered {
             self.unanswered = 0;
             self.pause_of_answer()
+        } else if let Lost::Refused { lasting: true, .. } = trouble.lost {
+            // The next operation tries again, so that it finds a server that has
+            // just been started.
+            Duration::ZERO
         } else {
             self.unanswered += 1;
             pause(self.unanswered)

@@ -54,12 +54,21 @@ fn pauses_grow_while_exchanges_fail() {
     state.fail(busy, now);
     assert_eq!(state.next, Some(now + Duration::from_secs(50)));
     // Where no one answers, there is no one to spare.
+    let unanswered = |lasting| Trouble {
+        lost: Lost::Refused {
+            error: Error::Connection("no".into()),
+            lasting,
+        },
+        answered: false,
+        pause: Duration::ZERO,
+    };
     for _ in 0..20 {
-        let mut unanswered = refused();
-        unanswered.answered = false;
-        state.fail(unanswered, now);
+        state.fail(unanswered(false), now);
         assert!(state.next.unwrap() <= now + Duration::from_millis(500));
     }
+    assert!(state.next.unwrap() > now);
+    state.fail(unanswered(true), now);
+    assert_eq!(state.next, Some(now));
 }
 
 #[test]
