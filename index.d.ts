@@ -486,13 +486,22 @@ export interface DenoKvStoreOptions {
    */
   busyTimeout?: number;
   /**
-   * For servers: how long an operation waits for an answer, in milliseconds,
-   * from 1. After that it rejects with `ERR_KV_TIMEOUT`. The outcome of a write
-   * is then unknown.
+   * For servers: the whole time of an operation, in milliseconds, from 1. After
+   * that it rejects with `ERR_KV_TIMEOUT`, or with `ERR_KV_CONNECTION` if the
+   * store knows why there is no answer. If a write may have been carried out, the
+   * message says that the outcome is unknown.
    *
    * @default 5000
    */
   commandTimeout?: number;
+  /**
+   * For servers: how many operations may wait, from 1 to 10,000,000. Further
+   * operations reject with `ERR_KV_BACKEND`. The same happens if the waiting
+   * operations would exceed 256 MiB.
+   *
+   * @default 100000
+   */
+  queueLimit?: number;
 }
 
 /**
@@ -559,8 +568,8 @@ export type KvErrorCode =
  * a `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
  * values, and keys with parts that are not strings.
  *
- * All waiting writes are committed together. An awaited write to a file
- * survives a power loss. This store does not see expired entries of a file;
+ * Writes that wait are committed together. An awaited write to a file survives a
+ * power loss. This store does not see expired entries of a file;
  * Deno programs see them until they are removed, about a second later. Entries
  * on a server are visible until the server removes them.
  *

@@ -80,7 +80,12 @@ const rows: Record<string, Row> = {
   DenoKvStore: {
     construct: (options) => new DenoKvStore(":memory:", options as object),
     url: "denokv::memory:",
-    options: { accessToken: "x", busyTimeout: 1, commandTimeout: 1 },
+    options: {
+      accessToken: "x",
+      busyTimeout: 1,
+      commandTimeout: 1,
+      queueLimit: 1,
+    },
   },
 };
 

@@ -23,7 +23,11 @@ function server(): Row {
       const handles: Store[] = [];
       const openAnother = () => {
         const { url, token } = denokv;
-        const handle = new DenoKvStore(url, { accessToken: token });
+        const handle = new DenoKvStore(url, {
+          accessToken: token,
+          // Some tests call thousands of operations on one key at once.
+          commandTimeout: 60_000,
+        });
         handles.push(handle);
         return handle;
       };

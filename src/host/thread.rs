@@ -8,13 +8,11 @@ use crate::kv::{Error, Result, Task};
 use parking_lot::Mutex;
 use std::future::Future;
 use std::io;
-use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
 
 /// Runs `body` on a new thread. The name shows in debuggers and `top -H`.
 pub fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
@@ -41,22 +39,12 @@ pub fn spawn_with_io<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     spawn_runtime(name, run, finish)
 }
 
-/// The same for a future that has to stay on one thread.
-pub fn spawn_local_with_io<T, F: Future<Output = T>>(
-    name: &str,
-    start: impl FnOnce() -> F + Send + 'static,
-    finish: impl FnOnce(T) + Send + 'static,
-) -> io::Result<()> {
-    let run = move |runtime: &Runtime| Some(LocalSet::new().block_on(runtime, start()));
-    spawn_runtime(name, run, finish)
-}
-
 fn spawn_runtime<T>(
     name: &str,
     run: impl FnOnce(&Runtime) -> Option<T> + Send + 'static,
     finish: impl FnOnce(T) + Send + 'static,
 ) -> io::Result<()> {
-    let runtime = runtime_with_io()?;
+    let runtime = Builder::new_current_thread().enable_time().enable_io().build()?;
     spawn(name, move || {
         let result = run(&runtime);
         // A name look-up may be stuck on a thread of the runtime's own.
@@ -66,22 +54,6 @@ fn spawn_runtime<T>(
         }
     })?;
     Ok(())
-}
-
-/// A runtime for sockets. The first one of a process also opens a pair of
-/// sockets for signals, and panics if it can't (a dependency of ours has that
-/// compiled in), so we look first whether there are enough descriptors.
-fn runtime_with_io() -> io::Result<Runtime> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::net::UnixStream;
-        // At most five are opened.
-        let enough = (UnixStream::pair()?, UnixStream::pair()?, UnixStream::pair()?);
-        drop(enough);
-    }
-    let build = || Builder::new_current_thread().enable_time().enable_io().build();
-    // Another thread may have taken them meanwhile.
-    catch_unwind(build).unwrap_or_else(|_| Err(io::Error::other("too few file descriptors are free")))
 }
 
 /// A store's worker thread, which runs for as long as a sender to it exists. It

@@ -21,8 +21,8 @@ use napi_derive::napi;
 /// a `Deno.KvU64`, binary data) rejects with `ERR_KV_CORRUPT`. Lists skip such
 /// values, and keys with parts that are not strings.
 ///
-/// All waiting writes are committed together. An awaited write to a file
-/// survives a power loss. This store does not see expired entries of a file;
+/// Writes that wait are committed together. An awaited write to a file survives a
+/// power loss. This store does not see expired entries of a file;
 /// Deno programs see them until they are removed, about a second later. Entries
 /// on a server are visible until the server removes them.
 ///

@@ -18,6 +18,7 @@ impl Parse for DenoOptions {
                 access_token,
                 busy_timeout: given.millis("busyTimeout", 0.0, default.busy_timeout)?,
                 command_timeout: given.timeout("commandTimeout", default.command_timeout)?,
+                queue_limit: given.queue_limit(default.queue_limit)?,
             })
         })
     }

@@ -76,11 +76,6 @@ impl Queued {
         self.into_work().fail(error);
     }
 
-    /// For how long it has been under way.
-    pub fn age(&self) -> Duration {
-        self.called.elapsed()
-    }
-
     /// Whether it has waited long enough for a lock that has been held elsewhere
     /// since `blocked`.
     pub fn is_late(&self, blocked: Instant, patience: Duration) -> bool {

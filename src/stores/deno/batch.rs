@@ -40,11 +40,6 @@ impl<'a> Op<'a> {
         Ok(Self { command, key, value })
     }
 
-    /// About how many bytes of an atomic write it takes.
-    pub fn size(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Vec::len)
-    }
-
     /// Whether its outcome depends on what is stored.
     fn reads(&self) -> bool {
         !matches!(self.command, Command::Put(..))
@@ -58,14 +53,22 @@ impl<'a> Op<'a> {
     }
 
     fn expires(&self, now: Millis) -> Option<Millis> {
-        match self.write() {
-            Some(Write::Store { ttl, .. }) => ttl.map(|ttl| ttl.deadline(now).min(last_expiry())),
-            _ => None,
-        }
+        self.write().and_then(|write| expiry(write, now))
     }
 }
 
-fn encode_value(value: &JsonText) -> Result<Vec<u8>> {
+/// When what is written expires.
+pub fn expiry(write: &Write, now: Millis) -> Option<Millis> {
+    match write {
+        Write::Store { ttl, .. } => ttl.map(|ttl| ttl.deadline(now).min(last_expiry())),
+        Write::Delete => None,
+    }
+}
+
+/// # Errors
+///
+/// [`Error::ValueTooLarge`]
+pub fn encode_value(value: &JsonText) -> Result<Vec<u8>> {
     let bytes = v8::to_v8(value.as_str());
     if bytes.len() > MOST_VALUE_BYTES {
         return Err(Error::ValueTooLarge(format!(

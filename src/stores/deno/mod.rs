@@ -8,7 +8,6 @@
 mod batch;
 mod file;
 mod key;
-mod remote;
 mod row;
 mod server;
 mod target;
@@ -28,8 +27,10 @@ pub struct DenoOptions {
     pub access_token: Option<String>,
     /// For a file: how long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
-    /// For a server: how long to wait for an answer.
+    /// For a server: how long an operation may take.
     pub command_timeout: Duration,
+    /// For a server: the most operations that may be queued.
+    pub queue_limit: usize,
 }
 
 impl Default for DenoOptions {
@@ -38,6 +39,7 @@ impl Default for DenoOptions {
             access_token: None,
             busy_timeout: Duration::from_secs(5),
             command_timeout: Duration::from_secs(5),
+            queue_limit: 100_000,
         }
     }
 }
@@ -59,7 +61,10 @@ impl DenoStore {
     pub fn at(target: &str, options: DenoOptions) -> Result<Self> {
         Ok(match Target::parse(target, options.access_token)? {
             Target::File(location) => Self::File(FileStore::at(location, options.busy_timeout)),
-            Target::Server(server) => Self::Server(ServerStore::at(server, options.command_timeout)),
+            Target::Server(server) => {
+                let store = ServerStore::at_server(server, options.command_timeout, options.queue_limit);
+                Self::Server(store)
+            }
         })
     }
 

@@ -2,7 +2,7 @@
 
 use super::{key, v8};
 use crate::kv::{Error, JsonText, Key, Outcome, Page, Reply, Result};
-use denokv_proto::{KvValue, VALUE_ENCODING_BYTES, VALUE_ENCODING_LE64, VALUE_ENCODING_V8, Versionstamp};
+use denokv_proto::{VALUE_ENCODING_BYTES, VALUE_ENCODING_LE64, VALUE_ENCODING_V8, Versionstamp};
 
 pub struct Row {
     pub value: Stored,
@@ -22,10 +22,10 @@ pub enum Stored {
 }
 
 impl Stored {
-    /// From a column of the database.
-    pub fn from_encoding(value: &[u8], encoding: i64) -> Self {
+    /// From a column of the database, or an answer of a server.
+    pub fn from_encoding(value: impl Into<Vec<u8>>, encoding: i64) -> Self {
         match encoding {
-            VALUE_ENCODING_V8 => Self::V8(value.to_vec()),
+            VALUE_ENCODING_V8 => Self::V8(value.into()),
             VALUE_ENCODING_BYTES => Self::BYTES,
             VALUE_ENCODING_LE64 => Self::U64,
             _ => Self::Other("in an unknown encoding"),
@@ -54,16 +54,6 @@ impl Stored {
     pub fn text(&self, key: &Key) -> Result<Option<String>> {
         self.json()
             .map_err(|what| Error::Corrupt(format!("the value of {key} is {what}")))
-    }
-}
-
-impl From<KvValue> for Stored {
-    fn from(value: KvValue) -> Self {
-        match value {
-            KvValue::V8(bytes) => Self::V8(bytes),
-            KvValue::Bytes(_) => Self::BYTES,
-            KvValue::U64(_) => Self::U64,
-        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Where a Deno KV database is: a file, memory, or a server.
 
+use super::server::authorization;
 use crate::kv::{Error, Result};
 use crate::stores::database::Location;
 use crate::stores::trimmed;
-use http::HeaderValue;
 use url::Url;
 
 #[derive(Clone)]
@@ -16,6 +16,8 @@ pub enum Target {
 pub struct Server {
     pub url: Url,
     pub token: String,
+    /// Host and port, for messages.
+    pub place: String,
 }
 
 /// The variable that Deno also reads the token from.
@@ -47,13 +49,26 @@ impl Server {
         if !url.username().is_empty() || url.password().is_some() {
             return invalid("the URL must not have a user name or password; use the option accessToken");
         }
-        let Some(token) = token.or_else(|| std::env::var(TOKEN).ok()) else {
-            return invalid("a server needs the option accessToken, or the environment variable DENO_KV_ACCESS_TOKEN");
+        let (token, from) = match token {
+            Some(token) => (token, "accessToken"),
+            None => match std::env::var(TOKEN) {
+                Ok(token) if !token.is_empty() => (token, "the environment variable DENO_KV_ACCESS_TOKEN"),
+                _ => {
+                    return invalid(
+                        "a server needs the option accessToken, or the environment variable DENO_KV_ACCESS_TOKEN",
+                    );
+                }
+            },
         };
-        if HeaderValue::from_str(&token).is_err() {
-            return invalid("accessToken has a character that an HTTP header can't contain");
+        if authorization(&token).is_none() {
+            return invalid(&format!("{from} has a character that an HTTP header can't contain"));
         }
-        Ok(Self { url, token })
+        let host = url.host_str().unwrap_or_default();
+        let place = match url.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        Ok(Self { url, token, place })
     }
 }
 
@@ -70,14 +85,14 @@ mod tests {
             };
             Some(match DenoStore::at_url(rest, options).ok()? {
                 DenoStore::File(store) => store.location().to_string(),
-                DenoStore::Server(store) => store.url().to_string(),
+                DenoStore::Server(_) => "a server".into(),
             })
         };
         let here = |path: &str| std::path::absolute(path).unwrap().display().to_string();
         assert_eq!(target("kv.db"), Some(here("kv.db")));
         assert_eq!(target("///var/my%20app.db"), Some(here("/var/my app.db")));
         assert_eq!(target(":memory:"), Some(":memory:".into()));
-        assert_eq!(target("HTTPS://host/a?b"), Some("https://host/a?b".into()));
+        assert_eq!(target("HTTPS://host/a?b"), Some("a server".into()));
         let server = DenoOptions {
             access_token: Some("token".into()),
             ..DenoOptions::default()

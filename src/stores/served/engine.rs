@@ -81,6 +81,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Shows in the name of the worker's thread.
     const NAME: &'static str;
 
+    /// Whether its entries are in a table. If not, dropping it clears all of them.
+    const HAS_TABLE: bool = true;
+
     /// Where the server is, for messages.
     fn place(&self) -> &str;
 
@@ -128,7 +131,9 @@ pub trait Engine: Send + Sync + 'static {
     fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>>;
 
     /// Drops the table, if there is one.
-    fn drop_table(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>>;
+    fn drop_table(&self, _: Limits) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Deletes expired entries. Looks at `slice` entries at most, and never
     /// waits for a lock.

@@ -25,6 +25,7 @@ mod worker;
 
 use crate::kv::{Job, Prefix, Task};
 pub use attempt::Limits;
+pub use backoff::pause;
 pub use cancel::{GRACE, Health};
 pub use connect::{connect, contain, look_up};
 pub use credentials::{Credentials, Password};

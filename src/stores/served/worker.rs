@@ -257,6 +257,10 @@ impl<E: Engine> Worker<E> {
                     let create = persist(limit, true, |limits| engine.create(limits));
                     create.await.map(|()| Reply::Done)
                 }
+                Broad::Drop if !E::HAS_TABLE => {
+                    let cleared = clear(&*engine, &Prefix::ALL, &progress).await;
+                    cleared.map(|_| Reply::Done)
+                }
                 Broad::Drop => {
                     let drop = persist(limit, false, |limits| engine.drop_table(limits));
                     drop.await.map(|()| Reply::Done)

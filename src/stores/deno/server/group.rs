@@ -1,174 +1,232 @@
-//! Operations that are answered together: one read and one atomic write. They are
-//! tried again if other programs have changed the same entries.
+//! Groups: their operations are divided into requests, which run side by side. The
+//! gets of a request are one read. Sets and deletes are written blindly, as many as
+//! fit. A `cas` is a read and a write that fails if its entry has changed meanwhile.
 
-use super::super::batch::{Batch, Change, Condition, Op, keys_read};
-use super::worker::Worker;
-use crate::kv::{Command, Error, Outcome, Result};
-use crate::stores::database::queue::{Queued, deliver};
-use chrono::{DateTime, Utc};
-use denokv_proto::{AtomicWrite, Check, KvValue, Mutation, MutationKind};
+use super::super::batch::{Change, Condition, encode_value, expiry};
+use super::super::key;
+use super::super::row::{Row, reply};
+use super::protocol::{MOST_BYTES, MOST_CHANGES, MOST_CHECKS, MOST_RANGES};
+use super::{DenoServer, conflict};
+use crate::kv::{Error, JsonText, Millis, Outcome, Reply, Result, Write, now};
+use crate::stores::served::{Action, Group, Lost, Operation};
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
 
-/// The protocol's limits of an atomic write, less the overhead of each value.
-const MOST_OPERATIONS: usize = 1000;
-const MOST_BYTES: usize = 700_000;
-pub const MOST_CHECKS: usize = 10;
-
-/// How often a group is tried as one, if other programs keep changing its entries.
-const ATTEMPTS: u32 = 4;
-
-/// Why operations have no outcomes.
-enum Failed {
-    /// Nothing was written, maybe because of one operation among many.
-    Apart(Error),
-    /// Nothing was written, and another attempt would fail too.
-    All(Error),
-    /// It may have been written.
-    Unknown(Error),
+/// An operation with its key and value as they are stored.
+struct Encoded<'a> {
+    index: usize,
+    operation: &'a Operation,
+    key: Vec<u8>,
+    /// What it writes, if anything.
+    value: Option<Vec<u8>>,
 }
 
-impl Failed {
-    fn of_read(error: Error) -> Self {
-        match error {
-            Error::Connection(_) | Error::Timeout(_) => Self::All(error),
-            error => Self::Apart(error),
-        }
-    }
+type Answer = Result<Outcome, Lost>;
+type Answers = Vec<(usize, Answer)>;
 
-    fn of_write(error: Error) -> Self {
-        match error {
-            Error::Connection(_) => Self::Unknown(error),
-            // There is no time for another attempt.
-            Error::Timeout(_) => Self::All(error),
-            error => Self::Apart(error),
-        }
-    }
-
-    fn into_error(self) -> Error {
-        match self {
-            Self::Apart(error) | Self::All(error) | Self::Unknown(error) => error,
-        }
-    }
-}
-
-/// A job with its operation, or why it has none.
-type Encoded<'a> = (&'a Queued, Result<Op<'a>>);
-
-impl Worker {
-    /// Runs operations on single entries, as many as fit at a time, and delivers
-    /// their outcomes.
-    pub async fn run_group(&mut self, mut jobs: Vec<Queued>) {
-        while !jobs.is_empty() {
-            let (mut checks, mut bytes) = (0, 0);
-            let mut group: Vec<Encoded<'_>> = Vec::new();
-            for queued in &jobs {
-                if group.len() == MOST_OPERATIONS || checks == MOST_CHECKS || bytes >= MOST_BYTES {
-                    break;
-                }
-                let Some(command) = queued.entry_command() else { break };
-                let op = Op::new(command);
-                checks += usize::from(matches!(command, Command::Cas(..)));
-                bytes += op.as_ref().map_or(0, Op::size);
-                group.push((queued, op));
-            }
-            let outcomes = self.settle(&group).await;
-            let rest = jobs.split_off(outcomes.len().clamp(1, jobs.len()));
-            deliver(std::mem::replace(&mut jobs, rest).into_iter().zip(outcomes));
-        }
-    }
-
-    /// An outcome for each job of a group.
-    async fn settle(&mut self, group: &[Encoded<'_>]) -> Vec<Outcome> {
-        match self.attempt(group).await {
-            Ok(outcomes) => outcomes,
-            Err(Failed::Apart(_)) if group.len() > 1 => {
-                // One by one, so that only those fail that can't succeed.
-                let mut outcomes = Vec::with_capacity(group.len());
-                for one in group.chunks(1) {
-                    let alone = self.attempt(one).await.map_err(Failed::into_error);
-                    outcomes.push(alone.and_then(|mut alone| alone.pop().unwrap_or(Err(Error::Closed))));
-                }
-                outcomes
-            }
-            Err(Failed::Unknown(error)) => self.repeat(group, &error).await,
-            Err(failed) => vec![Err(failed.into_error()); group.len()],
-        }
-    }
-
-    /// After a group that may have been written: runs the operations again that may
-    /// be carried out twice.
-    async fn repeat(&mut self, group: &[Encoded<'_>], error: &Error) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(group.len());
-        let may_repeat = |(job, _): &Encoded<'_>| !matches!(job.entry_command(), Some(Command::Cas(..)));
-        for run in group.chunk_by(|a, b| may_repeat(a) == may_repeat(b)) {
-            let repeated = if may_repeat(&run[0]) {
-                self.attempt(run).await.map_err(Failed::into_error)
-            } else {
-                Err(error.clone())
+impl DenoServer {
+    /// Returns an answer for each operation.
+    pub async fn answer(&self, group: &Group) -> Vec<Answer> {
+        let mut answers = Answers::new();
+        let (mut gets, mut puts, mut swaps) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, operation) in group.operations.iter().enumerate() {
+            let list = match &operation.action {
+                Action::Get => &mut gets,
+                Action::Put(_) => &mut puts,
+                Action::Cas(..) => &mut swaps,
             };
-            match repeated {
-                Ok(some) => outcomes.extend(some),
-                Err(error) => outcomes.extend(run.iter().map(|_| Err(error.clone()))),
+            match Encoded::new(index, operation) {
+                Ok(encoded) => list.push(encoded),
+                Err(error) => answers.push((index, Ok(Err(error)))),
             }
         }
-        outcomes
+        let gets = gets.chunks(MOST_RANGES).map(|part| self.get(group, part).boxed());
+        let puts = Parts(&puts).map(|part| self.put(group, part).boxed());
+        let swaps = swaps
+            .chunks(MOST_CHECKS)
+            .map(|part| self.swap(group, part.iter().collect()));
+        let parts = join_all(gets.chain(puts).chain(swaps)).await;
+        answers.extend(parts.into_iter().flatten());
+        answers.sort_unstable_by_key(|(index, _)| *index);
+        answers.into_iter().map(|(_, answer)| answer).collect()
     }
 
-    async fn attempt(&mut self, group: &[Encoded<'_>]) -> Result<Vec<Outcome>, Failed> {
-        let timeout = self.timeout;
-        let mut conflicts = 0;
-        let keys = keys_read(group.iter().flat_map(|(_, op)| op));
-        loop {
-            let remote = self.remote().await.map_err(Failed::All)?;
-            let rows = remote.rows(&keys).await.map_err(Failed::of_read)?;
-            let mut batch = Batch::new(keys.iter().copied().zip(rows));
-            let outcomes = batch.run_all(group.iter().map(|(_, op)| op));
-            let write = atomic_write(batch.changes());
-            if write.mutations.is_empty() || remote.write(write).await.map_err(Failed::of_write)? {
-                return Ok(outcomes);
+    async fn get(&self, group: &Group, gets: &[Encoded<'_>]) -> Answers {
+        let read = async {
+            let session = self.session(group.deadline).await?;
+            session.rows(gets.iter().map(|get| &*get.key)).await
+        };
+        match read.await {
+            Ok(rows) => {
+                let answer = |(get, row): (&Encoded<'_>, Option<Row>)| {
+                    let outcome = reply(get.operation.key.clone(), row.as_ref());
+                    (get.index, Ok(outcome))
+                };
+                gets.iter().zip(rows).map(answer).collect()
             }
-            conflicts += 1;
-            let error = || Error::Timeout("other programs kept changing the same entries".into());
-            if group.len() > 1 && conflicts > ATTEMPTS {
-                return Err(Failed::Apart(error()));
+            Err(lost) => all(gets, &Err(lost)),
+        }
+    }
+
+    async fn put(&self, group: &Group, puts: &[Encoded<'_>]) -> Answers {
+        let write = async {
+            let session = self.session(group.deadline).await?;
+            let now = now();
+            // The others were rejected meanwhile.
+            let wanted = puts.iter().filter(|put| !put.operation.is_withdrawn());
+            let changes = wanted.map(|put| put.change(now, Condition::Anything));
+            group.send();
+            session.write(changes).await
+        };
+        match write.await {
+            Ok(_) => all(puts, &Ok(Ok(Reply::Done))),
+            Err(lost) => all(puts, &Err(lost)),
+        }
+    }
+
+    fn swap<'a>(&'a self, group: &'a Group, swaps: Vec<&'a Encoded<'a>>) -> BoxFuture<'a, Answers> {
+        Box::pin(async move {
+            let read = async {
+                let session = self.session(group.deadline).await?;
+                let rows = session.rows(swaps.iter().map(|swap| &*swap.key)).await?;
+                Ok((session, rows))
+            };
+            let (session, rows) = match read.await {
+                Ok(read) => read,
+                Err(lost) => return all(swaps, &Err(lost)),
+            };
+            let mut answers = Answers::new();
+            let (mut matching, mut changes) = (Vec::new(), Vec::new());
+            let now = now();
+            for (swap, row) in swaps.into_iter().zip(rows) {
+                match swap.matches(row.as_ref()) {
+                    Ok(true) if !swap.operation.is_withdrawn() => {
+                        let condition = row.map_or(Condition::NoEntry, |row| Condition::Version(row.stamp));
+                        changes.push(swap.change(now, condition));
+                        matching.push(swap);
+                    }
+                    outcome => answers.push((swap.index, Ok(outcome.map(Reply::Swapped)))),
+                }
             }
-            if group.iter().all(|(job, _)| job.age() >= timeout) {
-                return Err(Failed::All(error()));
+            if matching.is_empty() {
+                return answers;
             }
+            group.send();
+            let written = session.write(changes).await;
+            drop(session);
+            answers.extend(match written {
+                Ok(true) => all(matching, &Ok(Ok(Reply::Swapped(true)))),
+                // One entry that keeps changing must not hold up the others.
+                Ok(false) if matching.len() > 1 => {
+                    let second = matching.split_off(matching.len() / 2);
+                    let halves = [self.swap(group, matching), self.swap(group, second)];
+                    join_all(halves).await.concat()
+                }
+                Ok(false) => all(matching, &Err(conflict())),
+                Err(lost) => all(matching, &Err(lost)),
+            });
+            answers
+        })
+    }
+}
+
+impl<'a> Encoded<'a> {
+    /// # Errors
+    ///
+    /// [`Error::KeyTooLong`] and [`Error::ValueTooLarge`]
+    fn new(index: usize, operation: &'a Operation) -> Result<Self> {
+        let value = match &operation.action {
+            Action::Put(Write::Store { value, .. }) | Action::Cas(_, Write::Store { value, .. }) => {
+                Some(encode_value(value)?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            index,
+            operation,
+            key: key::encode(&operation.key)?,
+            value,
+        })
+    }
+
+    /// Whether it is a `cas` that finds what it expects.
+    fn matches(&self, row: Option<&Row>) -> Result<bool> {
+        let Action::Cas(expected, _) = &self.operation.action else {
+            return Err(Error::Backend("internal error: not a cas".into()));
+        };
+        let key = &self.operation.key;
+        let stored = row.map(|row| row.value.text(key)).transpose()?.flatten();
+        match (stored, expected) {
+            (None, None) => Ok(true),
+            (Some(stored), Some(expected)) => JsonText::means(expected, &stored, key),
+            _ => Ok(false),
+        }
+    }
+
+    fn change(&self, now: Millis, condition: Condition) -> Change<'_> {
+        let write = match &self.operation.action {
+            Action::Put(write) | Action::Cas(_, write) => Some(write),
+            Action::Get => None,
+        };
+        Change {
+            key: &self.key,
+            value: self.value.as_deref(),
+            expires: write.and_then(|write| expiry(write, now)),
+            condition,
         }
     }
 }
 
-pub fn atomic_write<'a>(changes: impl IntoIterator<Item = Change<'a>>) -> AtomicWrite {
-    let mut write = AtomicWrite {
-        checks: Vec::new(),
-        mutations: Vec::new(),
-        enqueues: Vec::new(),
-    };
-    for Change {
-        key,
-        value,
-        expires,
-        condition,
-    } in changes
-    {
-        let versionstamp = match condition {
-            Condition::Anything => None,
-            Condition::NoEntry => Some(None),
-            Condition::Version(stamp) => Some(Some(stamp)),
-        };
-        write.checks.extend(versionstamp.map(|versionstamp| Check {
-            key: key.to_vec(),
-            versionstamp,
-        }));
-        write.mutations.push(Mutation {
-            key: key.to_vec(),
-            kind: match value {
-                Some(value) => MutationKind::Set(KvValue::V8(value.to_vec())),
-                None => MutationKind::Delete,
-            },
-            expire_at: expires
-                .map(|millis| DateTime::from_timestamp_millis(millis).unwrap_or(DateTime::<Utc>::MAX_UTC)),
+/// The same answer for all.
+fn all<'a>(some: impl IntoIterator<Item = impl std::borrow::Borrow<Encoded<'a>>>, answer: &Answer) -> Answers {
+    let each = some.into_iter().map(|one| (one.borrow().index, answer.clone()));
+    each.collect()
+}
+
+/// Parts that fit into a write each.
+struct Parts<'a>(&'a [Encoded<'a>]);
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = &'a [Encoded<'a>];
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut bytes = 0;
+        let mut part = self.0.iter().take(MOST_CHANGES);
+        let count = part.position(|put| {
+            bytes += put.key.len() + put.value.as_ref().map_or(0, Vec::len);
+            bytes > MOST_BYTES
         });
+        let count = count.unwrap_or(self.0.len().min(MOST_CHANGES));
+        // One that is too large on its own is a part of its own.
+        let (part, rest) = self.0.split_at_checked(count.max(1))?;
+        self.0 = rest;
+        Some(part)
     }
-    write
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::KeyBuilder;
+
+    #[test]
+    fn parts_fit_into_a_write() {
+        let mut key = KeyBuilder::default();
+        key.push("k");
+        let operation = Operation::new(key.key().unwrap(), Action::Get);
+        let put = |bytes| Encoded {
+            index: 0,
+            operation: &operation,
+            key: Vec::new(),
+            value: Some(vec![0; bytes]),
+        };
+        let counts = |sizes: &[usize]| {
+            let puts: Vec<_> = sizes.iter().map(|size| put(*size)).collect();
+            Parts(&puts).map(<[_]>::len).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&[]), [0; 0]);
+        assert_eq!(counts(&vec![1; 2_500]), [1_000, 1_000, 500]);
+        assert_eq!(counts(&[65_536; 25]), [10, 10, 5]);
+        assert_eq!(counts(&[1, 800_000, 1]), [1, 1, 1]);
+    }
 }
