@@ -3,7 +3,7 @@ import { DenoKvStore } from "../../index.js";
 import { DenokvServer, hasDenokv } from "../services/denokv.mts";
 import { openDenoStore } from "../support/deno.mts";
 import { temporaryFile } from "../support/sqlite.mts";
-import type { Row, Store } from "./fixture.mts";
+import { PATIENCE, type Row, type Store } from "./fixture.mts";
 
 const limits = {
   "long keys": "Deno KV limits keys to 2,048 bytes",
@@ -25,8 +25,7 @@ function server(): Row {
         const { url, token } = denokv;
         const handle = new DenoKvStore(url, {
           accessToken: token,
-          // Some tests call thousands of operations on one key at once.
-          commandTimeout: 60_000,
+          commandTimeout: PATIENCE,
         });
         handles.push(handle);
         return handle;

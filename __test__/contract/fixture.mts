@@ -10,6 +10,12 @@ import type { MemoryKvStore } from "../../index.js";
 export type Store = MemoryKvStore;
 
 /**
+ * The timeout of stores on servers, in milliseconds. Some tests call thousands of
+ * operations on one key at once.
+ */
+export const PATIENCE = 60_000;
+
+/**
  * The parts of the contract from which a row may be excepted, with a reason.
  */
 export type Clause =

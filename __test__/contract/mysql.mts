@@ -3,7 +3,7 @@
 import { MysqlKvStore } from "../../index.js";
 import { MysqlServer } from "../services/mysql.mts";
 import { type Options, ownTable } from "../support/mysql.mts";
-import type { Row, Store } from "./fixture.mts";
+import { PATIENCE, type Row, type Store } from "./fixture.mts";
 
 function oneServer(name: string, options: Options): Row {
   let server: MysqlServer;
@@ -17,7 +17,11 @@ function oneServer(name: string, options: Options): Row {
       const handles: Store[] = [];
       const tableName = ownTable();
       const openAnother = () => {
-        const handle = new MysqlKvStore(server.url, { tableName, ...options });
+        const handle = new MysqlKvStore(server.url, {
+          tableName,
+          queryTimeout: PATIENCE,
+          ...options,
+        });
         handles.push(handle);
         return handle;
       };

@@ -2,7 +2,7 @@
 import { PostgresKvStore } from "../../index.js";
 import { PostgresServer, type ServerOptions } from "../services/postgres.mts";
 import { type Options, ownTable } from "../support/postgres.mts";
-import type { Row, Store } from "./fixture.mts";
+import { PATIENCE, type Row, type Store } from "./fixture.mts";
 
 function postgres(
   name: string,
@@ -22,6 +22,7 @@ function postgres(
       const openAnother = () => {
         const handle = new PostgresKvStore(server.url, {
           tableName,
+          queryTimeout: PATIENCE,
           ...options,
         });
         handles.push(handle);

@@ -4,7 +4,7 @@ import { RedisKvStore } from "../../index.js";
 import { RedisCluster } from "../services/redis-cluster.mts";
 import { type Program, RedisServer } from "../services/redis.mts";
 import { type Options, ownPrefix } from "../support/redis.mts";
-import type { Row, Store } from "./fixture.mts";
+import { PATIENCE, type Row, type Store } from "./fixture.mts";
 
 function oneServer(name: string, options: Options, program?: Program): Row {
   let server: RedisServer;
@@ -20,7 +20,11 @@ function oneServer(name: string, options: Options, program?: Program): Row {
       const handles: Store[] = [];
       const keyPrefix = ownPrefix();
       const openAnother = () => {
-        const handle = new RedisKvStore(server.url, { keyPrefix, ...options });
+        const handle = new RedisKvStore(server.url, {
+          keyPrefix,
+          commandTimeout: PATIENCE,
+          ...options,
+        });
         handles.push(handle);
         return handle;
       };
@@ -48,7 +52,11 @@ function cluster(name: string, options: Options): Row {
       const handles: Store[] = [];
       const keyPrefix = ownPrefix();
       const openAnother = () => {
-        const handle = new RedisKvStore(nodes.urls, { keyPrefix, ...options });
+        const handle = new RedisKvStore(nodes.urls, {
+          keyPrefix,
+          commandTimeout: PATIENCE,
+          ...options,
+        });
         handles.push(handle);
         return handle;
       };

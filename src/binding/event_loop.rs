@@ -159,6 +159,7 @@ impl CallbackScope {
             // SAFETY: the environment and the context are live.
             unsafe { sys::napi_open_callback_scope(self.env, js.undefined(), self.context, &raw mut scope) };
             body(js);
+            js.drop_exception();
             if !scope.is_null() {
                 // SAFETY: it was opened above, and is closed once.
                 unsafe { sys::napi_close_callback_scope(self.env, scope) };

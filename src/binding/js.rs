@@ -181,9 +181,7 @@ impl Js {
     /// as a getter may.
     pub fn element_given(self, array: Value, index: u32) -> Value {
         self.element(array, index).unwrap_or_else(|Stopped| {
-            let mut exception = ptr::null_mut();
-            // SAFETY: the environment is live, and the result is a local.
-            unsafe { sys::napi_get_and_clear_last_exception(self.0, &raw mut exception) };
+            self.drop_exception();
             self.undefined()
         })
     }
@@ -399,6 +397,17 @@ impl Js {
             );
         }
         function
+    }
+
+    /// Drops an exception that no JavaScript will catch, such as that of a worker
+    /// being terminated: libraries look for one when the environment ends.
+    pub fn drop_exception(self) {
+        let mut exception = ptr::null_mut();
+        let pending = node!(napi_is_exception_pending(self) -> false).unwrap_or(false);
+        if pending {
+            // SAFETY: the environment is live, and the result is a local.
+            unsafe { sys::napi_get_and_clear_last_exception(self.0, &raw mut exception) };
+        }
     }
 
     /// Runs `body` in a handle scope of its own, so that its values can be

@@ -142,7 +142,7 @@ async fn kill_query(settings: &Settings, name: &Name) -> mysql_async::Result<()>
         return Ok(());
     };
     let mut conn = Wire::connect(addressed(opts).await?).await?;
-    if Name::of(&mut conn).await?.is_beside(name) {
+    if Name::ask(&mut conn).await?.0.is_beside(name) {
         conn.query_drop(format!("KILL QUERY {}", name.id)).await?;
     }
     conn.disconnect().await

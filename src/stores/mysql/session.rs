@@ -18,7 +18,7 @@ pub const MOST_STATEMENTS: usize = 256;
 
 /// A session that was unused for so long may have ended. To be sure takes a round
 /// trip.
-const STALE: Duration = Duration::from_millis(500);
+const STALE: Duration = Duration::from_secs(2);
 
 /// What the statements count on. A server, a user or a pooler may have other
 /// defaults.
@@ -58,17 +58,15 @@ impl Name {
         self.server == other.server && (self.started - other.started).abs() <= 2
     }
 
-    pub async fn of(conn: &mut Wire) -> mysql_async::Result<Self> {
+    /// Asks for the session's name, and for the largest packet that it accepts.
+    pub async fn ask(conn: &mut Wire) -> mysql_async::Result<(Self, u64)> {
         // MariaDB has no server_uuid.
         let query = "SELECT CONCAT_WS(' ', @@hostname, @@port /*!80000 , @@server_uuid */), \
-            UNIX_TIMESTAMP(), CONNECTION_ID()";
-        let (server, now, id): (String, i64, u64) = first(conn, query).await?;
+            UNIX_TIMESTAMP(), CONNECTION_ID(), @@max_allowed_packet";
+        let (server, now, id, packet): (String, i64, u64, u64) = first(conn, query).await?;
         let (_, uptime): (String, i64) = first(conn, "SHOW GLOBAL STATUS LIKE 'Uptime'").await?;
-        Ok(Self {
-            server,
-            started: now - uptime,
-            id,
-        })
+        let started = now - uptime;
+        Ok((Self { server, started, id }, packet))
     }
 }
 
@@ -159,17 +157,15 @@ impl Session {
             SETTINGS.join(", ")
         ))
         .await?;
-        conn.query_drop("SET SESSION TRANSACTION READ WRITE").await?;
         // Without gap locks, writers of different keys don't block each other.
         let level = if wanted.statement_log {
             "REPEATABLE READ"
         } else {
             "READ COMMITTED"
         };
-        conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}"))
+        conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}, READ WRITE"))
             .await?;
-        let packet: u64 = first(&mut conn, "SELECT @@max_allowed_packet").await?;
-        let name = Name::of(&mut conn).await?;
+        let (name, packet) = Name::ask(&mut conn).await?;
         let session = Self {
             conn,
             hint: statements.hint(),
