@@ -9,8 +9,6 @@ const hosted = [
   "contract/contract",
   "host",
   "postgres",
-  "postgres-faults",
-  "postgres-tls",
   "reentrancy",
   "served-lifecycle",
   "shortage",

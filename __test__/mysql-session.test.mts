@@ -191,6 +191,34 @@ test("a statement is only ended on its own server", async () => {
   expect(interrupted).toEqual(strangers.map(() => ({ interrupted: 0 })));
 });
 
+test("writes leave a server that has become read-only", async () => {
+  const [old, next] = await Promise.all([
+    MysqlServer.start(),
+    MysqlServer.start(),
+  ]);
+  onTestFinished(async () => {
+    await Promise.all([old.stop(), next.stop()]);
+  });
+  const proxy = await startProxy(old);
+  const store = openStore(proxy.url(old));
+  await Promise.all(numbers(20).map((i) => store.set(key(i), "old")));
+  proxy.target = next.port;
+  await old.sql("SET GLOBAL read_only = 1");
+  // They were not carried out there, so they are repeated here.
+  const writes = await Promise.all([
+    store.set(["k"], "new"),
+    store.cas(["l"], undefined, "new"),
+    store.delete(["m"]),
+  ]);
+  expect(writes).toEqual([undefined, true, undefined]);
+  expect(await collect(store.list())).toEqual([
+    { key: ["k"], value: "new" },
+    { key: ["l"], value: "new" },
+  ]);
+  expect(await store.get(key(1))).toBeUndefined();
+  expect(await old.sql("SELECT * FROM fedify_kv")).toHaveLength(20);
+});
+
 test("ssl-mode=DISABLED and the option tls contradict each other", () => {
   const url = "mysql://localhost/kv?ssl-mode=DISABLED";
   expect(() => new MysqlKvStore(url, { tls: {} })).toThrow(

@@ -37,12 +37,14 @@ describe.each(otherNodes)("$name", (runtime) => {
     expect(passed).toBeGreaterThan(200);
   });
 
+  // All but the longest, which are about time and not about the version.
   test("the event loop's tests pass", { timeout: 600_000 }, async () => {
     const passed = await runVitest(runtime, [
       "__test__/event-loop.test.mts",
       "--project=default",
+      "--testNamePattern=^(worker threads|the end of the process|turns of the event loop|continuations) ",
     ]);
-    expect(passed).toBeGreaterThan(40);
+    expect(passed).toBeGreaterThan(20);
   });
 });
 

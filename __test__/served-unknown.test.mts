@@ -8,7 +8,7 @@ import {
   onTestFinished,
   test,
 } from "vitest";
-import type { PostgresKvStore } from "../index.js";
+import { PostgresKvStore } from "../index.js";
 import { key, numbers } from "./support/entries.mts";
 import { rejection } from "./support/rejection.mts";
 import { type Served, servedRows, startProxy } from "./support/served.mts";
@@ -129,16 +129,21 @@ describe.each(servedRows)("$store", ({ start, open, transactions }) => {
       Promise.all(numbers(50).map((i) => store.set(key(i), 0))),
     );
     proxy.stall("toClient");
+    const received = proxy.receives("toServer", 1);
     const sent = numbers(50).map((i) => rejection(() => store.set(key(i), 1)));
     // Each of them waits for an earlier one.
     const behind = numbers(50).map((i) =>
       rejection(() => store.set(key(i), 2)),
     );
-    await expect.poll(() => server.read(key(0))).toBe(1);
+    await received;
+    // A statement may have to be prepared first, which stops here, if groups have
+    // other sizes than those before.
+    const isPrepared = store instanceof PostgresKvStore;
+    if (isPrepared) await expect.poll(() => server.read(key(0))).toBe(1);
     proxy.refuse();
     proxy.cut();
     const [first] = await Promise.all(sent);
-    expect(first?.message).toContain("unknown");
+    if (isPrepared) expect(first?.message).toContain("unknown");
     for (const { message } of await Promise.all(behind)) {
       expect(message).not.toContain("unknown");
     }

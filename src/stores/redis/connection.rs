@@ -229,9 +229,8 @@ impl Driver {
                 let closed = Error::new(ErrorKind::UnexpectedEof, "the server closed the connection");
                 return Poll::Ready(Err(closed));
             }
-            self.answer().map_err(|Malformed| {
-                Error::new(ErrorKind::InvalidData, "the server does not speak the Redis protocol")
-            })?;
+            self.answer()
+                .map_err(|Malformed(why)| Error::new(ErrorKind::InvalidData, why))?;
         }
     }
 
@@ -239,7 +238,7 @@ impl Driver {
     fn answer(&mut self) -> Result<(), Malformed> {
         while self.scan.reply(&self.input)? {
             let Some(first) = self.waiting.front_mut() else {
-                return Err(Malformed);
+                return Err(Malformed("the server sent a reply to no command"));
             };
             first.commands -= 1;
             if first.commands > 0 {

@@ -71,9 +71,16 @@ impl From<&Pipeline> for Request {
     }
 }
 
-/// The input is not a reply.
+/// The most bytes of a reply. A string has 512 MiB at most, unless the server is told
+/// otherwise.
+const MOST_BYTES: usize = 1024 * 1024 * 1024;
+
+/// The input is no reply that can be read, and why.
 #[derive(Debug)]
-pub struct Malformed;
+pub struct Malformed(pub &'static str);
+
+const OTHER_PROTOCOL: Malformed = Malformed("the server does not speak the Redis protocol");
+const TOO_LARGE: Malformed = Malformed("the server's reply has more than 1 GiB");
 
 /// Finds the ends of replies in input that comes in pieces.
 #[derive(Default)]
@@ -89,7 +96,7 @@ impl Scan {
     pub fn reply(&mut self, bytes: &[u8]) -> Result<bool, Malformed> {
         loop {
             let Some((kind, line, next)) = head(bytes, self.at) else {
-                return Ok(false);
+                return incomplete(bytes.len());
             };
             let mut open = None;
             match kind {
@@ -101,10 +108,10 @@ impl Scan {
                 b'$' => {
                     let end = match number(line)? {
                         ..0 => next,
-                        length => usize::try_from(length).map_err(|_| Malformed)? + next + 2,
+                        length => usize::try_from(length).map_err(|_| TOO_LARGE)?.saturating_add(next + 2),
                     };
                     if end > bytes.len() {
-                        return Ok(false);
+                        return incomplete(end);
                     }
                     self.at = end;
                 }
@@ -112,11 +119,11 @@ impl Scan {
                     self.at = next;
                     open = usize::try_from(number(line)?).ok().filter(|length| *length > 0);
                 }
-                _ => return Err(Malformed),
+                _ => return Err(OTHER_PROTOCOL),
             }
             if let Some(length) = open {
                 if self.open.len() == DEEPEST {
-                    return Err(Malformed);
+                    return Err(OTHER_PROTOCOL);
                 }
                 self.open.push(length);
                 continue;
@@ -203,11 +210,16 @@ fn head(bytes: &[u8], at: usize) -> Option<(u8, &[u8], usize)> {
     (rest.len() > length + 1).then(|| (*kind, &rest[..length], at + length + 3))
 }
 
+/// A reply that will have this many bytes at least.
+fn incomplete(bytes: usize) -> Result<bool, Malformed> {
+    if bytes > MOST_BYTES { Err(TOO_LARGE) } else { Ok(false) }
+}
+
 fn number(line: &[u8]) -> Result<i64, Malformed> {
     std::str::from_utf8(line)
         .ok()
         .and_then(|line| line.parse().ok())
-        .ok_or(Malformed)
+        .ok_or(OTHER_PROTOCOL)
 }
 
 #[cfg(test)]
@@ -261,6 +273,8 @@ mod tests {
             b"$x\r\n",
             b"*\r\n",
             b"$99999999999999999999\r\n",
+            b"$8000000000\r\n",
+            b"*2\r\n$1\r\na\r\n$1073741824\r\n",
         ] {
             assert!(Scan::default().reply(text).is_err(), "{}", text.escape_ascii());
         }
