@@ -60,7 +60,11 @@ impl Table {
             let created = create(&mut session, &self.statements, self.creates()).await;
             lease.end(session, created).await
         };
-        lease.one(limits, create).await.map_err(undone)?.map_err(Fault::Final)?;
+        lease
+            .one(limits, create)
+            .await
+            .map_err(Fault::undone)?
+            .map_err(Fault::Final)?;
         self.ready.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -166,12 +170,4 @@ async fn drop_own(session: &mut Session, statements: &Statements) -> Result<Resu
         return Ok(Err(error));
     }
     session.alter(&statements.drop_table()).await.map(Ok)
-}
-
-/// No operation has been sent yet, so it can be repeated.
-fn undone(fault: Fault) -> Fault {
-    match fault {
-        Fault::Lost(Lost::Unknown(error)) => Fault::Lost(Lost::Undone(error)),
-        fault => fault,
-    }
 }

@@ -119,7 +119,7 @@ impl Table {
             return Ok(Found::Logged);
         }
         let lease = self.pool.take(limits.deadline).await.map_err(Fault::Lost)?;
-        lease.one(limits, self.look_on(&lease)).await.map_err(undone)
+        lease.one(limits, self.look_on(&lease)).await.map_err(Fault::undone)
     }
 
     /// Creates the table if there is none, and converts it if another client
@@ -269,7 +269,7 @@ impl Table {
                 Err(Fault::NoTable(_)) => return Ok(()),
                 // Another client holds a lock on the table.
                 Err(Fault::Divide(Error::Timeout(_))) if begin.elapsed() < patience => {}
-                Err(Fault::Lost(lost)) => return Err(undone(Fault::Lost(lost))),
+                Err(Fault::Lost(lost)) => return Err(Fault::Lost(lost).undone()),
                 Err(fault) => return Err(Fault::Final(self.unconverted(fault))),
             }
         }
@@ -288,13 +288,5 @@ impl Table {
             }
             fault => Error::Backend(format!("{what}, and converting it failed: {}", fault.error())),
         }
-    }
-}
-
-/// No operation has been sent yet, so it can be repeated.
-fn undone(fault: Fault) -> Fault {
-    match fault {
-        Fault::Lost(Lost::Unknown(error)) => Fault::Lost(Lost::Undone(error)),
-        fault => fault,
     }
 }

@@ -42,6 +42,14 @@ impl Fault {
 }
 
 impl Fault {
+    /// For statements that come before those of an operation, which can be repeated.
+    pub fn undone(self) -> Self {
+        match self {
+            Self::Lost(Lost::Unknown(error)) => Self::Lost(Lost::Undone(error)),
+            fault => fault,
+        }
+    }
+
     pub fn error(self) -> Error {
         match self {
             Self::Final(error)
