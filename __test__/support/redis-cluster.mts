@@ -17,7 +17,7 @@ export async function configure(
   }
 }
 
-/** The names in Redis of `count` entries `["k", "{tag}<i>"]`, all in one slot. */
+/** A key whose slot depends on the tag only. */
 export const tagged = (tag: string, i: number) =>
   ["k", `{${tag}}${i}`] as const;
 
@@ -41,6 +41,24 @@ export async function healthy(cluster: RedisCluster): Promise<void> {
       .poll(async () => String(await client.call("CLUSTER", "INFO")))
       .toContain("cluster_state:ok");
   }
+}
+
+/** Starts the nodes that were killed, and waits until each master has a replica. */
+export async function restore(cluster: RedisCluster): Promise<void> {
+  for (const node of cluster.nodes) {
+    if (!node.isRunning) await node.start();
+  }
+  const roles = async () => {
+    const replication = await Promise.all(
+      cluster.nodes.map((node) => cluster.clientOf(node).info("replication")),
+    );
+    const count = (pattern: RegExp) =>
+      replication.filter((text) => pattern.test(text)).length;
+    return [count(/connected_slaves:1/), count(/master_link_status:up/)];
+  };
+  const half = cluster.replicas.length;
+  await expect.poll(roles).toEqual([half, half]);
+  await healthy(cluster);
 }
 
 /** How often the nodes have answered with this error. */
