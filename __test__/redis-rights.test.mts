@@ -87,7 +87,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     },
   );
 
-  test.each(["client", "info", "config", "hello", "ping", "mget", "mset"])(
+  test.each(["client", "info", "config", "hello", "ping", "mset"])(
     "everything works without %s",
     async (command) => {
       const store = await openAs(["+@all", `-${command}`]);
@@ -99,6 +99,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     ["get", ["get", "cas"]],
     ["set", ["set", "cas"]],
     ["eval", ["cas"]],
+    ["mget", ["list"]],
     ["scan", ["list", "clear"]],
     ["zadd", ["set", "cas"], { index: true }],
     ["zrangebylex", ["list", "clear"], { index: true }],
@@ -112,7 +113,8 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     for (const name of refused) {
       const call = calls[name] ?? (() => store.get([name]));
       const error = await expectRejection(() => call(store), "ERR_KV_BACKEND");
-      expect(error.message).toMatch(/NOPERM|permission/);
+      // What Redis says of a script does not name the command.
+      expect(error.message).toMatch(/NOPERM|executing the script/);
       expect(error.message).toMatch(new RegExp(`\\b${right}`, "i"));
       expect(error.message).not.toContain("unknown");
     }
