@@ -35,45 +35,45 @@ const sequences: Record<
     first: (store: RedisKvStore, key: Key) => Promise<unknown>;
     then: (store: RedisKvStore, key: Key) => Promise<unknown>;
     /** The answers, and the value at the end. It is "old" at the beginning. */
-    answers: readonly [first: unknown, then: unknown];
+    answers: readonly [first: unknown, second: unknown];
     value: unknown;
   }
 > = {
   "a set, and a cas that expects it": {
     first: (store, key) => store.set(key, "first"),
-    then: (store, key) => store.cas(key, "first", "then"),
+    second: (store, key) => store.cas(key, "first", "second"),
     answers: [undefined, true],
-    value: "then",
+    value: "second",
   },
   "a set, and a cas that expects the value before": {
     first: (store, key) => store.set(key, "first"),
-    then: (store, key) => store.cas(key, "old", "then"),
+    second: (store, key) => store.cas(key, "old", "second"),
     answers: [undefined, false],
     value: "first",
   },
   "a delete, and a cas that creates": {
     first: (store, key) => store.delete(key),
-    then: (store, key) => store.cas(key, undefined, "then"),
+    second: (store, key) => store.cas(key, undefined, "second"),
     answers: [undefined, true],
-    value: "then",
+    value: "second",
   },
   "a delete, and a cas that expects the value before": {
     first: (store, key) => store.delete(key),
-    then: (store, key) => store.cas(key, "old", "then"),
+    second: (store, key) => store.cas(key, "old", "second"),
     answers: [undefined, false],
     value: undefined,
   },
   "a get, and a set": {
     first: (store, key) => store.get(key),
-    then: (store, key) => store.set(key, "then"),
+    second: (store, key) => store.set(key, "second"),
     answers: ["old", undefined],
-    value: "then",
+    value: "second",
   },
   "a get, and a cas": {
     first: (store, key) => store.get(key),
-    then: (store, key) => store.cas(key, "old", "then"),
+    second: (store, key) => store.cas(key, "old", "second"),
     answers: ["old", true],
-    value: "then",
+    value: "second",
   },
 };
 
@@ -85,15 +85,15 @@ async function expectOrder(
   name: string,
   keysOf: (round: number) => Keys,
 ): Promise<void> {
-  const { first, then, answers, value } = sequences[name]!;
+  const { first, second, answers, value } = sequences[name]!;
   for (const round of numbers(20)) {
     const { own, refused } = keysOf(round);
     await Promise.all(own.map((key) => store.set(key, "old")));
     const firsts = own.map((key) => first(store, key));
     const rejected = refused && first(store, refused).catch(() => {});
-    const thens = own.map((key) => then(store, key));
+    const seconds = own.map((key) => second(store, key));
     expect(await Promise.all(firsts)).toEqual(own.map(() => answers[0]));
-    expect(await Promise.all(thens)).toEqual(own.map(() => answers[1]));
+    expect(await Promise.all(seconds)).toEqual(own.map(() => answers[1]));
     await rejected;
     const values = await Promise.all(own.map((key) => store.get(key)));
     expect(values).toEqual(own.map(() => value));
