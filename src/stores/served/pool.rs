@@ -94,6 +94,9 @@ pub struct PoolOptions {
     pub max_lifetime: Duration,
     /// How long one may be unused.
     pub idle_timeout: Duration,
+    /// Whether the server is known to exist. If not, and it can't be reached, nothing
+    /// is tried again.
+    pub known: bool,
 }
 
 pub struct Pool<C: Connect> {
@@ -289,7 +292,7 @@ impl<C: Connect> Pool<C> {
                 failures: 0,
                 not_before: None,
                 refusal: None,
-                reached: false,
+                reached: options.known,
                 given_up: Vec::new(),
                 written: false,
                 demoted: false,

@@ -232,6 +232,8 @@ impl Engine for DenoServer {
     const NAME: &'static str = "deno";
     const HAS_TABLE: bool = false;
 
+    type Walk = ();
+
     fn place(&self) -> &str {
         self.access.place()
     }
@@ -250,6 +252,7 @@ impl Engine for DenoServer {
 
     fn read<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
@@ -280,6 +283,7 @@ impl Engine for DenoServer {
     /// everything is to go.
     fn clear<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,
