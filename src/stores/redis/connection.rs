@@ -360,6 +360,9 @@ impl Driver {
             // The caller may have gone.
             let _ = sender.send(Answer { values, end: None });
         }
+        if self.waiting.is_empty() {
+            self.wire.rest();
+        }
         Ok(())
     }
 }

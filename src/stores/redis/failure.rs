@@ -40,6 +40,10 @@ pub fn words(error: &ServerError) -> String {
 /// The error of a reply that is no outcome of an operation.
 pub fn unexpected(reply: &Value) -> Error {
     match reply {
+        Value::ServerError(error) if matches!(error.code(), "MOVED" | "ASK") => Error::Backend(format!(
+            "{}; the server is one of a cluster, which needs a URL that begins with redis+cluster:",
+            words(error)
+        )),
         Value::ServerError(error) => Error::Backend(words(error)),
         _ => Error::Backend("the server sent an unexpected reply".into()),
     }

@@ -12,18 +12,21 @@ use tokio::time::Instant;
 
 pub struct Node {
     pub place: Place,
+    /// What the cluster calls it, if that is known.
+    pub id: Option<Arc<[u8]>>,
     /// The line of the operations that it gets.
     pub line: usize,
     pub pool: Arc<Pool<Connector>>,
 }
 
 impl Node {
-    /// `known` says that the server is known to exist.
-    pub fn new(place: Place, line: usize, known: bool, settings: &Arc<Settings>, bulk: &Bulk) -> Self {
+    pub fn new(place: Place, id: Option<&[u8]>, line: usize, settings: &Arc<Settings>, bulk: &Bulk) -> Self {
+        let id: Option<Arc<[u8]>> = id.map(Into::into);
         let connector = Connector {
             settings: Arc::clone(settings),
             words: place.to_string().into(),
             place: place.clone(),
+            id: id.clone(),
             bulk: bulk.clone(),
         };
         let options = PoolOptions {
@@ -31,10 +34,12 @@ impl Node {
             connect_timeout: settings.connect_timeout,
             max_lifetime: settings.max_lifetime,
             idle_timeout: settings.idle_timeout,
-            known,
+            // Others have told of it.
+            known: id.is_some(),
         };
         Self {
             place,
+            id,
             line,
             pool: Arc::new(Pool::new(connector, options)),
         }

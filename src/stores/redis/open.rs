@@ -35,6 +35,8 @@ pub struct Connector {
     pub settings: Arc<Settings>,
     pub place: Place,
     pub words: Arc<str>,
+    /// What the cluster calls the server, if that is known.
+    pub id: Option<Arc<[u8]>>,
     pub bulk: Bulk,
 }
 
@@ -53,13 +55,15 @@ impl Connect for Connector {
         &self.words
     }
 
-    fn open(&self, deadline: Instant, writable: bool) -> BoxFuture<'_, Result<Connection, Refusal>> {
+    /// A server that takes no writes is asked again; the name may lead to another one
+    /// by then.
+    fn open(&self, deadline: Instant, _: bool) -> BoxFuture<'_, Result<Connection, Refusal>> {
         Box::pin(async move {
             let attempt = Attempt {
                 settings: Arc::clone(&self.settings),
                 place: self.place.clone(),
                 words: Arc::clone(&self.words),
-                writable,
+                id: self.id.clone(),
             };
             let late = attempt.passing("not connected in time");
             let open = contain(Box::pin(
@@ -81,8 +85,8 @@ struct Attempt {
     settings: Arc<Settings>,
     place: Place,
     words: Arc<str>,
-    /// Whether the server must take writes.
-    writable: bool,
+    /// What the cluster calls the server.
+    id: Option<Arc<[u8]>>,
 }
 
 impl Attempt {
@@ -162,6 +166,12 @@ impl Attempt {
             first.add(cmd("CLIENT").arg("SETINFO").arg(field).arg(value));
         }
         let mut replies = self.exchange(wire, &first).await?.into_iter();
+        // A server that has too many clients says so and ends the connection.
+        if replies.len() < first.commands
+            && let Some(Value::ServerError(error)) = replies.as_slice().first()
+        {
+            return Err(self.passing(words(error)));
+        }
         if authenticates {
             self.check_login(&replies.next().unwrap_or_default())?;
         }
@@ -178,20 +188,16 @@ impl Attempt {
                         return Err(self.lasting(format!("{}; add the password to the URL", words(error))));
                     }
                     "LOADING" | "BUSY" | "MASTERDOWN" => return Err(self.passing(words(error))),
-                    // The server has too many clients, say, and ends the connection.
-                    "ERR" if !authenticates && !matches!(info, Value::BulkString(_)) => {
-                        return Err(self.passing(words(error)));
-                    }
                     // Not every user may ask.
                     _ => {}
                 }
             }
         }
+        if let Some(id) = &self.id {
+            self.check_id(wire, id).await?;
+        }
         if self.settings.index {
             self.check_eviction(wire).await?;
-        }
-        if self.writable {
-            self.check_role(wire).await?;
         }
         Ok(match (id, field(&info, "run_id")) {
             (Value::Int(id), Some(run)) => Some(Name { run, id }),
@@ -211,6 +217,20 @@ impl Attempt {
         let is_refused = matches!(error.code(), "WRONGPASS" | "NOAUTH" | "NOPERM") || why.contains("AUTH");
         let lasting = is_refused && !self.settings.password.may_change();
         Err(if lasting { self.lasting(why) } else { self.passing(why) })
+    }
+
+    /// The address may be another server's by now, even another cluster's.
+    async fn check_id(&self, wire: &mut Wire, id: &[u8]) -> Result<(), Refusal> {
+        let replies = self
+            .exchange(wire, Batch::default().add(cmd("CLUSTER").arg("MYID")))
+            .await?;
+        match replies.first() {
+            Some(Value::BulkString(other)) if other != id => {
+                Err(self.passing("another server of a cluster has this address now"))
+            }
+            // Not every user may ask.
+            _ => Ok(()),
+        }
     }
 
     /// A server that evicts keys of its own choice would evict parts of the index.
@@ -233,17 +253,6 @@ impl Attempt {
             )),
             lasting: true,
         })
-    }
-
-    async fn check_role(&self, wire: &mut Wire) -> Result<(), Refusal> {
-        let replies = self.exchange(wire, Batch::default().add(&cmd("ROLE"))).await?;
-        if let Some(Value::Array(role)) = replies.first()
-            && let Some(Value::BulkString(role)) = role.first()
-            && role != b"master"
-        {
-            return Err(self.passing("the server is a replica, which takes no writes"));
-        }
-        Ok(())
     }
 }
 

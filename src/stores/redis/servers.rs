@@ -46,8 +46,8 @@ pub struct Servers {
     settings: Arc<Settings>,
     bulk: Bulk,
     state: Mutex<State>,
-    /// Held while the map is asked for. When that was done last.
-    asking: tokio::sync::Mutex<Option<Instant>>,
+    /// Held while the map is asked for. When that was done last, and what came of it.
+    asking: tokio::sync::Mutex<Option<(Instant, Result<(), Lost>)>>,
 }
 
 struct State {
@@ -66,10 +66,16 @@ struct State {
     closed: bool,
 }
 
+impl State {
+    fn lacks_slots(&self) -> bool {
+        self.owners.is_empty() || self.owners.iter().any(Option::is_none)
+    }
+}
+
 impl Servers {
     pub fn new(settings: &Arc<Settings>, bulk: &Bulk) -> Arc<Self> {
         let places = settings.target.places.iter().enumerate();
-        let seeds = places.map(|(line, place)| Arc::new(Node::new(place.clone(), line, false, settings, bulk)));
+        let seeds = places.map(|(line, place)| Arc::new(Node::new(place.clone(), None, line, settings, bulk)));
         let seeds: Vec<_> = seeds.collect();
         let single = (!settings.target.cluster).then(|| seeds.first().cloned()).flatten();
         Arc::new_cyclic(|this| Self {
@@ -110,8 +116,12 @@ impl Servers {
 
     /// All servers that have slots, in the order of their places.
     pub async fn masters(&self, deadline: Instant) -> Result<Vec<Arc<Node>>, Lost> {
-        if self.state().owners.is_empty() {
+        if self.state().lacks_slots() {
             self.refresh(deadline).await?;
+        }
+        if self.state().lacks_slots() {
+            let why = "no server of the cluster has some of the slots";
+            return Err(Lost::Undone(Error::Timeout(why.into())));
         }
         let mut masters: Vec<Arc<Node>> = Vec::new();
         for owner in self.state().owners.iter().flatten() {
@@ -131,9 +141,17 @@ impl Servers {
         let called = Instant::now();
         let late = || Lost::Undone(Error::Timeout("no server has told of the cluster in time".into()));
         let mut asked = timeout_at(deadline, self.asking.lock()).await.map_err(|_| late())?;
-        if asked.is_some_and(|asked| asked + FRESH > called) {
-            return Ok(());
+        if let Some((asked, result)) = &*asked
+            && *asked + FRESH > called
+        {
+            return result.clone();
         }
+        let result = self.renew(deadline).await;
+        *asked = Some((Instant::now(), result.clone()));
+        result
+    }
+
+    async fn renew(&self, deadline: Instant) -> Result<(), Lost> {
         let (nodes, seeds) = {
             let state = self.state();
             (state.nodes.clone(), state.seeds.clone())
@@ -142,7 +160,6 @@ impl Servers {
             Err(_) => self.ask(seeds, deadline).await,
             found => found,
         };
-        *asked = Some(Instant::now());
         let known = self.state().ids.clone();
         match choose(result?, &known) {
             Some(report) => self.adopt(report),
@@ -196,14 +213,14 @@ impl Servers {
             return;
         }
         let mut nodes = Vec::with_capacity(report.places.len());
-        for place in report.places.values() {
-            let known = state.nodes.iter().chain(&state.seeds).find(|node| node.place == *place);
-            let node = known.cloned().unwrap_or_else(|| {
-                let line = state.lines;
-                Arc::new(Node::new(place.clone(), line, true, &self.settings, &self.bulk))
-            });
-            state.lines = state.lines.max(node.line + 1);
-            nodes.push(node);
+        for (id, place) in &report.places {
+            let is_it = |node: &&Arc<Node>| node.place == *place && node.id.as_deref() == Some(id);
+            let node = state.nodes.iter().find(is_it).cloned();
+            nodes.push(node.unwrap_or_else(|| {
+                state.lines += 1;
+                let line = state.lines - 1;
+                Arc::new(Node::new(place.clone(), Some(id), line, &self.settings, &self.bulk))
+            }));
         }
         let mut owners = vec![None; usize::from(SLOTS)];
         for range in &report.ranges {
@@ -334,7 +351,10 @@ impl Servers {
                 continue;
             };
             let verdict = match &value {
-                Value::ServerError(error) => verdict(error),
+                Value::ServerError(error) => match verdict(error) {
+                    Verdict::Moved(_) | Verdict::Ask(_) if !self.is_cluster() => Verdict::Final,
+                    verdict => verdict,
+                },
                 _ => Verdict::Final,
             };
             let later = |value: &Value| {

@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 /// How much is read at a time.
 const ROOM: usize = 32 * 1024;
 
+/// A reply of so many bytes leaves too much memory behind.
+const LARGE: usize = 256 * 1024;
+
 /// The most bytes of a reply. A string has 512 MiB at most, unless the server is told
 /// otherwise.
 const MOST_BYTES: usize = 1024 * 1024 * 1024;
@@ -47,6 +50,8 @@ pub struct Wire {
     parser: Parser,
     /// Of the reply that is being read, and perhaps of the next.
     read: usize,
+    /// The largest reply since the last rest.
+    largest: usize,
 }
 
 impl Wire {
@@ -55,16 +60,30 @@ impl Wire {
             stream: BufReader::with_capacity(ROOM, stream),
             parser: Parser::new(),
             read: 0,
+            largest: 0,
         }
     }
 
-    /// Sends commands and waits for their replies, errors among them.
+    /// Nothing is asked any more. Gives the memory of a large reply back.
+    pub fn rest(&mut self) {
+        if std::mem::take(&mut self.largest) > LARGE {
+            self.parser = Parser::new();
+        }
+    }
+
+    /// Sends commands and waits for their replies, errors among them. There are fewer if
+    /// the connection ends.
     pub async fn exchange(&mut self, batch: &Batch) -> Result<Vec<Value>> {
-        self.stream.write_all(&batch.bytes).await?;
-        self.stream.flush().await?;
+        let written = self.stream.write_all(&batch.bytes).await;
+        let written = written.and(self.stream.flush().await);
         let mut replies = Vec::with_capacity(batch.commands);
         while replies.len() < batch.commands {
-            replies.push(poll_fn(|context| self.poll_reply(context)).await?);
+            match poll_fn(|context| self.poll_reply(context)).await {
+                Ok(reply) => replies.push(reply),
+                // A server that ends the connection may say why before.
+                Err(_) if !replies.is_empty() => break,
+                Err(error) => return Err(written.err().unwrap_or(error)),
+            }
         }
         Ok(replies)
     }
@@ -92,6 +111,7 @@ impl Wire {
         let parsed = self.parser.parse_value(&mut reader);
         match (parsed, reader.failure) {
             (Ok(value), _) => {
+                self.largest = self.largest.max(self.read);
                 self.read = 0;
                 Poll::Ready(Ok(value))
             }

@@ -364,7 +364,7 @@ impl<C: Connect> Pool<C> {
                         if let Some(error) = self.state.lock().refusal.clone() {
                             return Err(Lost::Refused { error, lasting: false });
                         }
-                        let words = "no connection became free in time; see maxConnections and queryTimeout";
+                        let words = "no connection became free in time; see maxConnections";
                         return Err(Lost::Undone(Error::Timeout(format!("{}: {words}", self.place()))));
                     }
                 },
