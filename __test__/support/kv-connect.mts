@@ -53,6 +53,8 @@ export class KvConnectServer {
   lifetime = 3_600_000;
   /** How far the clock is ahead of ours. */
   clock = 0;
+  /** No request is carried out before this. */
+  ready: Promise<void> = Promise.resolve();
   /** Called in place of carrying out a request, if it returns an answer. */
   instead: (path: string, request: IncomingMessage) => Answer | undefined =
     () => undefined;
@@ -129,6 +131,7 @@ export class KvConnectServer {
       // The client has gone, so there is nothing to carry out.
       return;
     }
+    await this.ready;
     const path = request.url ?? "";
     const answer =
       this.instead(path, request) ??

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, Shared};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use parking_lot::Mutex;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -30,7 +30,7 @@ const MOST_REDIRECTS: usize = 5;
 pub struct Access {
     server: Server,
     timeout: Duration,
-    http: OnceLock<Http>,
+    http: Mutex<Option<Http>>,
     state: Mutex<State>,
 }
 
@@ -72,7 +72,7 @@ impl Access {
         Self {
             server,
             timeout,
-            http: OnceLock::new(),
+            http: Mutex::default(),
             state: Mutex::default(),
         }
     }
@@ -82,12 +82,19 @@ impl Access {
         &self.server.place
     }
 
-    pub fn http(&self) -> Result<&Http, Lost> {
-        if let Some(http) = self.http.get() {
-            return Ok(http);
+    pub fn http(&self) -> Result<Http, Lost> {
+        let mut current = self.http.lock();
+        if let Some(http) = &*current {
+            return Ok(http.clone());
         }
         let http = Http::new(self.first_part()).map_err(|error| Lost::Refused { error, lasting: true })?;
-        Ok(self.http.get_or_init(|| http))
+        Ok(current.insert(http).clone())
+    }
+
+    /// One of the connections was silent until the timeout. A firewall that has
+    /// forgotten it has also forgotten the idle ones, so new ones are opened.
+    pub fn leave(&self, http: &Http) {
+        self.http.lock().take_if(|current| current.is(http));
     }
 
     /// For a connection or an access token: so that an address that never answers, or
@@ -229,6 +236,9 @@ impl Access {
         let answer = http.post(url, headers, REQUEST.to_vec(), until).await;
         answer.map_err(|failure| {
             let late = matches!(failure, Failure::Late);
+            if late {
+                self.leave(&http);
+            }
             unanswered(Lost::Refused {
                 error: failure.error(self.place(), self.timeout),
                 lasting: !late && !self.state.lock().reached,

@@ -171,7 +171,8 @@ impl Session<'_> {
     async fn ask(&self, method: Method, body: Vec<u8>) -> Result<Vec<u8>, Lost> {
         let (server, access) = (self.server, &self.server.access);
         let (url, headers) = (self.metadata.url(method.name()), self.metadata.headers.clone());
-        match access.http()?.post(url, headers, body, self.until).await {
+        let http = access.http()?;
+        match http.post(url, headers, body, self.until).await {
             Ok(answer) if answer.status.as_u16() == 200 => Ok(answer.body),
             Ok(answer) => Err(self.refused(method, &answer)),
             Err(failure @ Failure::Unsent(_)) => {
@@ -180,7 +181,12 @@ impl Session<'_> {
                 Err(Lost::Refused { error, lasting: false })
             }
             Err(Failure::TooLarge) if method == Method::Read => Err(lasting(server.error(Failure::TooLarge))),
-            Err(failure) => Err(method.lost(server.error(failure))),
+            Err(failure) => {
+                if matches!(failure, Failure::Late) {
+                    access.leave(&http);
+                }
+                Err(method.lost(server.error(failure)))
+            }
         }
     }
 
