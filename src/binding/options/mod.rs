@@ -242,17 +242,17 @@ impl Given {
     fn credentials(&self) -> Result<Credentials> {
         Ok(Credentials {
             user: self.text("user")?,
-            password: self.password()?,
+            password: self.secret("password")?,
         })
     }
 
     /// Text, or a function that returns it. The value is never shown.
-    fn password(&self) -> Result<Password> {
-        let Some(value) = self.value("password")? else {
+    fn secret(&self, name: &'static str) -> Result<Password> {
+        let Some(value) = self.value(name)? else {
             return Ok(Password::Unsaid);
         };
         if self.js.is_function(value) {
-            return Ok(password_of(self.js, value));
+            return Ok(password_of(self.js, name, value));
         }
         let wrong = |wrong| match wrong {
             NotText::NotString => self.js.kind(value),
@@ -261,7 +261,7 @@ impl Given {
         self.js.to_text(value).map(Password::Text).map_err(|not_text| {
             let wrong = wrong(not_text);
             Error::InvalidOption(format!(
-                "password must be a string or a function that returns one, not {wrong}"
+                "{name} must be a string or a function that returns one, not {wrong}"
             ))
         })
     }
