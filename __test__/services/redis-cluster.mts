@@ -1,6 +1,11 @@
 // A Redis cluster for a test: three masters, optionally with a replica each.
 import { Cluster, type Redis } from "ioredis";
-import { RedisServer, type Settings, freePort } from "./redis.mts";
+import {
+  type Program,
+  RedisServer,
+  type Settings,
+  freePort,
+} from "./redis.mts";
 
 export class RedisCluster {
   readonly masters: readonly RedisServer[];
@@ -20,25 +25,33 @@ export class RedisCluster {
   static async start(
     replicated = false,
     more: () => Promise<Settings> = async () => ({}),
+    program: Program = "redis-server",
   ): Promise<RedisCluster> {
     const count = replicated ? 6 : 3;
     const nodes = await Promise.all(
       Array.from({ length: count }, async () =>
-        RedisServer.start({
-          "cluster-enabled": "yes",
-          // Without replicas no test stops a node. The timeout is long then, so
-          // that a slow node on a busy machine doesn't count as failed.
-          "cluster-node-timeout": replicated ? 1_000 : 15_000,
-          "cluster-port": await freePort(),
-          "cluster-replica-validity-factor": 0,
-          "repl-diskless-sync-delay": 0,
-          ...(await more()),
-        }),
+        RedisServer.start(
+          {
+            "cluster-enabled": "yes",
+            // Without replicas no test stops a node. The timeout is long then, so
+            // that a slow node on a busy machine doesn't count as failed.
+            "cluster-node-timeout": replicated ? 1_000 : 15_000,
+            "cluster-port": await freePort(),
+            "cluster-replica-validity-factor": 0,
+            "repl-diskless-sync-delay": 0,
+            ...(await more()),
+          },
+          program,
+        ),
       ),
     );
     const cluster = new RedisCluster(nodes.slice(0, 3), nodes.slice(3));
     await cluster.#join();
     return cluster;
+  }
+
+  get nodes(): RedisServer[] {
+    return [...this.masters, ...this.replicas];
   }
 
   get urls(): string[] {
@@ -61,35 +74,45 @@ export class RedisCluster {
 
   /** Moves a slot to another master, key by key, as resharding does. */
   async move(slot: number): Promise<void> {
-    const masters = await this.#masters();
-    const ids = await Promise.all(
-      masters.map(async (client) => String(await client.cluster("MYID"))),
+    const opened = await this.openSlot(slot);
+    while ((await opened.moveKeys(10)) > 0);
+    await opened.close();
+  }
+
+  /** Begins to move a slot to another master. */
+  async openSlot(slot: number): Promise<OpenSlot> {
+    const masters = await this.runningMasters();
+    const owner = await this.ownerOf(slot);
+    const from = masters.indexOf(owner);
+    const [source, target] = [owner, masters[(from + 1) % masters.length]];
+    const opened = new OpenSlot(
+      slot,
+      this.clientOf(source),
+      this.clientOf(target ?? source),
     );
-    const counts = await Promise.all(
-      masters.map(async (client) => {
-        const nodes = String(await client.cluster("NODES"));
-        const own = nodes.split("\n").find((line) => line.includes("myself"));
-        return slots(own ?? "").some(
-          ([first, last]) => first <= slot && slot <= last,
-        );
-      }),
-    );
-    const from = counts.indexOf(true);
-    const to = (from + 1) % masters.length;
-    const [source, target] = [masters[from], masters[to]];
-    const [sourceId, targetId] = [ids[from] ?? "", ids[to] ?? ""];
-    await target?.call("CLUSTER", "SETSLOT", slot, "IMPORTING", sourceId);
-    await source?.call("CLUSTER", "SETSLOT", slot, "MIGRATING", targetId);
-    for (;;) {
-      const names = await source?.call("CLUSTER", "GETKEYSINSLOT", slot, 10);
-      if (!Array.isArray(names) || names.length === 0) {
-        break;
-      }
-      const port = target?.options.port ?? 0;
-      await source?.migrate("127.0.0.1", port, "", 0, 5_000, "KEYS", ...names);
+    await opened.open();
+    return opened;
+  }
+
+  /** The master that has a slot. */
+  async ownerOf(slot: number): Promise<RedisServer> {
+    for (const node of await this.runningMasters()) {
+      const nodes = String(await this.clientOf(node).cluster("NODES"));
+      const own = nodes.split("\n").find((line) => line.includes("myself"));
+      const has = ([first, last]: [number, number]) =>
+        first <= slot && slot <= last;
+      if (slots(own ?? "").some(has)) return node;
     }
-    await target?.call("CLUSTER", "SETSLOT", slot, "NODE", targetId);
-    await source?.call("CLUSTER", "SETSLOT", slot, "NODE", targetId);
+    throw new Error(`no master has slot ${slot}`);
+  }
+
+  /** The running nodes that are masters now. */
+  async runningMasters(): Promise<RedisServer[]> {
+    const running = this.nodes.filter(({ isRunning }) => isRunning);
+    const roles = await Promise.all(
+      running.map((node) => this.clientOf(node).role()),
+    );
+    return running.filter((_, i) => roles[i]?.[0] === "master");
   }
 
   /** How many times nodes have answered MOVED, and how many times ASK. */
@@ -121,36 +144,31 @@ export class RedisCluster {
 
   async stop(): Promise<void> {
     this.#cluster?.disconnect();
-    const nodes = [...this.masters, ...this.replicas];
-    await Promise.all(nodes.map((node) => node.stop()));
+    await Promise.all(this.nodes.map((node) => node.stop()));
   }
 
   #anyClient(): Redis {
-    const node = [...this.masters, ...this.replicas].find(
-      ({ isRunning }) => isRunning,
-    );
+    const node = this.nodes.find(({ isRunning }) => isRunning);
     if (node === undefined) {
       throw new Error("no node is running");
     }
-    return this.#clientOf(node);
+    return this.clientOf(node);
   }
 
-  #clientOf(node: RedisServer): Redis {
+  /** A client of one node. */
+  clientOf(node: RedisServer): Redis {
     const client = this.#clients.get(node) ?? node.client();
     this.#clients.set(node, client);
     return client;
   }
 
   async #masters(): Promise<Redis[]> {
-    const running = [...this.masters, ...this.replicas]
-      .filter(({ isRunning }) => isRunning)
-      .map((node) => this.#clientOf(node));
-    const roles = await Promise.all(running.map((client) => client.role()));
-    return running.filter((_, i) => roles[i]?.[0] === "master");
+    const masters = await this.runningMasters();
+    return masters.map((node) => this.clientOf(node));
   }
 
   async #join(): Promise<void> {
-    const nodes = [...this.masters, ...this.replicas];
+    const { nodes } = this;
     const clients = nodes.map((node) => node.client());
     const [first] = clients as [Redis];
     for (const [i, client] of clients.slice(0, 3).entries()) {
@@ -169,7 +187,7 @@ export class RedisCluster {
     await this.#until([first], async () => {
       const known = String(await first.cluster("NODES"));
       const missing = nodes.filter((_, i) => !known.includes(ids[i] ?? ""));
-      for (const node of missing) await meet(node, this.#clientOf(node));
+      for (const node of missing) await meet(node, this.clientOf(node));
       return missing.length === 0;
     });
     await this.#until(clients, async (client) => {
@@ -203,6 +221,51 @@ export class RedisCluster {
         await new Promise((resolve) => setTimeout(resolve, 20));
       }
     }
+  }
+}
+
+/** A slot that is on its way to another master. */
+export class OpenSlot {
+  readonly slot: number;
+  readonly source: Redis;
+  readonly target: Redis;
+
+  constructor(slot: number, source: Redis, target: Redis) {
+    this.slot = slot;
+    this.source = source;
+    this.target = target;
+  }
+
+  async open(): Promise<void> {
+    const { source, target, slot } = this;
+    const [from, to] = await this.#ids();
+    await target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", from);
+    await source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", to);
+  }
+
+  /** Moves some of the keys that are left. Returns how many. */
+  async moveKeys(count: number): Promise<number> {
+    const { source, target, slot } = this;
+    const names = await source.call("CLUSTER", "GETKEYSINSLOT", slot, count);
+    if (!Array.isArray(names) || names.length === 0) return 0;
+    const port = target.options.port ?? 0;
+    await source.migrate("127.0.0.1", port, "", 0, 5_000, "KEYS", ...names);
+    return names.length;
+  }
+
+  /** Ends the move. The slot must have no keys left in the source. */
+  async close(): Promise<void> {
+    const [, to] = await this.#ids();
+    for (const client of [this.target, this.source]) {
+      await client.call("CLUSTER", "SETSLOT", this.slot, "NODE", to);
+    }
+  }
+
+  async #ids(): Promise<[source: string, target: string]> {
+    return [
+      String(await this.source.cluster("MYID")),
+      String(await this.target.cluster("MYID")),
+    ];
   }
 }
 
