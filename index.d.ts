@@ -473,11 +473,19 @@ export interface MysqlKvStoreOptions extends ServerOptions {
 /** Options of {@link DenoKvStore}. */
 export interface DenoKvStoreOptions {
   /**
-   * The access token for the server. Not used for files.
+   * The access token for the server, or a function that returns it: for tokens
+   * that expire. The function is called for each exchange of the token for
+   * metadata, which is with the first operation and then before the metadata
+   * expires. It has three quarters of `commandTimeout` to return. If it throws or
+   * rejects, or returns a token that an HTTP header can't contain, operations that
+   * need it reject with `ERR_KV_CONNECTION` and its message. Not used for files.
+   *
+   * The store keeps the function until it is closed or collected. A store that
+   * the function itself refers to is not collected before it is closed.
    *
    * @default The environment variable `DENO_KV_ACCESS_TOKEN`.
    */
-  accessToken?: string;
+  accessToken?: string | (() => string | PromiseLike<string>);
   /**
    * For files: how long an operation waits for another process's lock, in
    * milliseconds, from 0. After that it rejects with `ERR_KV_TIMEOUT`.

@@ -179,6 +179,81 @@ describe("metadata", () => {
   });
 });
 
+describe("a function that returns the token", () => {
+  test("is called for each exchange, and never within a call of the store", async () => {
+    let calling = false;
+    const during: boolean[] = [];
+    const { server, store } = await start({
+      accessToken: async () => {
+        during.push(calling);
+        server.accessToken = `token-${during.length}`;
+        return server.accessToken;
+      },
+    });
+    server.lifetime = 3_000;
+    while (server.count.exchanges < 2) {
+      calling = true;
+      const set = store.set(["k"], 1);
+      calling = false;
+      await set;
+    }
+    expect(during).toEqual([false, false]);
+    expect(server.read(["k"])).toBe(1);
+  });
+
+  test("may return another token after one that was refused", async () => {
+    const tokens = [token, "an-old-token", "a-new-token"];
+    const accessToken = () => tokens.shift() ?? "none";
+    const options = { accessToken, commandTimeout: 20_000 };
+    const { server, store } = await start(options);
+    server.lifetime = 1;
+    await store.set(["k"], 1);
+    server.accessToken = "a-new-token";
+    while (tokens.length > 0) await store.set(["k"], 2);
+    expect(server.count.exchanges).toBe(3);
+  });
+
+  test.each(["", "a\nb", "secret\n", "漢"])(
+    "may not return %j",
+    async (accessToken) => {
+      const { server, store } = await start({ accessToken: () => accessToken });
+      const { message } = await expectRejection(
+        () => store.get(["k"]),
+        "ERR_KV_CONNECTION",
+      );
+      expect(message).toMatch(
+        /the function accessToken returned a token that (is empty|has a char)/,
+      );
+      expect(message).not.toMatch(/secret|漢|b$/);
+      expect(server.count.exchanges).toBe(0);
+    },
+  );
+
+  test("may fail for a while without any operation failing", async () => {
+    let failures = 0;
+    const accessToken = async () => {
+      if ((failures -= 1) >= 0) throw new Error("no token now");
+      return token;
+    };
+    const options = { accessToken, commandTimeout: 20_000 };
+    const { server, store } = await start(options);
+    server.lifetime = 1;
+    await store.set(["k"], 1);
+    failures = 2;
+    while (server.count.exchanges < 2) await store.set(["k"], 2);
+    expect(failures).toBeLessThan(0);
+  });
+
+  test("of a file is not called", async () => {
+    const accessToken = () => {
+      throw new Error("was called");
+    };
+    const store = openDenoStore(":memory:", { accessToken });
+    await store.set(["k"], 1);
+    expect(await store.get(["k"])).toBe(1);
+  });
+});
+
 /** A server that counts requests, and remembers who has sent a token. */
 async function bystander() {
   const requests: string[] = [];
@@ -313,8 +388,13 @@ describe("messages", () => {
 
   test.each(Object.entries(echoes))(
     "don't show a body with %s",
-    async (_, body) => {
-      const { server, store } = await start({ commandTimeout: 1_500 });
+    async (name, body) => {
+      // One from a function is as secret.
+      const accessToken = name.includes("encoded") ? () => token : token;
+      const { server, store } = await start({
+        commandTimeout: 1_500,
+        accessToken,
+      });
       const messages: string[] = [];
       const collectMessages = async () => {
         const calls = [
@@ -331,7 +411,7 @@ describe("messages", () => {
       server.answerWrite = answer;
       await collectMessages();
       if (!body.includes(data)) {
-        const other = open(server.url, { commandTimeout: 1_500 });
+        const other = open(server.url, { commandTimeout: 1_500, accessToken });
         server.answerMetadata = answer;
         messages.push((await rejection(() => other.get(["k"]))).message);
       }

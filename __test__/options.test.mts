@@ -81,7 +81,7 @@ const rows: Record<string, Row> = {
     construct: (options) => new DenoKvStore(":memory:", options as object),
     url: "denokv::memory:",
     options: {
-      accessToken: "x",
+      accessToken: () => "x",
       busyTimeout: 1,
       commandTimeout: 1,
       queueLimit: 1,
@@ -195,26 +195,38 @@ test("a wrong value is shown, but no key or certificate", () => {
   expect(message).not.toContain("secret");
 });
 
+/** Expects that an option with a secret accepts these values, and no others. */
+function expectSecret(
+  construct: (options: object) => unknown,
+  name: string,
+  good: readonly unknown[],
+): void {
+  for (const secret of good) construct({ [name]: secret });
+  for (const [secret, kind] of [
+    [12345, "a number"],
+    [null, "null"],
+    [{ secret: 1 }, "an object"],
+    [Promise.resolve("secret"), "an object"],
+    ["secret \ud800", "a string with a lone surrogate"],
+  ] as const) {
+    const { message } = refusal(() => construct({ [name]: secret }));
+    expect(message).toBe(
+      `invalid option: ${name} must be a string or a function that returns one, not ${kind}`,
+    );
+  }
+}
+
+test("DenoKvStore: a wrong accessToken is refused, and not shown", () => {
+  const good = ["p", () => 1, async () => "p"];
+  expectSecret(open("denokv:https://localhost"), "accessToken", good);
+});
+
 for (const [name, row] of Object.entries(rows)) {
   const { encryptedUrl } = row;
   if (!encryptedUrl) continue;
   test(`${name}: a wrong user or password is refused, and no password shown`, () => {
     const construct = open(encryptedUrl);
-    for (const password of ["p", "", () => 1, async () => "p"]) {
-      construct({ password });
-    }
-    for (const [password, kind] of [
-      [12345, "a number"],
-      [null, "null"],
-      [{ secret: 1 }, "an object"],
-      [Promise.resolve("secret"), "an object"],
-      ["secret \ud800", "a string with a lone surrogate"],
-    ] as const) {
-      const { message } = refusal(() => construct({ password }));
-      expect(message).toBe(
-        `invalid option: password must be a string or a function that returns one, not ${kind}`,
-      );
-    }
+    expectSecret(construct, "password", ["p", "", () => 1, async () => "p"]);
     expect(refusal(() => construct({ user: 1 })).message).toContain(
       "user must be a string",
     );

@@ -1,5 +1,5 @@
-// The options `user` and `password`: a function is asked for each connection, and
-// its failures are errors of connecting.
+// The options `user` and `password`, and `accessToken` of KV Connect: a function is
+// asked for each connection, and its failures are errors of connecting.
 import {
   afterAll,
   beforeAll,
@@ -8,33 +8,42 @@ import {
   onTestFinished,
   test,
 } from "vitest";
-import { MysqlKvStore, PostgresKvStore, RedisKvStore } from "../index.js";
+import {
+  DenoKvStore,
+  MysqlKvStore,
+  PostgresKvStore,
+  RedisKvStore,
+} from "../index.js";
 import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
 import { RedisServer } from "./services/redis.mts";
 import { ask, expectGoodEnd, runChild } from "./support/child.mts";
+import { KvConnectServer } from "./support/kv-connect.mts";
 import { expectRejection } from "./support/rejection.mts";
 
-interface Options {
-  user?: string;
-  password?: string | (() => string | PromiseLike<string>);
-  connectTimeout?: number;
-}
-
 interface Server {
-  /** A URL with a login that is refused. */
+  /** A URL. If it has a login, that is refused. */
   readonly url: string;
   /** Changes the password of the user `kv`. */
-  setPassword(password: string): Promise<unknown>;
+  setPassword(password: string): unknown;
   /** Ends all connections of that user. */
   disconnect(): Promise<unknown>;
-  stop(): Promise<void>;
+  stop(): unknown;
 }
+
+/** The options of stores that log in with each connection. */
+const login = {
+  option: "password",
+  others: { user: "kv" },
+  timeout: "connectTimeout",
+  logsIn: true,
+} as const;
 
 const rows = [
   {
     name: "RedisKvStore",
     Store: RedisKvStore,
+    ...login,
     async start(): Promise<Server> {
       const server = await RedisServer.start();
       const client = server.client();
@@ -51,6 +60,7 @@ const rows = [
   {
     name: "PostgresKvStore",
     Store: PostgresKvStore,
+    ...login,
     async start(): Promise<Server> {
       const server = await PostgresServer.start();
       const sql = server.client();
@@ -69,6 +79,7 @@ const rows = [
   {
     name: "MysqlKvStore",
     Store: MysqlKvStore,
+    ...login,
     async start(): Promise<Server> {
       const server = await MysqlServer.start();
       await server.sql(
@@ -83,9 +94,32 @@ const rows = [
       };
     },
   },
+  {
+    name: "DenoKvStore",
+    Store: DenoKvStore,
+    option: "accessToken",
+    others: {},
+    timeout: "commandTimeout",
+    // The function is called for exchanges: see deno-access.test.mts.
+    logsIn: false,
+    async start(): Promise<Server> {
+      const server = await KvConnectServer.listen();
+      return {
+        url: server.url,
+        setPassword: (password) => (server.accessToken = password),
+        disconnect: async () => {},
+        stop: () => server.stop(),
+      };
+    },
+  },
 ] as const;
 
-describe.each(rows)("$name", ({ name, Store, start }) => {
+type Password = string | (() => string | PromiseLike<string>);
+
+describe.each(rows)("$name", (row) => {
+  const { name, Store, start, option, others } = row;
+  const testLogin = test.skipIf(!row.logsIn);
+
   let server: Server;
   beforeAll(async () => {
     server = await start();
@@ -93,19 +127,17 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
   });
   afterAll(() => server.stop());
 
-  function open(options: Options) {
-    const store = new Store(server.url, { user: "kv", ...options });
+  function open(password: Password, options = {}) {
+    const all = { ...others, [option]: password, ...options };
+    const store = new Store(server.url, all);
     onTestFinished(() => store.close());
     return store;
   }
 
-  test("the options win over the URL", async () => {
+  testLogin("the options win over the URL", async () => {
     await server.setPassword("first");
-    await open({ password: "first" }).set(["k"], 1);
-    await expectRejection(
-      () => open({ password: "second" }).get(["k"]),
-      "ERR_KV_CONNECTION",
-    );
+    await open("first").set(["k"], 1);
+    await expectRejection(() => open("second").get(["k"]), "ERR_KV_CONNECTION");
     const unsaid = new Store(server.url);
     onTestFinished(() => unsaid.close());
     const { message } = await expectRejection(
@@ -115,55 +147,57 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
     expect(message).not.toContain("wrong@");
   });
 
-  test("a function is called for each new connection, and only then", async () => {
-    let [password, calls] = ["first", 0];
-    await server.setPassword(password);
-    const store = open({
-      password: async () => {
+  testLogin(
+    "a function is called for each new connection, and only then",
+    async () => {
+      let [password, calls] = ["first", 0];
+      await server.setPassword(password);
+      const store = open(async () => {
         calls += 1;
         return password;
-      },
-    });
-    await store.set(["k"], 1);
-    await store.get(["k"]);
-    const before = calls;
-    expect(before).toBeGreaterThan(0);
-    for (let i = 0; i < 20; i += 1) {
+      });
+      await store.set(["k"], 1);
       await store.get(["k"]);
-    }
-    expect(calls).toBe(before);
-    password = "second";
-    await server.setPassword(password);
-    // Open connections stay.
-    expect(await store.get(["k"])).toBe(1);
-    await server.disconnect();
-    expect(await store.get(["k"])).toBe(1);
-    expect(calls).toBeGreaterThan(before);
-  });
+      const before = calls;
+      expect(before).toBeGreaterThan(0);
+      for (let i = 0; i < 20; i += 1) {
+        await store.get(["k"]);
+      }
+      expect(calls).toBe(before);
+      password = "second";
+      await server.setPassword(password);
+      // Open connections stay.
+      expect(await store.get(["k"])).toBe(1);
+      await server.disconnect();
+      expect(await store.get(["k"])).toBe(1);
+      expect(calls).toBeGreaterThan(before);
+    },
+  );
 
-  test("after a refused login, the next password may be the right one", async () => {
-    await server.setPassword("first");
-    const answers = ["first", "first", "second"];
-    let calls = 0;
-    const store = open({
-      password: () => {
+  testLogin(
+    "after a refused login, the next password may be the right one",
+    async () => {
+      await server.setPassword("first");
+      const answers = ["first", "first", "second"];
+      let calls = 0;
+      const store = open(() => {
         calls += 1;
         return (answers.length > 1 ? answers.shift() : answers[0]) ?? "";
-      },
-    });
-    await store.set(["k"], 1);
-    answers.splice(0, answers.length, "first", "first", "second");
-    calls = 0;
-    await server.setPassword("second");
-    await server.disconnect();
-    expect(await store.get(["k"])).toBe(1);
-    expect(calls).toBeGreaterThanOrEqual(3);
-  });
+      });
+      await store.set(["k"], 1);
+      answers.splice(0, answers.length, "first", "first", "second");
+      calls = 0;
+      await server.setPassword("second");
+      await server.disconnect();
+      expect(await store.get(["k"])).toBe(1);
+      expect(calls).toBeGreaterThanOrEqual(3);
+    },
+  );
 
   test("a function that fails rejects with its message, and is asked again", async () => {
     await server.setPassword("first");
     let password: () => unknown = () => "first";
-    const store = open({ password: () => password() as string });
+    const store = open(() => password() as string);
     const never = new Promise<string>(() => {});
     for (const [wrong, why] of [
       [
@@ -182,28 +216,26 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
         () => store.get(["k"]),
         "ERR_KV_CONNECTION",
       );
-      expect(error.message).toContain(`the function password ${why}`);
+      expect(error.message).toContain(`the function ${option} ${why}`);
       expect(error.message).not.toContain("12345");
     }
     password = () => "first";
     await store.set(["k"], 1);
-    const impatient = open({ password: () => never, connectTimeout: 50 });
+    const impatient = open(() => never, { [row.timeout]: 50 });
     const error = await expectRejection(
       () => impatient.get(["k"]),
       "ERR_KV_CONNECTION",
     );
-    expect(error.message).toContain("the function password did not return");
+    expect(error.message).toContain(`the function ${option} did not return`);
   });
 
-  test("a function never runs within a call of the store", async () => {
+  testLogin("a function never runs within a call of the store", async () => {
     await server.setPassword("first");
     let calling = false;
     const during: boolean[] = [];
-    const store = open({
-      password: () => {
-        during.push(calling);
-        return "first";
-      },
+    const store = open(() => {
+      during.push(calling);
+      return "first";
     });
     const called = <T,>(call: () => Promise<T>): Promise<T> => {
       calling = true;
@@ -224,8 +256,10 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
 
   const script = `
     const { ${name}: Store } = require(addon);
-    const open = (password) => new Store(data.url, { user: "kv", password });
+    const open = (password) =>
+      new Store(data.url, { ...data.others, [data.option]: password });
   `;
+  const data = () => ({ url: server.url, others, option });
 
   test("a store with a function lets the process end", async () => {
     await server.setPassword("first");
@@ -234,7 +268,7 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
       const store = open(async () => "first");
       await store.set(["k"], 1);
       report(await store.get(["k"]));`,
-      { url: server.url },
+      data(),
     );
     expect(reports).toEqual([1]);
     expectGoodEnd(exit);
@@ -262,7 +296,7 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
         gc();
       }
       report([ref.deref() === undefined, store !== undefined]);`,
-      { url: server.url },
+      data(),
       ["--expose-gc"],
     );
     expect(gone).toEqual([true, how !== "collected"]);
@@ -274,12 +308,11 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
       `import { Worker } from "node:worker_threads";
       import { once } from "node:events";
       const worker = (code) => new Worker(
-        \`const { parentPort, workerData: { addon, url } } = require("node:worker_threads");
-        const { ${name}: Store } = require(addon);
+        \`const { parentPort, workerData: { addon, data } } = require("node:worker_threads");
+        ${script}
         const never = new Promise(() => {});
-        const open = (password) => new Store(url, { user: "kv", password });
         \${code}\`,
-        { eval: true, execArgv: [], workerData: { addon, url: data.url } },
+        { eval: true, execArgv: [], workerData: { addon, data } },
       );
       for (let i = 0; i < 3; i += 1) {
         const good = worker(\`
@@ -300,7 +333,7 @@ describe.each(rows)("$name", ({ name, Store, start }) => {
         report((await once(asked, "message"))[0]);
         await asked.terminate();
       }`,
-      { url: server.url },
+      data(),
     );
     expectGoodEnd(exit);
     expect(reports).toEqual(Array(3).fill(["set", "asked"]).flat());

@@ -28,7 +28,7 @@ function order(promises: Record<string, Promise<unknown>>) {
   return { settled, all: Promise.all(all) };
 }
 
-describe.each(servedRows)("$store", ({ start, open }) => {
+describe.each(servedRows)("$store", ({ start, open, many, swaps }) => {
   let server: Served;
   beforeAll(async () => {
     server = await start();
@@ -45,7 +45,7 @@ describe.each(servedRows)("$store", ({ start, open }) => {
     const store = opened(server.url, 60_000);
     await store.drop();
     await store.initialize();
-    for (const prefix of ["a", "b"]) await server.fill(prefix, 150_000);
+    for (const prefix of ["a", "b"]) await server.fill(prefix, many);
     await store.set(["k"], 1);
     const { settled, all } = order({
       "clear a": store.clear(["a"]),
@@ -70,24 +70,28 @@ describe.each(servedRows)("$store", ({ start, open }) => {
     const store = opened(server.url, 60_000);
     await store.drop();
     await store.initialize();
-    await server.fill("a", 20_000);
+    await server.fill("a", 10_000);
     const { settled, all } = order({
       clear: store.clear(["a"]),
-      get: store.get(["a", "19999"]),
+      get: store.get(["a", "9999"]),
       set: store.set(["a", "1"], 1),
     });
     await all;
     expect(settled[0]).toBe("clear");
     expect(await store.get(["a", "1"])).toBe(1);
-    expect(await store.get(["a", "19999"])).toBeUndefined();
+    expect(await store.get(["a", "9999"])).toBeUndefined();
   });
 
-  test("other operations don't wait for clears that wait for a lock", async () => {
+  test("other operations don't wait for clears that wait for a lock", async ({
+    skip,
+  }) => {
+    const { withLock } = server;
+    if (withLock === undefined) return skip("the server has no locks");
     const store = opened(server.url, 20_000);
     await store.drop();
     for (const prefix of ["a", "b", "c", "k"]) await store.set([prefix], 0);
     const running: Promise<unknown>[] = [];
-    await server.withLock(["a"], async () => {
+    await withLock(["a"], async () => {
       // The second set and the clears wait for the lock, or for each other.
       running.push(store.set(["a"], 1));
       // That set is on its way, so that the later ones are not in its group.
@@ -167,8 +171,9 @@ describe.each(servedRows)("$store", ({ start, open }) => {
       );
       expectSoon(begin);
       const unknown = errors.map(({ message }) => message.includes("unknown"));
-      // The others wait for the first one.
-      expect(unknown).toEqual(numbers(20).map((i) => i === 0));
+      // The others wait for the first one, whose read may be its first request.
+      const isSent = swaps !== "a read and a write";
+      expect(unknown).toEqual(numbers(20).map((i) => i === 0 && isSent));
     });
 
     test("a get, and another one on a new connection", async () => {

@@ -1,9 +1,11 @@
 // Four stores in two processes, on few keys, while connections end, stall, and
-// deliver bytes late: what the operations returned has a legal order.
+// deliver bytes late, and answers get lost after their writes were carried out: what
+// the operations returned has a legal order.
 import { randomInt } from "node:crypto";
 import { setTimeout as later } from "node:timers/promises";
 import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
+import { DenokvServer, hasDenokv } from "./services/denokv.mts";
 import { MysqlServer } from "./services/mysql.mts";
 import { PgBouncer, PostgresServer } from "./services/postgres.mts";
 import {
@@ -14,6 +16,13 @@ import {
 import { type Child, startChild } from "./support/child.mts";
 import { numbers } from "./support/entries.mts";
 import { type Operation, illegal } from "./support/history.mts";
+import {
+  type Answer,
+  KvConnectServer,
+  conflict,
+  token,
+  writeDisabled,
+} from "./support/kv-connect.mts";
 import { type Random, randomFrom } from "./support/random.mts";
 import type { Plan } from "./support/workload.mts";
 
@@ -21,7 +30,8 @@ const seed = Number(process.env.SEED ?? randomInt(2 ** 31));
 const histories = Number(process.env.HISTORIES ?? 100);
 /** How many histories run at the same time. */
 const TOGETHER = 20;
-const QUERY_TIMEOUT = 500;
+/** How long an operation may take, in milliseconds. */
+const TIMEOUT = 500;
 
 /** A process with two stores. */
 async function worker(
@@ -54,10 +64,11 @@ async function worker(
 function arm(connection: Connection, random: Random): void {
   const direction = random.of<Direction>(["toServer", "toClient"]);
   const cuts = random.chance(0.5);
-  const pause = random.magnitude(10, 4 * QUERY_TIMEOUT);
+  const pause = random.magnitude(10, 4 * TIMEOUT);
   connection.after(direction, random.magnitude(200, 20_000), () => {
     if (cuts) return connection.cut();
     connection.stall(direction);
+    // Late bytes arrive though their sender has given up.
     void later(pause).then(() => {
       connection.resume(direction);
       arm(connection, random);
@@ -65,17 +76,24 @@ function arm(connection: Connection, random: Random): void {
   });
 }
 
-/**
- * Cuts and stalls connections, and ends them on the server, until the function
- * that it returns is called.
- */
-function disturb(
-  proxy: TcpProxy,
-  random: Random,
-  terminateSome: (random: Random) => Promise<unknown>,
-): () => Promise<void> {
+/** Ends a disturbance. */
+type End = () => void | Promise<void>;
+
+/** Cuts and stalls connections. */
+function disturb(proxy: TcpProxy, random: Random): End {
   for (const connection of proxy.connections) arm(connection, random);
   proxy.onConnection = (connection) => arm(connection, random);
+  return () => {
+    proxy.onConnection = () => {};
+  };
+}
+
+/** Ends connections on the server from time to time. */
+function terminating(
+  proxy: TcpProxy,
+  random: Random,
+  terminateSome: () => Promise<unknown>,
+): End {
   const over = Promise.withResolvers<boolean>();
   const terminate = async () => {
     for (;;) {
@@ -83,22 +101,55 @@ function disturb(
         .receives("toServer", random.magnitude(1_000, 50_000))
         .then(() => false);
       if (await Promise.race([over.promise, received])) return;
-      await terminateSome(random);
+      await terminateSome();
     }
   };
   const terminating = terminate();
   return async () => {
-    proxy.onConnection = () => {};
     over.resolve(true);
     await terminating;
+  };
+}
+
+/** Answers that a server or a proxy may give after anything was carried out. */
+const unclear: readonly [Answer, ...Answer[]] = [
+  {},
+  { status: 502 },
+  { status: 504, body: "<h1>Gateway Timeout</h1>" },
+  { status: 503, headers: { "retry-after": "0" } },
+  { status: 200 },
+  { status: 200, body: "garbled" },
+  { status: 204 },
+  { status: 302, headers: { location: "/" } },
+  { status: 404 },
+  { status: 429 },
+];
+
+/** Makes a server answer wrongly from time to time. */
+function confuse(server: KvConnectServer, random: Random): End {
+  const wrong = (good: Answer) =>
+    random.chance(0.05) ? random.of(unclear) : good;
+  server.answerRead = wrong;
+  server.answerWrite = wrong;
+  server.instead = (path) => {
+    if (!path.endsWith("/atomic_write") || !random.chance(0.1)) {
+      return undefined;
+    }
+    const body = random.of([writeDisabled, conflict]);
+    return { status: 200, body };
+  };
+  return () => {
+    server.answerRead = server.answerWrite = (good) => good;
+    server.instead = () => undefined;
   };
 }
 
 interface Behind {
   readonly url: string;
   readonly port: number;
-  /** Ends some of the stores' connections. */
-  terminateSome(random: Random): Promise<unknown>;
+  readonly options?: object;
+  /** Makes the server itself fail. */
+  disturb(proxy: TcpProxy, random: Random): End;
 }
 
 async function postgres(pooled = false): Promise<Behind> {
@@ -113,61 +164,119 @@ async function postgres(pooled = false): Promise<Behind> {
   return {
     url,
     port,
-    terminateSome: () => sql`
-      SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-      WHERE application_name = 'fedify-kv' AND random() < 0.3`,
+    disturb: (proxy, random) =>
+      terminating(
+        proxy,
+        random,
+        () => sql`
+          SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE application_name = 'fedify-kv' AND random() < 0.3`,
+      ),
   };
 }
 
 async function mysql(): Promise<Behind> {
   const server = await MysqlServer.start();
   onTestFinished(() => server.stop());
+  const { url, port } = server;
+  const terminateSome = async (random: Random) => {
+    const rows = await server.sql(
+      "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = 'fedify'",
+    );
+    const some = rows.filter(() => random.chance(0.3));
+    // It may have ended by itself.
+    const kill = ({ id }: { id?: unknown }) =>
+      server.sql(`KILL CONNECTION ${id}`).catch(() => {});
+    await Promise.all(some.map(kill));
+  };
   return {
-    url: server.url,
-    port: server.port,
-    terminateSome: async (random) => {
-      const rows = await server.sql(
-        "SELECT ID AS id FROM information_schema.PROCESSLIST WHERE USER = 'fedify'",
-      );
-      const some = rows.filter(() => random.chance(0.3));
-      // It may have ended by itself.
-      const kill = ({ id }: { id?: unknown }) =>
-        server.sql(`KILL CONNECTION ${id}`).catch(() => {});
-      await Promise.all(some.map(kill));
-    },
+    url,
+    port,
+    disturb: (proxy, random) =>
+      terminating(proxy, random, () => terminateSome(random)),
   };
 }
 
-const ways = [
+async function kvConnect(): Promise<Behind> {
+  const server = await KvConnectServer.start();
+  const { url, port } = server;
+  return {
+    url,
+    port,
+    options: { accessToken: token },
+    disturb: (_, random) => confuse(server, random),
+  };
+}
+
+async function denokv(): Promise<Behind> {
+  const server = await DenokvServer.start();
+  onTestFinished(() => server.stop());
+  const { url, port } = server;
+  return {
+    url,
+    port,
+    options: { accessToken: server.token },
+    disturb: () => () => {},
+  };
+}
+
+interface Way {
+  readonly name: string;
+  readonly store: string;
+  start(): Promise<Behind>;
+  readonly fails: boolean;
+  /** The options, given how long an operation may take. */
+  options(timeout: number): object;
+}
+
+const pooled = (queryTimeout: number) => ({ queryTimeout, maxConnections: 3 });
+
+const ways: Way[] = [
   {
     name: "PostgreSQL",
     store: "PostgresKvStore",
     start: () => postgres(),
     fails: true,
-    options: {},
+    options: pooled,
   },
   {
     name: "PostgreSQL through a pooler, without prepared statements",
     store: "PostgresKvStore",
     start: () => postgres(true),
     fails: true,
-    options: { preparedStatements: false },
+    options: (timeout) => ({ ...pooled(timeout), preparedStatements: false }),
   },
   {
     name: "PostgreSQL through a pooler, with default options",
     store: "PostgresKvStore",
     start: () => postgres(true),
     fails: false,
-    options: {},
+    options: pooled,
   },
   {
     name: "MariaDB",
     store: "MysqlKvStore",
     start: () => mysql(),
     fails: true,
-    options: {},
+    options: pooled,
+  },
+  {
+    name: "KV Connect, a server that loses answers",
+    store: "DenoKvStore",
+    start: () => kvConnect(),
+    fails: true,
+    options: (commandTimeout) => ({ commandTimeout }),
   },
 ];
+if (hasDenokv) {
+  ways.push({
+    name: "KV Connect, denokv",
+    store: "DenoKvStore",
+    start: () => denokv(),
+    fails: true,
+    options: (commandTimeout) => ({ commandTimeout }),
+  });
+}
 
 describe(`HISTORIES=${histories} SEED=${seed}`, () => {
   test.each(ways)(
@@ -176,19 +285,16 @@ describe(`HISTORIES=${histories} SEED=${seed}`, () => {
       const behind = await start();
       const proxy = await TcpProxy.start(behind);
       onTestFinished(() => proxy.stop());
-      const all = {
-        ...options,
-        maxConnections: 3,
-        // Without faults, nothing is to be late on a busy machine.
-        queryTimeout: fails ? QUERY_TIMEOUT : 60_000,
-      };
+      // Without faults, nothing is to be late on a busy machine.
+      const timeout = fails ? TIMEOUT : 60_000;
+      const all = { ...options(timeout), ...behind.options };
       const workers = await Promise.all(
         numbers(2).map(() => worker(store, proxy.url(behind), all)),
       );
       const random = randomFrom(seed);
-      const end = fails
-        ? disturb(proxy, random, behind.terminateSome)
-        : async () => {};
+      const ends = fails
+        ? [disturb(proxy, random), behind.disturb(proxy, random)]
+        : [];
       const seen = { answered: 0, unknown: 0, "not done": 0 };
       for (let from = 0; from < histories / 2; from += TOGETHER) {
         const names = numbers(TOGETHER).map((i) => String(from + i));
@@ -198,7 +304,7 @@ describe(`HISTORIES=${histories} SEED=${seed}`, () => {
         }
         expect(illegal(operations)).toEqual([]);
       }
-      await end();
+      for (const end of ends) await end();
       const rejected = seen.unknown + seen["not done"];
       expect(rejected > 0, JSON.stringify(seen)).toBe(fails);
       // A pooler whose connections all stall answers little.

@@ -12,10 +12,10 @@ import { ask } from "./support/child.mts";
 import { type Served, servedRows, startProxy } from "./support/served.mts";
 
 const SMALL = 1_600;
-const LARGE_BYTES = 150_000;
 const MIB = 1024 * 1024;
 
-describe.each(servedRows)("$store", ({ store: name, start, open }) => {
+describe.each(servedRows)("$store", (row) => {
+  const { store: name, start, open, large, options } = row;
   let server: Served;
   beforeAll(async () => {
     server = await start();
@@ -23,17 +23,18 @@ describe.each(servedRows)("$store", ({ store: name, start, open }) => {
   afterAll(() => server.stop());
 
   /** Many small entries, followed by large ones. */
-  async function fill(large: number): Promise<void> {
+  async function fill(count: number): Promise<void> {
     const store = open(server.url, 60_000);
     onTestFinished(() => store.close());
     await store.drop();
     await store.initialize();
     await server.fill("a", SMALL);
-    await server.fill("b", large, LARGE_BYTES);
+    await server.fill("b", count, large);
   }
 
   test("a list whose entries become large goes on over a slow link", async () => {
-    await fill(100);
+    const count = 15_000_000 / large;
+    await fill(count);
     const proxy = await startProxy(server);
     proxy.rate = 3_000_000;
     // A page of as many large entries as there are small ones takes much longer.
@@ -45,15 +46,16 @@ describe.each(servedRows)("$store", ({ store: name, start, open }) => {
       entries += 1;
       bytes += typeof value === "string" ? value.length : 0;
     }
-    expect(entries).toBe(SMALL + 100);
-    expect(bytes).toBe(SMALL + 100 * LARGE_BYTES);
+    expect(entries).toBe(SMALL + count);
+    expect(bytes).toBe(SMALL + count * large);
   });
 
   test("a list whose entries become large needs little memory", async () => {
-    await fill(1_500);
+    const count = 225_000_000 / large;
+    await fill(count);
     const used = await ask<number>(
       `
-        const store = new (require(addon)[data.name])(data.url);
+        const store = new (require(addon)[data.name])(data.url, data.options);
         await store.get(["a", "0"]);
         // The largest size so far is the process's, not the store's.
         const peak = () => process.resourceUsage().maxRSS * 1024;
@@ -64,7 +66,7 @@ describe.each(servedRows)("$store", ({ store: name, start, open }) => {
         report(peak() - before);
         await store.close();
       `,
-      { name, url: server.url, entries: SMALL + 1_500 },
+      { name, url: server.url, options, entries: SMALL + count },
     );
     // All values together have 215 MiB.
     expect(used / MIB).toBeLessThan(120);

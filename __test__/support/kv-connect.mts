@@ -40,18 +40,21 @@ export interface Metadata {
 export const token = "the-token-of-the-user-0123456789";
 
 export class KvConnectServer {
-  readonly port: number;
   readonly entries = new Map<string, Entry>();
   /** How many times each kind of request has come. */
   readonly count = { exchanges: 0, reads: 0, writes: 0 };
   /** How many times each key was written, by its parts as JSON. */
   readonly written = new Map<string, number>();
+  /** The token that metadata are exchanged for. */
+  accessToken = token;
   /** The token for data, whose requests need it. */
   dataToken = "the-token-for-data-0123456789";
   /** How long metadata may be used, in milliseconds. */
   lifetime = 3_600_000;
   /** How far the clock is ahead of ours. */
   clock = 0;
+  /** No request is carried out before this. */
+  ready: Promise<void> = Promise.resolve();
   /** Called in place of carrying out a request, if it returns an answer. */
   instead: (path: string, request: IncomingMessage) => Answer | undefined =
     () => undefined;
@@ -64,26 +67,41 @@ export class KvConnectServer {
     good,
   ) => good;
   answerWrite: (good: Answer) => Answer | Promise<Answer> = (good) => good;
+  readonly #listener: Server;
   #version = 0n;
 
-  constructor(port: number) {
-    this.port = port;
+  private constructor(create: (listener: RequestListener) => Server) {
+    this.#listener = create(
+      (request, response) => void this.#serve(request, response),
+    );
   }
 
+  /** Starts a server that is stopped when the test is over. */
   static async start(
     create: (listener: RequestListener) => Server = createServer,
   ): Promise<KvConnectServer> {
-    const answer: RequestListener = (request, response) =>
-      void server.#serve(request, response);
-    const listener = create(answer).listen(0, "127.0.0.1");
-    await once(listener, "listening");
-    const { port } = listener.address() as AddressInfo;
-    const server = new KvConnectServer(port);
-    onTestFinished(() => {
-      listener.closeAllConnections();
-      listener.close();
-    });
+    const server = await KvConnectServer.listen(create);
+    onTestFinished(() => server.stop());
     return server;
+  }
+
+  /** Starts a server. */
+  static async listen(
+    create: (listener: RequestListener) => Server = createServer,
+  ): Promise<KvConnectServer> {
+    const server = new KvConnectServer(create);
+    server.#listener.listen(0, "127.0.0.1");
+    await once(server.#listener, "listening");
+    return server;
+  }
+
+  stop(): void {
+    this.#listener.closeAllConnections();
+    this.#listener.close();
+  }
+
+  get port(): number {
+    return (this.#listener.address() as AddressInfo).port;
   }
 
   get url(): string {
@@ -113,6 +131,7 @@ export class KvConnectServer {
       // The client has gone, so there is nothing to carry out.
       return;
     }
+    await this.ready;
     const path = request.url ?? "";
     const answer =
       this.instead(path, request) ??
@@ -143,7 +162,7 @@ export class KvConnectServer {
     const { authorization } = request.headers;
     if (!path.startsWith("/data/")) {
       this.count.exchanges += 1;
-      if (authorization !== `Bearer ${token}`) {
+      if (authorization !== `Bearer ${this.accessToken}`) {
         return { status: 401, body: "wrong token" };
       }
       const now = Date.now() + this.clock;

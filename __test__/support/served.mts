@@ -1,10 +1,12 @@
 // Stores on servers, for tests that all of them pass: a row for each.
 import { onTestFinished } from "vitest";
-import { MysqlKvStore, PostgresKvStore } from "../../index.js";
+import { DenoKvStore, MysqlKvStore, PostgresKvStore } from "../../index.js";
 import { MysqlServer } from "../services/mysql.mts";
 import { pause } from "../services/pause.mts";
 import { PostgresServer } from "../services/postgres.mts";
 import { TcpProxy } from "../services/proxy.mts";
+import { numbers } from "./entries.mts";
+import { KvConnectServer, token } from "./kv-connect.mts";
 
 /** A server, and what a test does there without the store. */
 export interface Served {
@@ -17,8 +19,8 @@ export interface Served {
   fill(prefix: string, count: number, length?: number): Promise<unknown>;
   /** The value of an entry. */
   read(key: readonly string[]): Promise<unknown>;
-  /** Locks an entry until `body` ends. */
-  withLock(key: readonly string[], body: () => Promise<void>): Promise<void>;
+  /** Locks an entry until `body` ends, if the server has locks. */
+  withLock?(key: readonly string[], body: () => Promise<void>): Promise<void>;
   /** Stops the processes that have the store's connections. */
   freeze(): Promise<{ thaw(): void }>;
   stop(): Promise<void>;
@@ -32,14 +34,23 @@ export interface ServedRow {
     url: string,
     timeout: number,
     options?: PoolOptions,
-  ): PostgresKvStore | MysqlKvStore;
+  ): PostgresKvStore | MysqlKvStore | DenoKvStore;
   /**
-   * Whether `cas` and `clear` are transactions of several round trips: a network
-   * that stalls stops them before they are committed.
+   * What `cas` and `clear` are. A network that stalls stops the last two before they
+   * are carried out: a transaction at any statement, a read before there is a write.
    */
-  readonly transactions: boolean;
-  /** Whether a server's bytes say that it has accepted a login. */
-  acceptsLogin(bytes: Buffer): boolean;
+  readonly swaps: "a statement" | "a transaction" | "a read and a write";
+  /**
+   * Whether a server's bytes say that it has accepted a login. Missing if there is
+   * none, so that a connection's first bytes may be a write already.
+   */
+  acceptsLogin?(bytes: Buffer): boolean;
+  /** So many entries that a `clear` of them takes long. */
+  readonly many: number;
+  /** The length of a large value. */
+  readonly large: number;
+  /** Options that every store needs. */
+  readonly options?: object;
 }
 
 interface PoolOptions {
@@ -49,7 +60,9 @@ interface PoolOptions {
 export const servedRows: readonly ServedRow[] = [
   {
     store: "PostgresKvStore",
-    transactions: false,
+    swaps: "a statement",
+    many: 150_000,
+    large: 150_000,
     open: (url, queryTimeout, options = {}) =>
       new PostgresKvStore(url, { queryTimeout, ...options }),
     // The message "ready for query".
@@ -91,7 +104,9 @@ export const servedRows: readonly ServedRow[] = [
   },
   {
     store: "MysqlKvStore",
-    transactions: true,
+    swaps: "a transaction",
+    many: 150_000,
+    large: 150_000,
     open: (url, queryTimeout, options = {}) =>
       new MysqlKvStore(url, { queryTimeout, ...options }),
     // The packet "OK".
@@ -130,6 +145,36 @@ export const servedRows: readonly ServedRow[] = [
           return { thaw: () => server.resume() };
         },
         stop: () => server.stop(),
+      };
+    },
+  },
+  {
+    store: "DenoKvStore",
+    swaps: "a read and a write",
+    // The server sorts all entries for each request.
+    many: 10_000,
+    // Deno KV allows no values of more than 64 KiB.
+    large: 60_000,
+    options: { accessToken: token },
+    // The HTTP client has as many connections as there are requests.
+    open: (url, commandTimeout) =>
+      new DenoKvStore(url, { commandTimeout, accessToken: token }),
+    async start() {
+      const server = await KvConnectServer.listen();
+      return {
+        url: server.url,
+        port: server.port,
+        fill: async (prefix, count, length = 1) => {
+          const value = "x".repeat(length);
+          for (const i of numbers(count)) server.put([prefix, `${i}`], value);
+        },
+        read: async (key) => server.read(key),
+        freeze: async () => {
+          const { promise, resolve } = Promise.withResolvers<void>();
+          server.ready = promise;
+          return { thaw: resolve };
+        },
+        stop: async () => server.stop(),
       };
     },
   },

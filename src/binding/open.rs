@@ -84,7 +84,11 @@ fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
             Ok(Either6::B(SqliteKvStore::of(js, store)))
         }
         other if other == "unix" || other.starts_with("redis") || other.starts_with("valkey") => {
-            let store = RedisStore::at(&[format!("{other}:{rest}")], RedisOptions::parse(js, options)?)?;
+            let store = RedisStore::at(
+                &[format!("{other}:{rest}")],
+                RedisOptions::parse(js, options)?,
+                js.host(),
+            )?;
             Ok(Either6::C(RedisKvStore::of(js, store)))
         }
         scheme @ ("postgres" | "postgresql") => {

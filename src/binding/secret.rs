@@ -1,5 +1,5 @@
-//! Passwords that a function of the caller returns. It is called on the JavaScript
-//! thread, when a store opens a connection.
+//! Passwords and tokens that a function of the caller returns. It is called on the
+//! JavaScript thread, when a store needs one.
 
 use super::js::{Js, NotText, Ref, Value};
 use super::lane::Lane;
@@ -12,19 +12,20 @@ use tokio::sync::oneshot;
 /// What became of a call. An error says what the function did.
 pub type Answer = oneshot::Sender<Result<String, String>>;
 
-/// A password that this function returns. The function is kept until the password is
-/// forgotten.
-pub fn password_of(js: Js, function: Value) -> Password {
+/// A password that the function in this option returns. The function is kept until
+/// the password is forgotten.
+pub fn password_of(js: Js, option: &'static str, function: Value) -> Password {
     let (lane, mailbox) = Lane::new(js);
     lane.keep_secret(js.keep(function));
-    Password::asked(Arc::new(move || {
+    let ask = move || {
         let (answer, answered) = oneshot::channel();
         mailbox.post_question(answer);
         // There is no answer if the thread is ending, or if the function's promise
         // was collected.
         let none = |_| Err("gave no answer".into());
         answered.map(move |answer| answer.unwrap_or_else(none)).boxed()
-    }))
+    };
+    Password::asked(option, Arc::new(ask))
 }
 
 /// Calls the function.

@@ -56,9 +56,10 @@ impl RedisKvStore {
     )]
     pub fn new(env: Env, this: This<'_>, url: Arg<Urls>, options: Arg<RedisOptions>) -> napi::Result<Self> {
         called_with_new(env, &this, "RedisKvStore")?;
-        let store = || RedisStore::at(&url.0?.0, options.0?);
+        let js = js(env);
+        let store = || RedisStore::at(&url.0?.0, options.0?, js.host());
         match store() {
-            Ok(store) => Ok(Self::of(js(env), store)),
+            Ok(store) => Ok(Self::of(js, store)),
             Err(error) => Err(thrown(env, &error)),
         }
     }

@@ -12,6 +12,7 @@ mod tls;
 pub use memory::NoOptions;
 
 use super::args::Parse;
+use super::intrinsics::Thrown;
 use super::js::{Js, NotText, Value};
 use super::secret::password_of;
 use crate::kv::{Error, Key, Prefix, Result};
@@ -176,6 +177,22 @@ impl Given {
         (0..self.js.length(array)).map(prefix).collect()
     }
 
+    /// An object whose properties are all strings.
+    fn texts_by_name(&self, name: &'static str) -> Result<Vec<(String, String)>> {
+        let object = self.option(name, "an object", |value| self.js.is_object(value).then_some(value))?;
+        let Some(object) = object else { return Ok(Vec::new()) };
+        let unreadable = |thrown: Thrown| Error::InvalidOption(format!("{name} can't be read: {}", thrown.0));
+        let names = self.js.names(object).map_err(unreadable)?;
+        let pair = |key: String| {
+            let value = self.js.get(object, &key).map_err(unreadable)?;
+            let text = self.js.to_text(value);
+            let wrong =
+                |_| Error::InvalidOption(format!("{name}[{key:?}] must be a string, not {}", self.shown(value)));
+            text.map_err(wrong).map(|text| (key.clone(), text))
+        };
+        names.into_iter().map(pair).collect()
+    }
+
     fn boolean(&self, name: &'static str, default: bool) -> Result<bool> {
         Ok(self.boolean_given(name)?.unwrap_or(default))
     }
@@ -225,17 +242,17 @@ impl Given {
     fn credentials(&self) -> Result<Credentials> {
         Ok(Credentials {
             user: self.text("user")?,
-            password: self.password()?,
+            password: self.secret("password")?,
         })
     }
 
     /// Text, or a function that returns it. The value is never shown.
-    fn password(&self) -> Result<Password> {
-        let Some(value) = self.value("password")? else {
+    fn secret(&self, name: &'static str) -> Result<Password> {
+        let Some(value) = self.value(name)? else {
             return Ok(Password::Unsaid);
         };
         if self.js.is_function(value) {
-            return Ok(password_of(self.js, value));
+            return Ok(password_of(self.js, name, value));
         }
         let wrong = |wrong| match wrong {
             NotText::NotString => self.js.kind(value),
@@ -244,7 +261,7 @@ impl Given {
         self.js.to_text(value).map(Password::Text).map_err(|not_text| {
             let wrong = wrong(not_text);
             Error::InvalidOption(format!(
-                "password must be a string or a function that returns one, not {wrong}"
+                "{name} must be a string or a function that returns one, not {wrong}"
             ))
         })
     }

@@ -13,6 +13,7 @@ mod server;
 mod target;
 mod v8;
 
+use super::served::Password;
 use super::sqlite::url::path_of;
 use crate::kv::{Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store};
 use file::FileStore;
@@ -21,10 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use target::Target;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DenoOptions {
     /// For a server. The default is the variable `DENO_KV_ACCESS_TOKEN`.
-    pub access_token: Option<String>,
+    pub access_token: Password,
     /// For a file: how long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
     /// For a server: how long an operation may take.
@@ -36,7 +37,7 @@ pub struct DenoOptions {
 impl Default for DenoOptions {
     fn default() -> Self {
         Self {
-            access_token: None,
+            access_token: Password::Unsaid,
             busy_timeout: Duration::from_secs(5),
             command_timeout: Duration::from_secs(5),
             queue_limit: 100_000,

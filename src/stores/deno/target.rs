@@ -1,8 +1,9 @@
 //! Where a Deno KV database is: a file, memory, or a server.
 
-use super::server::authorization;
+use super::server::check_token;
 use crate::kv::{Error, Result};
 use crate::stores::database::Location;
+use crate::stores::served::Password;
 use crate::stores::trimmed;
 use url::Url;
 
@@ -15,7 +16,7 @@ pub enum Target {
 #[derive(Clone)]
 pub struct Server {
     pub url: Url,
-    pub token: String,
+    pub token: Password,
     /// Host and port, for messages.
     pub place: String,
 }
@@ -30,7 +31,7 @@ impl Target {
         scheme.is_some_and(|scheme| scheme == "http" || scheme == "https")
     }
 
-    pub fn parse(target: &str, access_token: Option<String>) -> Result<Self> {
+    pub fn parse(target: &str, access_token: Password) -> Result<Self> {
         let url = trimmed(target);
         if Self::is_remote(url) {
             return Server::parse(url, access_token).map(Self::Server);
@@ -41,7 +42,7 @@ impl Target {
 
 impl Server {
     /// Messages never show the URL: it may hold a secret by mistake.
-    fn parse(url: &str, token: Option<String>) -> Result<Self> {
+    fn parse(url: &str, token: Password) -> Result<Self> {
         let invalid = |why: &str| Err(Error::InvalidOption(why.into()));
         let Ok(url) = Url::parse(url) else {
             return invalid("the URL is invalid");
@@ -50,18 +51,20 @@ impl Server {
             return invalid("the URL must not have a user name or password; use the option accessToken");
         }
         let (token, from) = match token {
-            Some(token) => (token, "accessToken"),
-            None => match std::env::var(TOKEN) {
-                Ok(token) if !token.is_empty() => (token, "the environment variable DENO_KV_ACCESS_TOKEN"),
+            Password::Unsaid => match std::env::var(TOKEN) {
+                Ok(token) if !token.is_empty() => {
+                    (Password::Text(token), "the environment variable DENO_KV_ACCESS_TOKEN")
+                }
                 _ => {
                     return invalid(
                         "a server needs the option accessToken, or the environment variable DENO_KV_ACCESS_TOKEN",
                     );
                 }
             },
+            token => (token, "accessToken"),
         };
-        if authorization(&token).is_none() {
-            return invalid(&format!("{from} has a character that an HTTP header can't contain"));
+        if let Password::Text(token) = &token {
+            check_token(token).map_err(|why| Error::InvalidOption(format!("{from} {why}")))?;
         }
         let host = url.host_str().unwrap_or_default();
         let place = match url.port_or_known_default() {
@@ -75,12 +78,13 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::super::{DenoOptions, DenoStore};
+    use crate::stores::served::Password;
 
     #[test]
     fn targets_are_files_memory_or_servers() {
         let target = |rest| {
             let options = DenoOptions {
-                access_token: Some("token".into()),
+                access_token: Password::Text("token".into()),
                 ..DenoOptions::default()
             };
             Some(match DenoStore::at_url(rest, options).ok()? {
@@ -94,7 +98,7 @@ mod tests {
         assert_eq!(target(":memory:"), Some(":memory:".into()));
         assert_eq!(target("HTTPS://host/a?b"), Some("a server".into()));
         let server = DenoOptions {
-            access_token: Some("token".into()),
+            access_token: Password::Text("token".into()),
             ..DenoOptions::default()
         };
         assert!(matches!(

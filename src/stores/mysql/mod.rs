@@ -126,6 +126,7 @@ impl MysqlStore {
                 connect_timeout: options.connect_timeout,
                 max_lifetime: options.max_lifetime,
                 idle_timeout: options.idle_timeout,
+                known: false,
             },
         ));
         let engine = Mysql {
@@ -172,6 +173,8 @@ impl Drop for Mysql {
 impl Engine for Mysql {
     const NAME: &'static str = "mysql";
 
+    type Walk = ();
+
     fn place(&self) -> &str {
         self.pool.place()
     }
@@ -190,6 +193,7 @@ impl Engine for Mysql {
 
     fn read<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
@@ -210,6 +214,7 @@ impl Engine for Mysql {
 
     fn clear<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,

@@ -146,6 +146,7 @@ impl PostgresStore {
                 connect_timeout,
                 max_lifetime: options.max_lifetime,
                 idle_timeout: options.idle_timeout,
+                known: false,
             },
         ));
         let table = Table::new(Arc::clone(&settings), Arc::clone(&pool), table, options.unlogged);
@@ -219,6 +220,8 @@ impl Drop for Postgres {
 impl Engine for Postgres {
     const NAME: &'static str = "postgres";
 
+    type Walk = ();
+
     fn place(&self) -> &str {
         self.pool.place()
     }
@@ -241,6 +244,7 @@ impl Engine for Postgres {
 
     fn read<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
@@ -282,6 +286,7 @@ impl Engine for Postgres {
 
     fn clear<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,

@@ -1,215 +1,342 @@
-//! One connection to a server, shared by all requests. They are sent in the
-//! order of the calls and answered in the same order.
+//! One connection. A driver writes requests in the order of the calls and reads their
+//! replies, on the host that opened the connection.
 
 use super::Settings;
-use super::failure::Lost;
-use super::resp::{Malformed, Replies, Request, Scan};
-use bytes::BytesMut;
+use super::failure::words;
+use super::open::Opened;
+use super::wire::{Batch, Wire};
+use crate::host::{Task, Watch, on_loop, spawn, timeout};
+use crate::kv::Error;
+use crate::stores::served::{Health, Lost, Pooled};
+use parking_lot::Mutex;
+use redis::{Cmd, Value, cmd};
 use std::collections::VecDeque;
-use std::future::Future;
-use std::io::{Error, ErrorKind};
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::future::ready as done;
+use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
-/// A connection is given up after this many requests in a row without an
-/// answer.
-const MOST_SILENT: u32 = 2;
+/// A firewall may have forgotten a connection that was not used for so long. To be
+/// sure takes a round trip.
+const QUIET: Duration = Duration::from_secs(10);
 
-/// The least free space in the input buffer, and the space that is added to it.
-/// Replies are cut out of the buffer without copying.
-const ROOM: usize = 16 * 1024;
-const MORE_ROOM: usize = 64 * 1024;
+/// How a server names a connection, until the server is restarted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    pub run: Vec<u8>,
+    pub id: i64,
+}
 
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-#[derive(Clone)]
 pub struct Connection {
-    requests: UnboundedSender<Sent>,
-    state: Arc<State>,
-    settings: Arc<Settings>,
+    requests: UnboundedSender<Request>,
+    name: Option<Name>,
     place: Arc<str>,
+    settings: Arc<Settings>,
+    health: Health,
+    watch: Arc<Watch>,
+    on_loop: bool,
+    used: Mutex<Instant>,
+    driver: Option<Task<()>>,
 }
 
-#[derive(Default)]
-struct State {
-    dead: AtomicBool,
-    silent: AtomicU32,
-    end: OnceLock<Error>,
+/// The replies to a request, and why there are no more.
+pub struct Replies {
+    pub values: Vec<Value>,
+    pub end: Option<Lost>,
 }
 
-struct Sent {
-    request: Request,
-    answer: oneshot::Sender<Answer>,
+impl Replies {
+    pub fn none(end: Lost) -> Self {
+        Self {
+            values: Vec::new(),
+            end: Some(end),
+        }
+    }
 }
 
-/// `None` if the server took too long.
-type Answer = Option<Replies>;
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if (self.health.is_given_up() || self.health.is_busy())
+            && let Some(driver) = &self.driver
+        {
+            // It would wait for a reply.
+            driver.abort();
+        }
+    }
+}
 
 impl Connection {
-    /// Takes a stream that is logged in.
-    pub fn new(stream: Box<dyn Stream>, settings: &Arc<Settings>, place: &Arc<str>) -> Self {
+    /// The host that runs the caller also runs the connection's driver.
+    pub fn start(opened: Opened, settings: &Arc<Settings>, place: Arc<str>) -> Self {
+        let Opened { wire, watch, name } = opened;
         let (requests, receiver) = unbounded_channel();
-        let state = Arc::new(State::default());
-        let mut driver = Driver::new(stream, receiver, settings.command_timeout);
-        let ended = Arc::clone(&state);
-        tokio::spawn(async move {
-            let error = (&mut driver).await;
-            let _ = ended.end.set(error);
-            // Before the waiting requests learn of it.
-            ended.dead.store(true, Ordering::Release);
-            drop(driver);
-        });
-        Self {
-            requests,
-            state,
-            settings: Arc::clone(settings),
-            place: Arc::clone(place),
-        }
-    }
-
-    pub fn is_alive(&self) -> bool {
-        // If the runtime has ended, the driver was dropped before it could set
-        // `dead`.
-        !self.state.dead.load(Ordering::Acquire) && !self.requests.is_closed()
-    }
-
-    /// From now on, requests need a new connection.
-    pub fn give_up(&self) {
-        self.state.dead.store(true, Ordering::Release);
-    }
-
-    /// The replies to all commands of a request, errors among them. Requests
-    /// are carried out in the order of these calls.
-    pub fn send(&self, request: Request) -> impl Future<Output = Result<Replies, Lost>> + use<> {
-        let connection = self.clone();
-        let (answer, replies) = oneshot::channel();
-        // If the driver is gone, the receiver below fails.
-        let _ = self.requests.send(Sent { request, answer });
-        async move {
-            match replies.await {
-                Ok(Some(replies)) => {
-                    connection.state.silent.store(0, Ordering::Relaxed);
-                    Ok(replies)
-                }
-                Ok(None) => Err(connection.silent()),
-                Err(_) => Err(connection.lost()),
-            }
-        }
-    }
-
-    fn lost(&self) -> Lost {
-        self.give_up();
-        match self.state.end.get() {
-            Some(error) => Lost::Connection(format!("{}: {error}", self.place)),
-            None => Lost::Connection(format!("{}: the connection is closed", self.place)),
-        }
-    }
-
-    fn silent(&self) -> Lost {
-        if self.state.silent.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_SILENT {
-            self.give_up();
-        }
-        Lost::Timeout(format!(
-            "{} did not answer within {} ms",
-            self.place,
-            self.settings.command_timeout.as_millis()
-        ))
-    }
-}
-
-/// Writes requests and reads replies until the last `Connection` is dropped.
-/// Its output is the error that ended it.
-struct Driver {
-    stream: Box<dyn Stream>,
-    requests: UnboundedReceiver<Sent>,
-    output: Vec<u8>,
-    written: usize,
-    flushed: bool,
-    input: BytesMut,
-    scan: Scan,
-    waiting: VecDeque<Waiting>,
-    patience: Duration,
-    /// One timer per connection, because setting it is a system call. Answers
-    /// don't reset it; when it fires early, it is set again.
-    alarm: Pin<Box<Sleep>>,
-    alarmed: bool,
-}
-
-/// A request whose replies have not come yet.
-struct Waiting {
-    commands: usize,
-    due: Instant,
-    /// `None` once the request has timed out.
-    answer: Option<oneshot::Sender<Answer>>,
-}
-
-impl Driver {
-    fn new(stream: Box<dyn Stream>, requests: UnboundedReceiver<Sent>, patience: Duration) -> Self {
-        Self {
-            stream,
-            requests,
+        let driver = Driver {
+            wire,
+            requests: receiver,
             output: Vec::new(),
             written: 0,
             flushed: true,
-            input: BytesMut::new(),
-            scan: Scan::default(),
+            passed_on: 0,
+            accepted: 0,
             waiting: VecDeque::new(),
-            patience,
-            alarm: Box::pin(sleep(patience)),
-            alarmed: false,
+        };
+        Self {
+            requests,
+            name,
+            place,
+            settings: Arc::clone(settings),
+            health: Health::default(),
+            watch,
+            on_loop: on_loop(),
+            used: Mutex::new(Instant::now()),
+            driver: Some(spawn(driver.run())),
         }
     }
 
-    /// Takes the requests that were sent.
-    fn poll_requests(&mut self, context: &mut Context<'_>) -> Result<(), Error> {
-        while let Poll::Ready(sent) = self.requests.poll_recv(context) {
-            let Some(Sent { request, answer }) = sent else {
-                return Err(Error::new(
-                    ErrorKind::NotConnected,
-                    "the connection is no longer needed",
-                ));
-            };
-            let due = Instant::now() + self.patience;
-            self.waiting.push_back(Waiting {
-                commands: request.commands(),
-                due,
-                answer: Some(answer),
-            });
-            if !self.alarmed {
-                self.alarmed = true;
-                self.alarm.as_mut().reset(due);
-            }
-            let bytes = request.into_bytes();
-            if self.written == self.output.len() {
-                self.output = bytes;
-                self.written = 0;
-            } else {
-                self.output.extend_from_slice(&bytes);
+    /// The replies to all commands of a request, errors among them.
+    pub async fn request(&self, batch: Batch) -> Replies {
+        if self.used.lock().elapsed() > QUIET {
+            let answered = timeout(self.settings.connect_timeout, self.send(one(&cmd("PING")))).await;
+            if let Some(lost) = answered.map_or_else(|_| Some(self.silent()), |replies| replies.end) {
+                return Replies::none(Lost::Undone(lost.error()));
             }
         }
-        Ok(())
+        let replies = self.send(batch).await;
+        *self.used.lock() = Instant::now();
+        replies
+    }
+
+    fn silent(&self) -> Lost {
+        self.health.give_up();
+        let limit = self.settings.connect_timeout.as_millis();
+        Lost::Undone(Error::Timeout(format!(
+            "{}: no answer to PING within {limit} ms",
+            self.place
+        )))
+    }
+
+    async fn send(&self, batch: Batch) -> Replies {
+        let (sender, answer) = oneshot::channel();
+        if self.requests.send(Request { batch, sender }).is_err() {
+            return Replies::none(Lost::Undone(self.ended("the connection is closed")));
+        }
+        let Ok(Answer { values, end }) = answer.await else {
+            return Replies::none(Lost::Unknown(self.ended("the connection is closed")));
+        };
+        let end = end.map(|Ended { why, sent }| {
+            let error = self.ended(why);
+            if sent {
+                Lost::Unknown(error)
+            } else {
+                Lost::Undone(error)
+            }
+        });
+        Replies { values, end }
+    }
+
+    fn ended(&self, why: impl std::fmt::Display) -> Error {
+        Error::Connection(format!("{}: {why}", self.place))
+    }
+
+    /// Which run of the server it is.
+    pub fn run(&self) -> Option<&[u8]> {
+        self.name.as_ref().map(|name| name.run.as_slice())
+    }
+}
+
+impl Pooled for Connection {
+    type Name = Name;
+
+    fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn is_on_loop(&self) -> bool {
+        self.on_loop
+    }
+
+    fn health(&self) -> &Health {
+        &self.health
+    }
+
+    fn is_open(&self) -> bool {
+        !self.requests.is_closed()
+    }
+
+    fn refresh(&self) {
+        self.watch.refresh();
+    }
+
+    /// There is no such command.
+    fn cancel(&self) -> Task<()> {
+        spawn(done(()))
+    }
+
+    async fn settle(&self) {
+        // If it fails, the connection has ended.
+        drop(self.send(one(&cmd("PING"))).await);
+    }
+
+    fn outlives_abandoned(&self) -> bool {
+        true
+    }
+
+    fn name(&self) -> Option<Name> {
+        self.name.clone()
+    }
+
+    async fn end(&self, other: &Name) -> bool {
+        if self.run() != Some(&other.run) {
+            return true;
+        }
+        let Replies { values, end } = self.send(one(cmd("CLIENT").arg("KILL").arg("ID").arg(other.id))).await;
+        match values.first() {
+            // It may be running the script for which others wait.
+            Some(Value::ServerError(error)) => !matches!(error.code(), "BUSY" | "LOADING"),
+            // It is gone, or not every user may do that.
+            Some(_) => true,
+            None => end.is_none(),
+        }
+    }
+
+    async fn close(mut self) {
+        let driver = self.driver.take();
+        drop(self);
+        if let Some(driver) = driver {
+            let _ = driver.await;
+        }
+    }
+}
+
+fn one(command: &Cmd) -> Batch {
+    std::iter::once(command).collect()
+}
+
+struct Request {
+    batch: Batch,
+    sender: oneshot::Sender<Answer>,
+}
+
+struct Answer {
+    values: Vec<Value>,
+    end: Option<Ended>,
+}
+
+struct Ended {
+    why: String,
+    /// Whether some of the request was sent, so that it may have been carried out.
+    sent: bool,
+}
+
+/// A request without all of its replies.
+struct Waiting {
+    /// How many bytes of the connection come before it.
+    begins: u64,
+    commands: usize,
+    values: Vec<Value>,
+    sender: oneshot::Sender<Answer>,
+}
+
+struct Driver {
+    wire: Wire,
+    requests: UnboundedReceiver<Request>,
+    output: Vec<u8>,
+    written: usize,
+    flushed: bool,
+    /// How many bytes the stream has taken in all, and how many were to be sent.
+    passed_on: u64,
+    accepted: u64,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Driver {
+    /// Runs until the connection is dropped or fails.
+    async fn run(mut self) {
+        let ended = std::future::poll_fn(|context| self.poll(context)).await;
+        // Before the callers learn of it.
+        self.requests.close();
+        let why = ended.to_string();
+        for waiting in self.waiting.drain(..) {
+            let end = Ended {
+                why: why.clone(),
+                sent: self.passed_on > waiting.begins,
+            };
+            // The caller may have gone.
+            let _ = waiting.sender.send(Answer {
+                values: waiting.values,
+                end: Some(end),
+            });
+        }
+        while let Ok(Request { sender, .. }) = self.requests.try_recv() {
+            let end = Ended {
+                why: why.clone(),
+                sent: false,
+            };
+            let _ = sender.send(Answer {
+                values: Vec::new(),
+                end: Some(end),
+            });
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        while let Poll::Ready(request) = self.requests.poll_recv(context) {
+            let Some(request) = request else {
+                return Poll::Ready(io::Error::other("the connection is no longer needed"));
+            };
+            self.accept(request);
+        }
+        // Read even if the output is blocked: the server may be blocked on its own
+        // output.
+        if let Poll::Ready(Err(error)) = self.poll_write(context) {
+            return Poll::Ready(error);
+        }
+        loop {
+            match ready!(self.wire.poll_reply(context)) {
+                Ok(value) => {
+                    if let Err(error) = self.answer(value) {
+                        return Poll::Ready(error);
+                    }
+                }
+                Err(error) => return Poll::Ready(error),
+            }
+        }
+    }
+
+    fn accept(&mut self, request: Request) {
+        let Request {
+            batch: Batch { bytes, commands },
+            sender,
+        } = request;
+        self.waiting.push_back(Waiting {
+            begins: self.accepted,
+            commands,
+            values: Vec::with_capacity(commands),
+            sender,
+        });
+        self.accepted += bytes.len() as u64;
+        if self.written == self.output.len() {
+            self.output = bytes;
+            self.written = 0;
+        } else {
+            self.output.extend_from_slice(&bytes);
+        }
     }
 
     /// Ready when all output is written.
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.output.len() {
-            let rest = &self.output[self.written..];
-            match ready!(Pin::new(&mut self.stream).poll_write(context, rest))? {
-                0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                some => self.written += some,
-            }
+            let some = ready!(self.wire.poll_write(context, &self.output[self.written..]))?;
+            self.written += some;
+            self.passed_on += some as u64;
             self.flushed = false;
         }
         if !self.flushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            ready!(self.wire.poll_flush(context))?;
             self.flushed = true;
         }
         // Gives the memory of a large value back.
@@ -218,76 +345,24 @@ impl Driver {
         Poll::Ready(Ok(()))
     }
 
-    /// Only ever ready with an error.
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        loop {
-            if self.input.capacity() - self.input.len() < ROOM {
-                self.input.reserve(MORE_ROOM);
-            }
-            let read = pin!(self.stream.read_buf(&mut self.input));
-            if ready!(read.poll(context))? == 0 {
-                let closed = Error::new(ErrorKind::UnexpectedEof, "the server closed the connection");
-                return Poll::Ready(Err(closed));
-            }
-            self.answer()
-                .map_err(|Malformed(why)| Error::new(ErrorKind::InvalidData, why))?;
-        }
-    }
-
-    /// Answers the requests whose replies are complete.
-    fn answer(&mut self) -> Result<(), Malformed> {
-        while self.scan.reply(&self.input)? {
-            let Some(first) = self.waiting.front_mut() else {
-                return Err(Malformed("the server sent a reply to no command"));
+    fn answer(&mut self, value: Value) -> io::Result<()> {
+        let Some(first) = self.waiting.front_mut() else {
+            let why = match &value {
+                Value::ServerError(error) => words(error),
+                _ => "the server sent a reply to no command".into(),
             };
-            first.commands -= 1;
-            if first.commands > 0 {
-                continue;
-            }
-            let replies = self.input.split_to(self.scan.found()).freeze();
-            self.scan.restart();
-            if let Some(answer) = self.waiting.pop_front().and_then(|first| first.answer) {
-                // The receiver may be gone; its answer is then not needed.
-                let _ = answer.send(Some(Replies::new(replies)));
-            }
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        };
+        first.values.push(value);
+        if first.values.len() == first.commands
+            && let Some(Waiting { values, sender, .. }) = self.waiting.pop_front()
+        {
+            // The caller may have gone.
+            let _ = sender.send(Answer { values, end: None });
+        }
+        if self.waiting.is_empty() {
+            self.wire.rest();
         }
         Ok(())
-    }
-
-    /// Answers the requests that have timed out.
-    fn poll_alarm(&mut self, context: &mut Context<'_>) {
-        while self.alarmed && self.alarm.as_mut().poll(context).is_ready() {
-            let now = Instant::now();
-            for waiting in self.waiting.iter_mut().take_while(|waiting| waiting.due <= now) {
-                if let Some(answer) = waiting.answer.take() {
-                    let _ = answer.send(None);
-                }
-            }
-            let next = self.waiting.iter().find(|waiting| waiting.answer.is_some());
-            self.alarmed = next.is_some();
-            if let Some(Waiting { due, .. }) = next {
-                self.alarm.as_mut().reset(*due);
-            }
-        }
-    }
-}
-
-impl Future for Driver {
-    type Output = Error;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Error> {
-        if let Err(error) = self.poll_requests(context) {
-            return Poll::Ready(error);
-        }
-        // Read even if the output is blocked: the server may be blocked on its
-        // own output.
-        if let Poll::Ready(Err(error)) = self.poll_write(context) {
-            return Poll::Ready(error);
-        }
-        if let Poll::Ready(Err(error)) = self.poll_read(context) {
-            return Poll::Ready(error);
-        }
-        self.poll_alarm(context);
-        Poll::Pending
     }
 }

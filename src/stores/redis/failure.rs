@@ -1,117 +1,95 @@
-//! Errors of a server and of its connections, and what to do about them.
+//! What errors of a server mean.
 
 use crate::kv::{Error, Key};
-use redis::{ErrorKind, RedisError, ServerError, Value};
-
-/// Why a request brought no replies.
-#[derive(Clone, Debug)]
-pub enum Lost {
-    /// The connection ended; whether the request was carried out is unknown.
-    Connection(String),
-    /// No answer in time; it may still be carried out.
-    Timeout(String),
-}
-
-impl Lost {
-    pub fn error(&self) -> Error {
-        match self {
-            Self::Connection(why) => Error::Connection(why.clone()),
-            Self::Timeout(why) => Error::Timeout(why.clone()),
-        }
-    }
-}
-
-/// Why there is no connection.
-#[derive(Clone, Debug)]
-pub struct Refusal {
-    pub error: Error,
-    /// Whether a retry can't help: a wrong password, say.
-    pub lasting: bool,
-}
-
-impl Refusal {
-    pub fn passing(place: &str, why: impl std::fmt::Display) -> Self {
-        Self {
-            error: Error::Connection(format!("{place}: {why}")),
-            lasting: false,
-        }
-    }
-
-    pub fn lasting(place: &str, why: impl std::fmt::Display) -> Self {
-        Self {
-            error: Error::Connection(format!("{place}: {why}")),
-            lasting: true,
-        }
-    }
-
-    /// An error that the server returned while a connection was being set up.
-    pub fn of_setup(place: &str, error: &RedisError) -> Self {
-        // A server that is loading its data will accept later; a wrong password
-        // stays wrong.
-        let lasting = matches!(
-            error.kind(),
-            ErrorKind::AuthenticationFailed
-                | ErrorKind::UnexpectedReturnType
-                | ErrorKind::Client
-                | ErrorKind::Extension
-                | ErrorKind::Server(redis::ServerErrorKind::ResponseError)
-        );
-        Self {
-            error: Error::Connection(format!("{place}: {error}")),
-            lasting,
-        }
-    }
-}
+use redis::{ServerError, Value};
 
 /// What to do about an error reply.
+#[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The operation has failed.
-    Final(Error),
-    /// Send it again, with the text of the script.
-    NoScript,
-    /// Send it again after a while.
-    Later,
-    /// The entry's slot has moved to another server.
-    Moved,
-    /// Send this one request to that server.
+    /// It is an outcome.
+    Final,
+    /// The slot has moved to the server at this place.
+    Moved(String),
+    /// For this once, the server at this place is to be asked.
     Ask(String),
-    /// The server no longer takes writes: another one is the master now.
-    Demoted(Error),
+    /// The server takes no writes: another one does now.
+    Elsewhere,
+    /// Nothing was carried out, for a reason that passes.
+    Later,
 }
 
-pub fn verdict(reply: &ServerError, key: Option<&Key>) -> Verdict {
-    let words = || match reply.details() {
-        Some(details) => format!("{} {details}", reply.code()),
-        None => reply.code().to_owned(),
-    };
-    match reply.code() {
-        "NOSCRIPT" => Verdict::NoScript,
-        "LOADING" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => Verdict::Later,
-        "MOVED" => Verdict::Moved,
-        "ASK" => match reply.details().and_then(|details| details.split_whitespace().last()) {
-            Some(place) => Verdict::Ask(place.to_owned()),
-            None => Verdict::Final(Error::Backend(words())),
-        },
-        "READONLY" => Verdict::Demoted(Error::Backend(words())),
-        _ if words().contains("WRONGTYPE") => Verdict::Final(match key {
-            Some(key) => Error::Corrupt(format!("the value of {key} is not a string of Redis")),
-            None => Error::Backend(words()),
-        }),
-        _ => Verdict::Final(Error::Backend(words())),
+pub fn verdict(error: &ServerError) -> Verdict {
+    let place = || error.details().and_then(|details| details.split_whitespace().last());
+    match error.code() {
+        "MOVED" => place().map_or(Verdict::Final, |place| Verdict::Moved(place.to_owned())),
+        "ASK" => place().map_or(Verdict::Final, |place| Verdict::Ask(place.to_owned())),
+        "READONLY" => Verdict::Elsewhere,
+        "LOADING" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" | "BUSY" | "NOREPLICAS" => Verdict::Later,
+        _ => Verdict::Final,
     }
 }
 
-/// Whether a command was refused because the server is still reading its data.
-pub fn is_loading(reply: &Value) -> bool {
-    matches!(reply, Value::ServerError(error) if error.code() == "LOADING")
+/// The error as the server wrote it.
+pub fn words(error: &ServerError) -> String {
+    match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
+    }
 }
 
+/// The error of a reply that is no outcome of an operation.
 pub fn unexpected(reply: &Value) -> Error {
     match reply {
-        Value::ServerError(error) => match verdict(error, None) {
-            Verdict::Final(error) | Verdict::Demoted(error) => error,
-            _ => Error::Backend(error.to_string()),
-        },
+        Value::ServerError(error) if matches!(error.code(), "MOVED" | "ASK") => Error::Backend(format!(
+            "{}; the server is one of a cluster, which needs a URL that begins with redis+cluster:",
+            words(error)
+        )),
+        Value::ServerError(error) => Error::Backend(words(error)),
         _ => Error::Backend("the server sent an unexpected reply".into()),
+    }
+}
+
+/// The same for an operation on one key.
+pub fn unexpected_for(reply: &Value, key: &Key) -> Error {
+    match reply {
+        Value::ServerError(error) if words(error).contains("WRONGTYPE") => {
+            Error::Corrupt(format!("the value of {key} is not a string of Redis"))
+        }
+        reply => unexpected(reply),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::parse_redis_value;
+
+    fn error(text: &str) -> ServerError {
+        match parse_redis_value(format!("-{text}\r\n").as_bytes()) {
+            Ok(Value::ServerError(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        for (text, expected) in [
+            ("MOVED 12 127.0.0.1:7000", Verdict::Moved("127.0.0.1:7000".into())),
+            ("ASK 12 :7000", Verdict::Ask(":7000".into())),
+            (
+                "READONLY You can't write against a read only replica.",
+                Verdict::Elsewhere,
+            ),
+            ("LOADING Redis is loading the dataset in memory", Verdict::Later),
+            ("BUSY Redis is busy running a script", Verdict::Later),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Verdict::Final,
+            ),
+            ("MOVED", Verdict::Final),
+        ] {
+            assert_eq!(verdict(&error(text)), expected);
+            assert_eq!(words(&error(text)), text);
+        }
     }
 }

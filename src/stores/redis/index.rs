@@ -1,17 +1,26 @@
 //! The index: a sorted set of all members in key order. The script that writes
 //! an entry updates it in the same step.
 
-use super::Hub;
-use super::failure::{Verdict, unexpected, verdict};
-use super::many::{Kind, PAUSE, SLICE};
-use super::script::{AGREE, CLEAR, Script};
+use super::Kv;
+use super::failure::unexpected;
+use super::scan::{Kind, Scan};
+use super::script::{AGREE, CLEAR, Script, TURN};
+use super::servers::Call;
+use super::slots::slot;
 use crate::kv::{Prefix, Result};
-use redis::{Cmd, Pipeline, Value, pipe};
-use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::time::{Instant, sleep};
+use crate::stores::served::{Cursor, Progress, Swept};
+use redis::{Cmd, Value, cmd};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// The number of entries that one script handles, so that other clients get their turn.
+const SLICE: usize = 256;
+
+/// How long the turn of the process that sweeps lasts, unless it goes on.
+const SWEEP: Duration = Duration::from_secs(10);
 
 /// The position of a walk over the index.
-pub struct Cursor {
+pub struct Position {
     /// Bounds in the syntax of ZRANGEBYLEX.
     from: Vec<u8>,
     to: Vec<u8>,
@@ -20,8 +29,8 @@ pub struct Cursor {
     over: bool,
 }
 
-impl Cursor {
-    pub fn new(hub: &Hub, prefix: &Prefix) -> Self {
+impl Position {
+    pub fn new(kv: &Kv, prefix: &Prefix) -> Self {
         let Some(key) = prefix.key() else {
             return Self {
                 from: b"-".into(),
@@ -30,8 +39,8 @@ impl Cursor {
                 over: false,
             };
         };
-        let name = hub.wire.name(key);
-        let own = hub.wire.member(&name).to_vec();
+        let name = kv.names.name(key);
+        let own = kv.names.member(&name).to_vec();
         Self {
             from: [b"[", &own[..], b"::"].concat(),
             // `;` is the character after `:`.
@@ -44,114 +53,135 @@ impl Cursor {
     pub fn is_over(&self) -> bool {
         self.over
     }
-}
 
-impl Hub {
-    /// At most `most` of the next names in the index. The cursor says whether
-    /// more may follow.
-    pub async fn next_names(&self, prefix: &Prefix, cursor: &mut Cursor, most: usize) -> Result<Vec<Vec<u8>>> {
+    /// At most `most` of the next names in the index. The position is changed only if
+    /// there is no error.
+    pub async fn next(&mut self, kv: &Kv, prefix: &Prefix, most: usize) -> Result<Vec<Vec<u8>>> {
         let mut names = Vec::new();
-        while names.is_empty() && !cursor.over {
-            let mut request = pipe();
-            if let Some(own) = &cursor.own {
+        while names.is_empty() && !self.over {
+            let mut calls = Vec::with_capacity(2);
+            if let Some(own) = &self.own {
                 let bound = [b"[", &own[..]].concat();
-                request.add_command(range(&self.wire.index(), &bound, &bound, 1));
+                calls.push(kv.on_index(range(&kv.names.index(), &bound, &bound, 1)));
             }
-            request.add_command(range(&self.wire.index(), &cursor.from, &cursor.to, most));
-            let replies = self.ask_index(&request, true).await?;
-            cursor.own = None;
+            calls.push(kv.on_index(range(&kv.names.index(), &self.from, &self.to, most)));
             let mut found = 0;
-            for reply in replies {
-                let Value::Array(members) = reply else {
-                    return Err(unexpected(&reply));
-                };
+            for reply in kv.servers.insist(&calls, true).await? {
+                let members = members(reply)?;
                 found = members.len();
-                for member in members {
-                    let Value::BulkString(member) = member else { continue };
-                    let name = self.wire.name_of_member(&member);
-                    cursor.from = [b"(", &member[..]].concat();
-                    if self.key_under(&name, prefix).is_some() {
-                        names.push(name);
-                    }
+                if let Some(last) = members.last() {
+                    self.from = [b"(", &last[..]].concat();
                 }
+                let all = members.iter().map(|member| kv.names.name_of_member(member));
+                names.extend(all.filter(|name| kv.names.key_under(name, prefix).is_some()));
             }
-            cursor.over = found < most;
+            if self.own.take().is_some() && found == 0 {
+                self.over = true;
+            }
+            self.over |= found < most;
         }
         Ok(names)
     }
+}
 
-    /// Removes members whose entries have expired or were deleted by other
-    /// programs.
-    pub async fn prune(&self, names: &[Vec<u8>]) -> Result<u64> {
-        self.run(&AGREE, names).await
-    }
+fn members(reply: Value) -> Result<Vec<Vec<u8>>> {
+    let Value::Array(members) = reply else {
+        return Err(unexpected(&reply));
+    };
+    let texts = members.into_iter().filter_map(|member| match member {
+        Value::BulkString(member) => Some(member),
+        _ => None,
+    });
+    Ok(texts.collect())
+}
 
-    /// Deletes the entries under a prefix that are in the index.
-    pub async fn clear_indexed(&self, prefix: &Prefix) -> Result<u64> {
-        let mut cursor = Cursor::new(self, prefix);
-        let mut count = 0;
-        while !cursor.is_over() {
-            let names = self.next_names(prefix, &mut cursor, SLICE).await?;
-            count += self.run(&CLEAR, &names).await?;
+impl Kv {
+    /// A command about the index.
+    fn on_index(&self, command: Cmd) -> Call {
+        Call {
+            slot: slot(&self.names.index()),
+            command,
         }
-        Ok(count)
     }
 
-    /// Makes the index agree with the stored entries, while other clients may
-    /// write. Returns the number of entries; `progress` counts them meanwhile.
-    pub async fn reindex(&self, progress: &AtomicU64) -> Result<u64> {
-        progress.store(0, Ordering::Relaxed);
-        for names in self.scan(&Prefix::ALL, Kind::Entries).await?.chunks(SLICE) {
-            let count = self.run(&AGREE, names).await?;
-            progress.fetch_add(count, Ordering::Relaxed);
+    /// Removes members whose entries have expired or were deleted by other programs.
+    pub async fn prune(&self, names: &[Vec<u8>]) -> Result<u64> {
+        self.run_script(&AGREE, names, true).await
+    }
+
+    /// Deletes the next entries under a prefix that are in the index.
+    pub async fn clear_indexed(&self, prefix: &Prefix, position: &mut Position) -> Result<u64> {
+        let names = position.next(self, prefix, SLICE).await?;
+        self.run_script(&CLEAR, &names, false).await
+    }
+
+    /// Makes the index agree with the stored entries, while other clients may write.
+    /// Returns the number of entries.
+    pub async fn fill_index(&self, progress: &Progress) -> Result<u64> {
+        self.reindexed.store(0, Ordering::Relaxed);
+        let mut scan = Scan::new(&self.names, &Prefix::ALL, Kind::Entries);
+        // A name may be found twice.
+        let mut names = Vec::new();
+        while let Some(some) = scan.next(self).await? {
+            names.extend(some);
+            progress.make();
+        }
+        names.sort_unstable();
+        names.dedup();
+        for some in names.chunks(SLICE) {
+            let count = self.run_script(&AGREE, some, true).await?;
+            self.reindexed.fetch_add(count, Ordering::Relaxed);
+            progress.make();
         }
         // Entries that other programs deleted earlier are still in the index.
-        let mut cursor = Cursor::new(self, &Prefix::ALL);
-        while !cursor.is_over() {
-            let names = self.next_names(&Prefix::ALL, &mut cursor, SLICE).await?;
-            self.run(&AGREE, &names).await?;
+        let mut position = Position::new(self, &Prefix::ALL);
+        while !position.is_over() {
+            let names = position.next(self, &Prefix::ALL, SLICE).await?;
+            self.prune(&names).await?;
+            progress.make();
         }
-        Ok(progress.load(Ordering::Relaxed))
+        Ok(self.reindexed.load(Ordering::Relaxed))
     }
 
-    /// Sends a request to the server that has the index now.
-    async fn ask_index(&self, request: &Pipeline, repeatable: bool) -> Result<Vec<Value>> {
-        let patience = Instant::now() + self.settings.command_timeout;
-        loop {
-            let server = self.only().await?;
-            let replies = server.request(request, repeatable).await?;
-            let elsewhere = |reply: &Value| match reply {
-                Value::ServerError(error) => !matches!(
-                    verdict(error, None),
-                    Verdict::Final(_) | Verdict::NoScript | Verdict::Demoted(_)
-                ),
-                _ => false,
-            };
-            // A request that was refused like this has not been carried out.
-            if !replies.iter().any(elsewhere) || Instant::now() >= patience {
-                return Ok(replies);
-            }
-            sleep(PAUSE).await;
-            self.topology.refresh().await?;
+    /// Removes the next members whose entries have expired, unless another process is
+    /// doing so.
+    pub async fn sweep_index(&self, after: Option<&Cursor>) -> Result<Swept> {
+        let from = after.map_or_else(|| b"-".to_vec(), |after| [b"(", &after[..]].concat());
+        let mut turn = TURN.call(true, 1);
+        turn.arg(self.names.turn()).arg(&self.token).arg(millis(SWEEP));
+        let calls = [
+            self.on_index(turn),
+            self.on_index(range(&self.names.index(), &from, b"+", SLICE)),
+        ];
+        let mut replies = self.servers.insist(&calls, true).await?.into_iter();
+        match replies.next() {
+            Some(Value::Int(1)) => {}
+            Some(Value::Int(_)) => return Ok(Swept::default()),
+            other => return Err(unexpected(&other.unwrap_or_default())),
         }
+        let members = members(replies.next().unwrap_or_default())?;
+        let names: Vec<_> = members.iter().map(|member| self.names.name_of_member(member)).collect();
+        let live = self.prune(&names).await?;
+        Ok(Swept {
+            removed: (names.len() as u64).saturating_sub(live),
+            next: members.into_iter().last().filter(|_| names.len() >= SLICE),
+        })
     }
 
     /// Runs a script on the index and some entries.
-    async fn run(&self, script: &Script, names: &[Vec<u8>]) -> Result<u64> {
+    async fn run_script(&self, script: &Script, names: &[Vec<u8>], repeatable: bool) -> Result<u64> {
         if names.is_empty() {
             return Ok(0);
         }
         let mut reply = Value::Nil;
         for whole in [false, true] {
             let mut call = script.call(whole, names.len() + 1);
-            call.arg(self.wire.index());
-            call.arg(names);
+            call.arg(self.names.index()).arg(names);
             for name in names {
-                call.arg(self.wire.member(name));
+                call.arg(self.names.member(name));
             }
-            let mut request = pipe();
-            request.add_command(call);
-            reply = self.ask_index(&request, false).await?.pop().unwrap_or_default();
+            let replies = self.servers.insist(&[self.on_index(call)], repeatable).await?;
+            reply = replies.into_iter().next().unwrap_or_default();
             match &reply {
                 Value::ServerError(error) if error.code() == "NOSCRIPT" => {}
                 _ => break,
@@ -165,7 +195,11 @@ impl Hub {
 }
 
 fn range(index: &[u8], from: &[u8], to: &[u8], most: usize) -> Cmd {
-    let mut range = redis::cmd("ZRANGEBYLEX");
+    let mut range = cmd("ZRANGEBYLEX");
     range.arg(index).arg(from).arg(to).arg("LIMIT").arg(0).arg(most);
     range
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

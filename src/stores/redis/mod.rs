@@ -1,58 +1,76 @@
-//! Redis and Valkey, one server or a cluster, in the format of Fedify's own
-//! Redis store.
+//! Redis and Valkey, one server or a cluster, in the format of Fedify's own Redis
+//! store.
 //!
-//! One thread does all the work ([`worker`]): it takes all queued operations,
-//! sends them as one request, and has several requests under way. Operations on
-//! many entries ([`many`], [`list`], [`index`]) run on the same thread as
-//! tasks.
+//! The worker that the stores on servers share ([`super::served`]) gathers operations.
+//! This module turns a group of them into commands ([`group`]) and sends each to the
+//! server that has its slot ([`servers`]).
 
 mod connection;
 mod failure;
-mod flight;
+mod group;
 mod index;
-mod link;
-mod list;
-mod login;
-mod many;
-mod op;
-mod order;
-mod resp;
+mod names;
+mod node;
+mod open;
+mod scan;
 mod script;
-mod server;
+mod servers;
 mod slots;
 mod topology;
 mod url;
 mod wire;
-mod worker;
 
-use super::served::{Admission, Credentials, Password, Starter, TlsOptions};
-use super::worker::{FailedPages, Tasks};
-use crate::host::{Bulk, Host};
-use crate::kv::{Answer, Command, Error, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Result, Store, Task};
+use super::served::{
+    Cleared, Credentials, Cursor, Engine, Group, Limits, Lost, Operation, Password, Progress, Row, Rows, ServedStore,
+    Swept, TlsOptions,
+};
+use crate::host::Host;
+use crate::kv::{Error, Key, Outcome, Prefix, Result};
+use failure::unexpected;
 use futures::future::BoxFuture;
-use list::RedisPages;
+use group::Sharing;
+use index::Position;
+use names::Names;
+use rand::random;
+use redis::{Value, cmd};
 use rustls::ClientConfig;
+use scan::{Kind, Scan, lasting};
+use servers::{Call, Servers};
+use slots::slot;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
-use topology::Topology;
-use url::Target;
-use wire::Wire;
-use worker::Worker;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use url::{Place, Target};
+use wire::Batch;
+
+/// Announced addresses of servers, as `host:port`, and where they are reached.
+pub type NatMap = HashMap<String, Place>;
+
+/// How many names one command deletes, so that other clients get their turn.
+const DELETED_AT_ONCE: usize = 256;
 
 #[derive(Clone)]
 pub struct RedisOptions {
     pub key_prefix: Vec<u8>,
     /// Keep an index of the keys, for lists that need no scan.
     pub index: bool,
+    /// To each server.
+    pub max_connections: usize,
     pub connect_timeout: Duration,
     pub command_timeout: Duration,
     /// The most operations that may be queued.
     pub queue_limit: usize,
     pub credentials: Credentials,
     pub tls: Option<TlsOptions>,
+    /// How old a connection may become.
+    pub max_lifetime: Duration,
+    /// How long a connection may be unused.
+    pub idle_timeout: Duration,
+    /// Announced addresses and reachable ones, both as `host:port`.
+    pub nat_map: Vec<(String, String)>,
 }
 
 impl Default for RedisOptions {
@@ -60,22 +78,30 @@ impl Default for RedisOptions {
         Self {
             key_prefix: b"fedify::".into(),
             index: false,
+            max_connections: 4,
             connect_timeout: Duration::from_secs(5),
             command_timeout: Duration::from_secs(5),
             queue_limit: 100_000,
             credentials: Credentials::default(),
             tls: None,
+            max_lifetime: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_secs(10 * 60),
+            nat_map: Vec::new(),
         }
     }
 }
 
 /// The settings, which never change.
-struct Settings {
+pub struct Settings {
     target: Target,
     password: Password,
     index: bool,
+    max_connections: usize,
     connect_timeout: Duration,
     command_timeout: Duration,
+    max_lifetime: Duration,
+    idle_timeout: Duration,
+    nat_map: NatMap,
     tls: TlsOptions,
     tls_config: OnceLock<Arc<ClientConfig>>,
 }
@@ -90,30 +116,7 @@ impl Settings {
     }
 }
 
-/// The state that the worker and the tasks share.
-struct Hub {
-    settings: Arc<Settings>,
-    wire: Wire,
-    topology: Topology,
-}
-
-#[derive(Clone)]
-pub struct RedisStore(Arc<Shared>);
-
-struct Shared {
-    hub: Arc<Hub>,
-    starter: Starter<Message>,
-    reindexed: Arc<AtomicU64>,
-}
-
-/// Messages to the worker.
-enum Message {
-    Job(Job, Admission),
-    Reindex(Answer, Arc<AtomicU64>),
-    /// Answered once all earlier jobs are done.
-    Ready(oneshot::Sender<()>),
-    Task(Task),
-}
+pub type RedisStore = ServedStore<Kv>;
 
 impl RedisStore {
     /// A store on one server, or on the cluster that several URLs belong to.
@@ -121,7 +124,7 @@ impl RedisStore {
     /// # Errors
     ///
     /// [`Error::InvalidOption`] for invalid URLs and options.
-    pub fn at(urls: &[String], options: RedisOptions) -> Result<Self> {
+    pub fn at(urls: &[String], options: RedisOptions, host: Host) -> Result<Self> {
         let mut target = Target::parse(urls)?;
         let Credentials { user, password } = options.credentials;
         if let Some(user) = user {
@@ -133,87 +136,355 @@ impl RedisStore {
             }
             tls.check()?;
         }
-        let wire = Wire::new(options.key_prefix);
-        if options.index && target.cluster && !wire.is_in_one_slot() {
+        if !options.nat_map.is_empty() && !target.cluster {
+            return Err(Error::InvalidOption("the option natMap needs a cluster".into()));
+        }
+        let names = Names::new(options.key_prefix);
+        if options.index && target.cluster && !names.is_in_one_slot() {
             return Err(Error::InvalidOption(
                 "in a cluster, index: true needs a keyPrefix with a hash tag, such as \"{fedify}::\", which keeps all \
                 entries on one server"
                     .into(),
             ));
         }
+        let nat_map = options.nat_map.iter().map(|(announced, reached)| {
+            let place = Place::parse(reached).ok_or_else(|| {
+                Error::InvalidOption(format!("natMap must name addresses as host:port, not {reached:?}"))
+            })?;
+            Ok((announced.clone(), place))
+        });
+        let nat_map = nat_map.collect::<Result<NatMap>>()?;
+        let place = target
+            .places
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let joins = !target.cluster || names.is_in_one_slot();
         let settings = Arc::new(Settings {
             target,
             password,
             index: options.index,
+            max_connections: options.max_connections,
             connect_timeout: options.connect_timeout,
             command_timeout: options.command_timeout,
+            max_lifetime: options.max_lifetime,
+            idle_timeout: options.idle_timeout,
+            nat_map,
             tls: options.tls.unwrap_or_default(),
             tls_config: OnceLock::new(),
         });
-        let password = settings.password.clone();
-        let hub = Hub {
-            topology: Topology::new(&settings),
-            settings,
-            wire,
+        let bulk = host.bulk(Kv::NAME);
+        // One connection is left to the thread.
+        let groups = match host {
+            Host::Loop(_) => options.max_connections.saturating_sub(1).max(1),
+            Host::Thread => options.max_connections,
         };
-        Ok(Self(Arc::new(Shared {
-            hub: Arc::new(hub),
-            starter: Starter::new("redis", options.queue_limit, Host::Thread, Bulk::Here, password),
-            reindexed: Arc::default(),
-        })))
-    }
-
-    /// Makes the index agree with the stored entries, and delivers their
-    /// number.
-    pub fn reindex(&self, answer: Answer) {
-        if !self.0.hub.settings.index {
-            let error = Error::InvalidOption("reindex() needs a store with index: true".into());
-            return answer.deliver(Err(error));
-        }
-        match self.worker() {
-            Ok(worker) => drop(worker.send(Message::Reindex(answer, Arc::clone(&self.0.reindexed)))),
-            Err(error) => answer.deliver(Err(error)),
-        }
+        let kv = Kv {
+            servers: Servers::new(&settings, &bulk),
+            settings,
+            names,
+            place,
+            groups,
+            joins,
+            sharing: Sharing::default(),
+            token: format!("{:032x}", random::<u128>()),
+            reindexed: AtomicU64::new(0),
+        };
+        Ok(Self::new(kv, options.queue_limit, host, bulk))
     }
 
     /// How many entries the last `reindex` has handled so far.
     pub fn reindexed(&self) -> u64 {
-        self.0.reindexed.load(Ordering::Relaxed)
-    }
-
-    fn run(&self) -> impl FnOnce(UnboundedReceiver<Message>) -> BoxFuture<'static, Option<Answer>> + Send + 'static {
-        let hub = Arc::clone(&self.0.hub);
-        move |messages| Box::pin(Worker::new(hub, messages).run())
-    }
-
-    fn worker(&self) -> Result<UnboundedSender<Message>> {
-        self.0.starter.sender(self.run())
+        self.engine().reindexed.load(Ordering::Relaxed)
     }
 }
 
-impl Store for RedisStore {
-    fn answer(&self, command: Command, _: bool) -> std::result::Result<Outcome, Command> {
-        Err(command)
+/// The entries of a store, and where they are.
+pub struct Kv {
+    settings: Arc<Settings>,
+    names: Names,
+    servers: Arc<Servers>,
+    place: String,
+    /// How many groups may run at once on each server.
+    groups: usize,
+    /// Whether operations may share commands: their entries must be in one slot.
+    joins: bool,
+    sharing: Sharing,
+    /// Names this store where one is to do something at a time.
+    token: String,
+    reindexed: AtomicU64,
+}
+
+impl Drop for Kv {
+    fn drop(&mut self) {
+        // A connection may be being opened.
+        self.servers.abandon();
+    }
+}
+
+/// A walk over the entries under a prefix.
+#[derive(Default)]
+pub enum Walk {
+    #[default]
+    New,
+    Scanned {
+        names: Vec<Vec<u8>>,
+        at: usize,
+    },
+    Scanning(Scan),
+    Indexed(Position),
+}
+
+impl Engine for Kv {
+    const NAME: &'static str = "redis";
+
+    /// A group costs no more than its commands.
+    const WORTH: usize = 1;
+
+    type Walk = Mutex<Walk>;
+
+    fn place(&self) -> &str {
+        &self.place
     }
 
-    fn submit(&self, job: Job) {
-        self.0.starter.submit(job, self.run(), Message::Job);
+    fn connections(&self) -> usize {
+        self.groups
     }
 
-    fn pages(&self, prefix: Prefix, limits: PageLimits) -> Box<dyn Pages> {
-        match self.worker() {
-            Ok(worker) => Box::new(RedisPages::new(Arc::clone(&self.0.hub), worker, prefix, limits)),
-            Err(error) => Box::new(FailedPages(error)),
+    fn query_timeout(&self) -> Duration {
+        self.settings.command_timeout
+    }
+
+    /// Each server has its own, so that a slow one holds up no other.
+    fn line(&self, operation: &Operation) -> usize {
+        if !self.servers.is_cluster() {
+            return 0;
         }
+        let owner = self.servers.owner(slot(&self.names.name(&operation.key)));
+        owner.map_or(0, |owner| owner.line)
     }
 
-    fn list_executor(&self) -> Result<Option<Arc<dyn ListExecutor>>> {
-        Ok(Some(Arc::new(Tasks(self.worker()?))))
+    fn may_begin(&self, _: usize, of_line: usize, _: usize) -> bool {
+        of_line < self.groups
+    }
+
+    fn run<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>> {
+        Box::pin(group::run(self, group))
+    }
+
+    fn read<'a>(
+        &'a self,
+        walk: &'a Self::Walk,
+        prefix: &'a Prefix,
+        _: Option<&'a Cursor>,
+        entries: u32,
+        _: Limits,
+    ) -> BoxFuture<'a, Result<Rows, Lost>> {
+        Box::pin(async move {
+            let mut walk = walk.lock().await;
+            self.read(&mut walk, prefix, entries as usize).await.map_err(lasting)
+        })
+    }
+
+    fn clear<'a>(
+        &'a self,
+        walk: &'a Self::Walk,
+        prefix: &'a Prefix,
+        _: Option<&'a Cursor>,
+        _: u32,
+        _: Limits,
+    ) -> BoxFuture<'a, Result<Cleared, Lost>> {
+        Box::pin(async move {
+            let mut walk = walk.lock().await;
+            self.clear(&mut walk, prefix).await.map_err(lasting)
+        })
+    }
+
+    fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async move {
+            for master in self.servers.masters(limits.deadline).await? {
+                let ping: Batch = std::iter::once(&cmd("PING")).collect();
+                master.ask(ping, limits.deadline).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn drop_table(&self, _: Limits) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(async move { self.delete_all().await.map_err(lasting) })
+    }
+
+    fn reindex<'a>(&'a self, progress: &'a Progress) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async move {
+            if !self.settings.index {
+                let why = "reindex() needs a store with index: true";
+                return Err(Error::InvalidOption(why.into()));
+            }
+            self.fill_index(progress).await
+        })
+    }
+
+    /// The server removes entries that have expired, but not their members of the index.
+    fn needs_sweeps(&self) -> bool {
+        self.settings.index
+    }
+
+    fn sweep<'a>(&'a self, after: Option<&'a Cursor>, _: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
+        Box::pin(async move { self.sweep_index(after).await.map_err(lasting) })
+    }
+
+    fn tend(&self) -> Option<Instant> {
+        self.servers.tend()
+    }
+
+    fn password(&self) -> Password {
+        self.settings.password.clone()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.servers.close())
     }
 }
 
-impl From<Task> for Message {
-    fn from(task: Task) -> Self {
-        Self::Task(task)
+impl Kv {
+    /// The next entries. A scan must be complete before the first, because the servers
+    /// keep no order.
+    async fn read(&self, walk: &mut Walk, prefix: &Prefix, entries: usize) -> Result<Rows> {
+        if matches!(walk, Walk::New) {
+            *walk = if self.settings.index {
+                Walk::Indexed(Position::new(self, prefix))
+            } else {
+                let mut scan = Scan::new(&self.names, prefix, Kind::Entries);
+                let mut names = Vec::new();
+                while let Some(some) = scan.next(self).await? {
+                    names.extend(some);
+                }
+                names.sort_unstable();
+                names.dedup();
+                Walk::Scanned { names, at: 0 }
+            };
+        }
+        let (names, over) = match walk {
+            Walk::Scanned { names, at } => {
+                let end = names.len().min(*at + entries);
+                let some = names[*at..end].iter_mut().map(std::mem::take).collect();
+                *at = end;
+                (some, end == names.len())
+            }
+            Walk::Indexed(position) => {
+                let some = position.next(self, prefix, entries).await?;
+                (some, position.is_over())
+            }
+            Walk::New | Walk::Scanning(_) => (Vec::new(), true),
+        };
+        let values = self.values(&names).await?;
+        let mut rows = Vec::with_capacity(names.len());
+        let mut gone = Vec::new();
+        for (name, value) in names.into_iter().zip(values) {
+            match value {
+                Some(value) => rows.push(Row {
+                    key: self.names.key(&name).map(|key| Key::as_json(&key).to_owned()),
+                    value: String::from_utf8(value).ok(),
+                }),
+                None => gone.push(name),
+            }
+        }
+        if self.settings.index && !gone.is_empty() {
+            // If it fails, the next list tries again.
+            drop(self.prune(&gone).await);
+        }
+        Ok(Rows {
+            rows,
+            next: (!over).then(Cursor::new),
+        })
+    }
+
+    /// Deletes the next entries.
+    async fn clear(&self, walk: &mut Walk, prefix: &Prefix) -> Result<Cleared> {
+        if matches!(walk, Walk::New) {
+            *walk = if self.settings.index {
+                Walk::Indexed(Position::new(self, prefix))
+            } else {
+                Walk::Scanning(Scan::new(&self.names, prefix, Kind::Entries))
+            };
+        }
+        let (live, over) = match walk {
+            Walk::Indexed(position) => {
+                let live = self.clear_indexed(prefix, position).await?;
+                (live, position.is_over())
+            }
+            Walk::Scanning(scan) => match scan.next(self).await? {
+                Some(names) => (self.unlink(&names).await?, false),
+                None => (0, true),
+            },
+            Walk::New | Walk::Scanned { .. } => (0, true),
+        };
+        Ok(Cleared {
+            live,
+            next: (!over).then(Cursor::new),
+        })
+    }
+
+    /// Deletes all that is under the key prefix, the index too.
+    async fn delete_all(&self) -> Result<()> {
+        if self.names.is_prefix_empty() {
+            return Err(Error::InvalidOption(
+                "drop() needs a keyPrefix: with an empty one it would delete all that is in the database".into(),
+            ));
+        }
+        let mut scan = Scan::new(&self.names, &Prefix::ALL, Kind::Anything);
+        while let Some(names) = scan.next(self).await? {
+            self.unlink(&names).await?;
+        }
+        Ok(())
+    }
+
+    /// One command for all of these names, or one for each if their slots may differ.
+    fn calls(&self, command: &str, names: &[Vec<u8>]) -> Vec<Call> {
+        let call = |names: &[Vec<u8>]| {
+            let mut call = cmd(command);
+            call.arg(names);
+            Call {
+                slot: slot(&names[0]),
+                command: call,
+            }
+        };
+        let most = if self.joins { DELETED_AT_ONCE } else { 1 };
+        names.chunks(most).map(call).collect()
+    }
+
+    /// The values of these names; `None` if there is no string.
+    async fn values(&self, names: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        let command = if self.joins { "MGET" } else { "GET" };
+        let replies = self.servers.insist(&self.calls(command, names), true).await?;
+        let mut values = Vec::with_capacity(names.len());
+        for reply in replies {
+            let some = match reply {
+                Value::Array(values) if self.joins => values,
+                Value::ServerError(error) if error.code() == "WRONGTYPE" => vec![Value::Nil],
+                reply => vec![reply],
+            };
+            for value in some {
+                values.push(match value {
+                    Value::BulkString(value) => Some(value),
+                    Value::Nil => None,
+                    other => return Err(unexpected(&other)),
+                });
+            }
+        }
+        Ok(values)
+    }
+
+    /// Deletes these names, and returns how many existed.
+    async fn unlink(&self, names: &[Vec<u8>]) -> Result<u64> {
+        let mut count = 0;
+        for reply in self.servers.insist(&self.calls("UNLINK", names), false).await? {
+            match reply {
+                Value::Int(some) => count += u64::try_from(some).unwrap_or(0),
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(count)
     }
 }

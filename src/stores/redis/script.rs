@@ -95,3 +95,19 @@ return count
 "#,
     )
 });
+
+/// Takes or keeps a turn at what one process at a time is to do. Returns 1 if this one
+/// has it.
+///
+/// Key: whose turn it is. Arguments: who asks, and how long the turn lasts in
+/// milliseconds.
+pub static TURN: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"
+local holder = redis.call("GET", KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call("SET", KEYS[1], ARGV[1], "PX", ARGV[2])
+return 1
+"#,
+    )
+});

@@ -1,189 +1,284 @@
-//! The servers of a cluster and their slots. A single server has all slots.
+//! What the servers of a cluster say of it: which of them has which slots.
 
-use super::Settings;
+use super::NatMap;
 use super::failure::unexpected;
-use super::server::Server;
-use super::slots::{SLOTS, slot};
 use super::url::Place;
 use crate::kv::{Error, Result};
-use futures::future::select_ok;
-use parking_lot::{Mutex, MutexGuard};
-use redis::{Value, pipe};
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
+use redis::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::from_utf8;
 
-/// A map that is newer than this is not fetched again.
-const FRESH: Duration = Duration::from_millis(50);
-
-pub struct Topology {
-    settings: Arc<Settings>,
-    map: Mutex<Map>,
-    /// Held while asking, so that all callers wait for one answer.
-    asking: tokio::sync::Mutex<Option<Instant>>,
+/// The slots from the first to the last, and who has them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Range {
+    pub first: u16,
+    pub last: u16,
+    pub master: Place,
 }
 
-struct Map {
-    servers: HashMap<Place, Arc<Server>>,
-    /// By slot. Empty until the first answer.
-    owners: Vec<Option<Arc<Server>>>,
-    version: u64,
+/// The answer of one server.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub from: Place,
+    pub ranges: Vec<Range>,
+    /// All servers by their ids, masters and replicas.
+    pub places: BTreeMap<Vec<u8>, Place>,
+    /// How many changes of the cluster the server knows of.
+    pub epoch: u64,
 }
 
-/// The first and last slot of a range, and its server.
-type Ranges = Vec<(u16, u16, Place)>;
-
-impl Topology {
-    pub fn new(settings: &Arc<Settings>) -> Self {
-        let target = &settings.target;
-        let servers: HashMap<_, _> = target
-            .places
-            .iter()
-            .map(|place| {
-                (
-                    place.clone(),
-                    Arc::new(Server::new(place.clone(), Arc::clone(settings))),
-                )
-            })
-            .collect();
-        let only = servers.values().next().cloned().filter(|_| !target.cluster);
-        Self {
-            settings: Arc::clone(settings),
-            map: Mutex::new(Map {
-                owners: only.map_or_else(Vec::new, |only| vec![Some(only); usize::from(SLOTS)]),
-                servers,
-                version: 0,
-            }),
-            asking: tokio::sync::Mutex::default(),
-        }
-    }
-
-    fn map(&self) -> MutexGuard<'_, Map> {
-        self.map.lock()
-    }
-
-    pub fn is_cluster(&self) -> bool {
-        self.settings.target.cluster
-    }
-
-    pub fn version(&self) -> u64 {
-        self.map().version
-    }
-
-    /// `None` if no server is known to have the slot.
-    pub fn owner(&self, slot: u16) -> Option<Arc<Server>> {
-        self.map().owners.get(usize::from(slot)).cloned().flatten()
-    }
-
-    pub fn owner_of(&self, name: &[u8]) -> Option<Arc<Server>> {
-        self.owner(if self.is_cluster() { slot(name) } else { 0 })
-    }
-
-    /// The server at `host:port`, as redirections write it.
-    pub fn server_at(&self, place: &str) -> Option<Arc<Server>> {
-        let (host, port) = place.rsplit_once(':')?;
-        let host = host.trim_matches(['[', ']']);
-        Some(self.server(&Place::Tcp(host.to_owned(), port.parse().ok()?)))
-    }
-
-    fn server(&self, place: &Place) -> Arc<Server> {
-        let mut map = self.map();
-        let server = map
-            .servers
-            .entry(place.clone())
-            .or_insert_with(|| Arc::new(Server::new(place.clone(), Arc::clone(&self.settings))));
-        Arc::clone(server)
-    }
-
-    /// All servers that have slots.
-    pub async fn masters(&self) -> Result<Vec<Arc<Server>>> {
-        if self.map().owners.is_empty() {
-            self.refresh().await?;
-        }
-        let mut masters: Vec<Arc<Server>> = Vec::new();
-        for owner in self.map().owners.iter().flatten() {
-            if !masters.iter().any(|master| Arc::ptr_eq(master, owner)) {
-                masters.push(Arc::clone(owner));
+impl Report {
+    /// Reads the replies to CLUSTER SLOTS and CLUSTER INFO.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] if they are not as the specification says;
+    /// [`Error::Connection`] if no slot is assigned yet.
+    pub fn read(slots: &Value, info: &Value, from: &Place, nat: &NatMap) -> Result<Self> {
+        let wrong = || Error::Backend(format!("{from}: unexpected reply to CLUSTER SLOTS"));
+        let Value::Array(entries) = slots else {
+            return Err(unexpected(slots));
+        };
+        let mut report = Self {
+            from: from.clone(),
+            ranges: Vec::with_capacity(entries.len()),
+            places: BTreeMap::new(),
+            epoch: epoch(info),
+        };
+        for entry in entries {
+            let Value::Array(entry) = entry else {
+                return Err(wrong());
+            };
+            let [Value::Int(first), Value::Int(last), servers @ ..] = &entry[..] else {
+                return Err(wrong());
+            };
+            let mut places = Vec::new();
+            for server in servers {
+                let (place, id) = server_of(server, from, nat).ok_or_else(wrong)?;
+                report.places.insert(id, place.clone());
+                places.push(place);
             }
-        }
-        Ok(masters)
-    }
-
-    /// Asks all servers for the map, and takes the first answer.
-    pub async fn refresh(&self) -> Result<()> {
-        if !self.is_cluster() {
-            return Ok(());
-        }
-        let mut asked = self.asking.lock().await;
-        if asked.is_some_and(|instant| instant.elapsed() < FRESH) {
-            return Ok(());
-        }
-        let servers: Vec<_> = self.map().servers.values().cloned().collect();
-        let answers = servers.into_iter().map(|server| Box::pin(ranges(server)));
-        let (ranges, _) = select_ok(answers).await?;
-        self.apply(ranges);
-        *asked = Some(Instant::now());
-        Ok(())
-    }
-
-    fn apply(&self, ranges: Ranges) {
-        let mut owners = vec![None; usize::from(SLOTS)];
-        for (first, last, place) in ranges {
-            let server = self.server(&place);
-            if let Some(slots) = owners.get_mut(usize::from(first)..=usize::from(last)) {
-                slots.fill(Some(server));
-            }
-        }
-        let mut map = self.map();
-        let same = map.owners.len() == owners.len()
-            && map.owners.iter().zip(&owners).all(|pair| match pair {
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                (old, new) => old.is_none() && new.is_none(),
+            let number = |number: &i64| u16::try_from(*number).map_err(|_| wrong());
+            report.ranges.push(Range {
+                first: number(first)?,
+                last: number(last)?,
+                master: places.into_iter().next().ok_or_else(wrong)?,
             });
-        if !same {
-            map.owners = owners;
-            map.version += 1;
         }
+        if report.ranges.is_empty() {
+            let why = "the cluster has not assigned any slots yet";
+            return Err(Error::Connection(format!("{from}: {why}")));
+        }
+        report.ranges.sort_unstable();
+        Ok(report)
+    }
+
+    /// Whether it tells of the same cluster as the servers that were known, whatever
+    /// has changed since. The one that answers may have moved to another cluster.
+    fn continues(&self, known: &BTreeMap<Vec<u8>, Place>) -> bool {
+        known.len() < 2
+            || self
+                .places
+                .iter()
+                .any(|(id, place)| *place != self.from && known.contains_key(id))
     }
 }
 
-async fn ranges(server: Arc<Server>) -> Result<Ranges> {
-    let mut request = pipe();
-    request.cmd("CLUSTER").arg("SLOTS");
-    let replies = server.ask_once(&request).await?;
-    let wrong = || Error::Backend("the server sent an unexpected reply to CLUSTER SLOTS".into());
-    let [Value::Array(entries)] = &replies[..] else {
-        return Err(replies.first().map_or_else(wrong, unexpected));
+fn epoch(info: &Value) -> u64 {
+    let text = match info {
+        Value::BulkString(text) => from_utf8(text).unwrap_or_default(),
+        _ => "",
     };
-    let mut ranges = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let Value::Array(entry) = entry else {
-            return Err(wrong());
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cluster_current_epoch:"));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A server's place and id.
+fn server_of(server: &Value, from: &Place, nat: &NatMap) -> Option<(Place, Vec<u8>)> {
+    let Value::Array(parts) = server else {
+        return None;
+    };
+    let [host, Value::Int(port), rest @ ..] = &parts[..] else {
+        return None;
+    };
+    let host = match host {
+        Value::BulkString(host) => from_utf8(host).ok()?,
+        _ => "",
+    };
+    let place = place_of(host, u16::try_from(*port).ok()?, from, nat)?;
+    let id = match rest.first() {
+        Some(Value::BulkString(id)) => id.clone(),
+        _ => place.to_string().into_bytes(),
+    };
+    Some((place, id))
+}
+
+/// The place in a redirection, such as `host:port`.
+pub fn redirected(text: &str, from: &Place, nat: &NatMap) -> Option<Place> {
+    let (host, port) = text.rsplit_once(':')?;
+    place_of(host.trim_matches(['[', ']']), port.parse().ok()?, from, nat)
+}
+
+/// A server that doesn't know its own name, or may not tell it, is where we have
+/// reached the one that speaks of it.
+fn place_of(host: &str, port: u16, from: &Place, nat: &NatMap) -> Option<Place> {
+    if matches!(host, "" | "?" | "0.0.0.0" | "::") {
+        let Place::Tcp(host, _) = from else {
+            return None;
         };
-        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = &entry[..] else {
-            return Err(wrong());
-        };
-        let [host, Value::Int(port), ..] = &master[..] else {
-            return Err(wrong());
-        };
-        let host = match host {
-            Value::BulkString(host) if !host.is_empty() => String::from_utf8_lossy(host).into_owned(),
-            // The server doesn't know its own name; we use the one that we
-            // connected to.
-            _ => match &server.place {
-                Place::Tcp(host, _) => host.clone(),
-                Place::Unix(_) => return Err(wrong()),
-            },
-        };
-        let number = |number: &i64| u16::try_from(*number).map_err(|_| wrong());
-        ranges.push((number(first)?, number(last)?, Place::Tcp(host, number(port)?)));
+        return Some(Place::Tcp(host.clone(), port));
     }
-    if ranges.is_empty() {
-        return Err(Error::Connection(format!(
-            "{}: the cluster has not assigned any slots yet",
-            server.place
-        )));
+    let announced = Place::Tcp(host.to_owned(), port);
+    Some(nat.get(&announced.to_string()).cloned().unwrap_or(announced))
+}
+
+/// The answer that counts, of servers that may disagree: that of most of them, or else
+/// the newest. `None` if none is of the cluster whose servers were `known`.
+pub fn choose(reports: Vec<Report>, known: &BTreeMap<Vec<u8>, Place>) -> Option<Report> {
+    let votes = |report: &Report| reports.iter().filter(|other| other.ranges == report.ranges).count();
+    let mut best: Option<((bool, usize, u64), usize)> = None;
+    for (index, report) in reports.iter().enumerate() {
+        let rank = (report.continues(known), votes(report), report.epoch);
+        if best.is_none_or(|(other, _)| rank > other) {
+            best = Some((rank, index));
+        }
     }
-    Ok(ranges)
+    let ((continues, ..), index) = best?;
+    if !continues {
+        // Of two servers, one may be left.
+        let ids: BTreeSet<_> = reports[index].places.keys().collect();
+        let alone = known.len() == 2 && ids.len() == 1 && ids.iter().all(|id| known.contains_key(*id));
+        if !alone {
+            return None;
+        }
+    }
+    reports.into_iter().nth(index)
+}
+
+/// Whether so many of those that were asked agree that the others don't matter.
+pub fn is_decided(reports: &[Report], asked: usize) -> bool {
+    let votes = |report: &Report| reports.iter().filter(|other| other.ranges == report.ranges).count();
+    reports.iter().any(|report| 2 * votes(report) > asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    fn place(host: &str, port: u16) -> Place {
+        Place::Tcp(host.into(), port)
+    }
+
+    /// A range of slots, with the hosts, ports and ids of its servers.
+    fn range(first: i64, last: i64, servers: &[(Value, i64, &str)]) -> Value {
+        let mut entry = vec![Value::Int(first), Value::Int(last)];
+        for (host, port, id) in servers {
+            entry.push(Value::Array(vec![host.clone(), Value::Int(*port), bulk(id)]));
+        }
+        Value::Array(entry)
+    }
+
+    fn read(entries: Vec<Value>, nat: &NatMap) -> Result<Report> {
+        let info = bulk("cluster_state:ok\r\ncluster_current_epoch:7\r\n");
+        Report::read(&Value::Array(entries), &info, &place("seed", 1), nat)
+    }
+
+    #[test]
+    fn servers_may_not_know_their_names() {
+        let report = read(
+            vec![
+                range(5, 9, &[(Value::Nil, 2, "b"), (bulk("?"), 3, "c")]),
+                range(0, 4, &[(bulk(""), 1, "a"), (bulk("::1"), 4, "d")]),
+            ],
+            &NatMap::new(),
+        )
+        .unwrap();
+        assert_eq!(report.epoch, 7);
+        let masters: Vec<_> = report.ranges.iter().map(|range| range.master.clone()).collect();
+        assert_eq!(masters, [place("seed", 1), place("seed", 2)]);
+        assert_eq!(report.places[&b"c"[..]], place("seed", 3));
+        assert_eq!(report.places[&b"d"[..]].to_string(), "[::1]:4");
+        assert_eq!(redirected(":5", &place("x", 1), &NatMap::new()), Some(place("x", 5)));
+        assert_eq!(
+            redirected("::1:5", &place("x", 1), &NatMap::new()),
+            Some(place("::1", 5))
+        );
+        assert_eq!(redirected("h", &place("x", 1), &NatMap::new()), None);
+    }
+
+    #[test]
+    fn announced_addresses_may_be_mapped() {
+        let nat = NatMap::from([("10.0.0.1:6379".into(), place("127.0.0.1", 7000))]);
+        let report = read(vec![range(0, 9, &[(bulk("10.0.0.1"), 6379, "a")])], &nat).unwrap();
+        assert_eq!(report.ranges[0].master, place("127.0.0.1", 7000));
+        assert_eq!(
+            redirected("10.0.0.1:6379", &place("x", 1), &nat),
+            Some(place("127.0.0.1", 7000))
+        );
+    }
+
+    #[test]
+    fn what_is_no_map_is_refused() {
+        assert!(read(Vec::new(), &NatMap::new()).is_err());
+        assert!(read(vec![range(0, 9, &[])], &NatMap::new()).is_err());
+        assert!(read(vec![range(0, 99_999, &[(bulk("a"), 1, "a")])], &NatMap::new()).is_err());
+        assert!(read(vec![Value::Int(1)], &NatMap::new()).is_err());
+    }
+
+    /// A report of a server, by which all slots belong to the first of these.
+    fn report(from: u16, epoch: u64, ids: &[&str]) -> Report {
+        let port = |id: &str| u16::from(id.as_bytes()[0]);
+        Report {
+            from: place("h", from),
+            ranges: vec![Range {
+                first: 0,
+                last: 16_383,
+                master: place("h", port(ids[0])),
+            }],
+            places: ids.iter().map(|id| ((*id).into(), place("h", port(id)))).collect(),
+            epoch,
+        }
+    }
+
+    fn chosen(reports: &[Report], known: &[&str]) -> Option<u64> {
+        let known = report(0, 0, known).places;
+        choose(reports.to_vec(), &known).map(|report| report.epoch)
+    }
+
+    #[test]
+    fn most_servers_decide_and_then_the_newest() {
+        let (a, b, c) = (u16::from(b'a'), u16::from(b'b'), u16::from(b'c'));
+        let old = report(a, 1, &["a", "b", "c"]);
+        let new = report(b, 2, &["b", "a", "c"]);
+        assert_eq!(chosen(&[old.clone(), new.clone()], &["a", "b", "c"]), Some(2));
+        let third = Report {
+            from: place("h", c),
+            ..old.clone()
+        };
+        assert_eq!(
+            chosen(&[old.clone(), new.clone(), third.clone()], &["a", "b", "c"]),
+            Some(1)
+        );
+        assert!(is_decided(&[old.clone(), third], 3));
+        assert!(!is_decided(&[old, new], 3));
+    }
+
+    #[test]
+    fn a_server_that_joined_another_cluster_does_not_decide() {
+        let a = u16::from(b'a');
+        let foreign = report(a, 9, &["a", "x", "y"]);
+        assert_eq!(chosen(std::slice::from_ref(&foreign), &["a", "b", "c"]), None);
+        let own = report(u16::from(b'b'), 1, &["b", "c"]);
+        assert_eq!(chosen(&[foreign.clone(), own], &["a", "b", "c"]), Some(1));
+        // The first answer may be of any cluster.
+        assert_eq!(chosen(&[foreign], &["a"]), Some(9));
+        let left = report(a, 3, &["a"]);
+        assert_eq!(chosen(&[left], &["a", "b"]), Some(3));
+    }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 /// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     Tcp(String, u16),
     Unix(PathBuf),
@@ -19,6 +19,15 @@ impl fmt::Display for Place {
             Self::Tcp(host, port) => write!(f, "{host}:{port}"),
             Self::Unix(path) => path.display().fmt(f),
         }
+    }
+}
+
+impl Place {
+    /// Reads `host:port`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host.trim_matches(['[', ']']);
+        (!host.is_empty()).then_some(Self::Tcp(host.to_owned(), port.parse().ok()?))
     }
 }
 

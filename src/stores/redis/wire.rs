@@ -1,186 +1,232 @@
-//! Keys as Fedify's own Redis store writes them: a prefix, then the parts with
-//! `_:` for each `:`, joined by `::`.
+//! The protocol on a stream. The redis crate writes commands and reads replies.
 
-use crate::kv::{Key, KeyBuilder, Prefix};
-use std::mem::take;
+use redis::{Cmd, ErrorKind as Kind, Parser, RedisError, Value};
+use std::future::poll_fn;
+use std::io::{self, Error, ErrorKind, Read, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 
-/// No key is encoded like this: a lone colon is neither an escape nor a
-/// separator.
-const INDEX: &[u8] = b":index";
+/// How much is read at a time.
+const ROOM: usize = 32 * 1024;
+
+/// A reply of so many bytes leaves too much memory behind.
+const LARGE: usize = 256 * 1024;
+
+/// The most bytes of a reply. A string has 512 MiB at most, unless the server is told
+/// otherwise.
+const MOST_BYTES: usize = 1024 * 1024 * 1024;
+
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// Commands that are sent together.
+#[derive(Default)]
+pub struct Batch {
+    pub bytes: Vec<u8>,
+    pub commands: usize,
+}
+
+impl Batch {
+    pub fn add(&mut self, command: &Cmd) -> &mut Self {
+        command.write_packed_command(&mut self.bytes);
+        self.commands += 1;
+        self
+    }
+}
+
+impl<'a> FromIterator<&'a Cmd> for Batch {
+    fn from_iter<I: IntoIterator<Item = &'a Cmd>>(commands: I) -> Self {
+        let mut batch = Self::default();
+        for command in commands {
+            batch.add(command);
+        }
+        batch
+    }
+}
 
 pub struct Wire {
-    prefix: Vec<u8>,
+    stream: BufReader<Box<dyn Stream>>,
+    parser: Parser,
+    /// Of the reply that is being read, and perhaps of the next.
+    read: usize,
+    /// The largest reply since the last rest.
+    largest: usize,
 }
 
 impl Wire {
-    pub fn new(prefix: Vec<u8>) -> Self {
-        Self { prefix }
-    }
-
-    /// The name of a key in Redis.
-    pub fn name(&self, key: &Key) -> Vec<u8> {
-        let mut name = Vec::with_capacity(self.prefix.len() + key.as_json().len());
-        name.extend_from_slice(&self.prefix);
-        let mut first = true;
-        key.each_part(|part| {
-            if !first {
-                name.extend_from_slice(b"::");
-            }
-            first = false;
-            for piece in part.split_inclusive(':') {
-                match piece.strip_suffix(':') {
-                    Some(piece) => {
-                        name.extend_from_slice(piece.as_bytes());
-                        name.extend_from_slice(b"_:");
-                    }
-                    None => name.extend_from_slice(piece.as_bytes()),
-                }
-            }
-        });
-        name
-    }
-
-    /// A name without the prefix, as it is in the index.
-    pub fn member<'n>(&self, name: &'n [u8]) -> &'n [u8] {
-        &name[self.prefix.len()..]
-    }
-
-    pub fn name_of_member(&self, member: &[u8]) -> Vec<u8> {
-        [&self.prefix, member].concat()
-    }
-
-    /// The key of a Redis name; `None` if the name is not one of ours.
-    pub fn key(&self, name: &[u8]) -> Option<Key> {
-        key_of(name.strip_prefix(self.prefix.as_slice())?)
-    }
-
-    /// The name of the sorted set that indexes the keys.
-    pub fn index(&self) -> Vec<u8> {
-        [&self.prefix, INDEX].concat()
-    }
-
-    /// A glob pattern that matches all names under a prefix, and perhaps
-    /// others.
-    pub fn pattern(&self, prefix: &Prefix) -> Vec<u8> {
-        let literal = prefix.key().map_or_else(|| self.prefix.clone(), |key| self.name(key));
-        let mut pattern = Vec::with_capacity(literal.len() + 8);
-        for byte in literal {
-            if matches!(byte, b'*' | b'?' | b'[' | b']' | b'\\') {
-                pattern.push(b'\\');
-            }
-            pattern.push(byte);
+    pub fn new(stream: Box<dyn Stream>) -> Self {
+        Self {
+            stream: BufReader::with_capacity(ROOM, stream),
+            parser: Parser::new(),
+            read: 0,
+            largest: 0,
         }
-        pattern.push(b'*');
-        pattern
     }
 
-    /// The part of a key prefix in braces decides its slot in a cluster.
-    pub fn is_in_one_slot(&self) -> bool {
-        super::slots::tag(&self.prefix).is_some()
+    /// Nothing is asked any more. Gives the memory of a large reply back.
+    pub fn rest(&mut self) {
+        if std::mem::take(&mut self.largest) > LARGE {
+            self.parser = Parser::new();
+        }
+    }
+
+    /// Sends commands and waits for their replies, errors among them. There are fewer if
+    /// the connection ends.
+    pub async fn exchange(&mut self, batch: &Batch) -> Result<Vec<Value>> {
+        let written = self.stream.write_all(&batch.bytes).await;
+        let written = written.and(self.stream.flush().await);
+        let mut replies = Vec::with_capacity(batch.commands);
+        while replies.len() < batch.commands {
+            match poll_fn(|context| self.poll_reply(context)).await {
+                Ok(reply) => replies.push(reply),
+                // A server that ends the connection may say why before.
+                Err(_) if !replies.is_empty() => break,
+                Err(error) => return Err(written.err().unwrap_or(error)),
+            }
+        }
+        Ok(replies)
+    }
+
+    /// Writes some of the bytes. Returns how many.
+    pub fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        match ready!(Pin::new(&mut self.stream).poll_write(context, bytes))? {
+            0 => Poll::Ready(Err(ErrorKind::WriteZero.into())),
+            some => Poll::Ready(Ok(some)),
+        }
+    }
+
+    pub fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    pub fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Value>> {
+        let mut reader = Reader {
+            stream: &mut self.stream,
+            context,
+            read: &mut self.read,
+            failure: None,
+        };
+        // After an error of the reader, the parser goes on where it was.
+        let parsed = self.parser.parse_value(&mut reader);
+        match (parsed, reader.failure) {
+            (Ok(value), _) => {
+                self.largest = self.largest.max(self.read);
+                self.read = 0;
+                Poll::Ready(Ok(value))
+            }
+            (Err(_), Some(failure)) if failure.kind() == ErrorKind::WouldBlock => Poll::Pending,
+            (Err(_), Some(failure)) => Poll::Ready(Err(failure)),
+            (Err(error), None) => Poll::Ready(Err(malformed(&error))),
+        }
     }
 }
 
-/// Decodes a member. In a run of colons after `_`, an odd number of colons
-/// means that the first one is escaped. All others are separators, two colons
-/// each.
-pub fn key_of(member: &[u8]) -> Option<Key> {
-    let text = std::str::from_utf8(member).ok()?;
-    let mut key = KeyBuilder::default();
-    let mut part = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find(':') {
-        part.push_str(&rest[..at]);
-        let run = rest[at..].bytes().take_while(|byte| *byte == b':').count();
-        if run % 2 == 1 {
-            // The escape must be right before this run, not before an earlier
-            // one.
-            if at == 0 || !part.ends_with('_') {
-                return None;
-            }
-            part.pop();
-            part.push(':');
-        }
-        for _ in 0..run / 2 {
-            key.push(&take(&mut part));
-        }
-        rest = &rest[at + run..];
+fn malformed(error: &RedisError) -> Error {
+    if error.kind() == Kind::Io {
+        return Error::new(ErrorKind::UnexpectedEof, "the server closed the connection");
     }
-    part.push_str(rest);
-    key.push(&part);
-    key.key().ok()
+    Error::new(ErrorKind::InvalidData, "the server does not speak the Redis protocol")
+}
+
+/// The stream as the parser reads it.
+struct Reader<'a, 'b> {
+    stream: &'a mut BufReader<Box<dyn Stream>>,
+    context: &'a mut Context<'b>,
+    read: &'a mut usize,
+    failure: Option<Error>,
+}
+
+impl Read for Reader<'_, '_> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(room);
+        let failure = match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
+            Poll::Ready(Ok(())) => {
+                *self.read += buffer.filled().len();
+                if *self.read <= MOST_BYTES {
+                    return Ok(buffer.filled().len());
+                }
+                Error::new(ErrorKind::InvalidData, "the server's reply has more than 1 GiB")
+            }
+            Poll::Ready(Err(error)) => error,
+            Poll::Pending => ErrorKind::WouldBlock.into(),
+        };
+        let kind = failure.kind();
+        self.failure = Some(failure);
+        Err(kind.into())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use redis::cmd;
+    use std::future::Future;
+    use tokio::io::{AsyncReadExt, duplex};
+    use tokio::runtime::Builder;
 
-    fn key(parts: &[&str]) -> Key {
-        let mut builder = KeyBuilder::default();
-        for part in parts {
-            builder.push(part);
-        }
-        builder.key().unwrap()
+    fn run<T>(future: impl Future<Output = T>) -> T {
+        Builder::new_current_thread().build().unwrap().block_on(future)
     }
 
-    fn wire() -> Wire {
-        Wire::new(b"fedify::".into())
-    }
-
-    #[test]
-    fn names_are_the_official_ones() {
-        for (parts, name) in [
-            (&["a", "b"][..], "fedify::a::b"),
-            (&["https://x/"], "fedify::https_://x/"),
-            (&["a:", "b"], "fedify::a_:::b"),
-            (&["a", ":b"], "fedify::a::_:b"),
-            (&["", ""], "fedify::::"),
-            (&[""], "fedify::"),
-            (&["\n\"é😀"], "fedify::\n\"é😀"),
-        ] {
-            assert_eq!(String::from_utf8(wire().name(&key(parts))).unwrap(), name);
-        }
-    }
-
-    #[test]
-    fn every_key_comes_back() {
-        let parts = ["", ":", "::", "a", "_", "a_", "_:", "a:", ":a", "_:_", ":::", "é"];
-        for a in parts {
-            assert_eq!(wire().key(&wire().name(&key(&[a]))), Some(key(&[a])));
-            for b in parts {
-                for c in parts {
-                    let key = key(&[a, b, c]);
-                    assert_eq!(wire().key(&wire().name(&key)), Some(key));
+    /// What comes of replies that arrive in pieces of so many bytes.
+    fn replies(text: &[u8], piece: usize, count: usize) -> Result<Vec<Value>> {
+        run(async {
+            let (near, mut far) = duplex(1024 * 1024);
+            let mut wire = Wire::new(Box::new(near));
+            let batch: Batch = vec![&cmd("PING"); count].into_iter().collect();
+            let server = async {
+                let mut request = vec![0; batch.bytes.len()];
+                far.read_exact(&mut request).await.unwrap();
+                assert_eq!(request, b"*1\r\n$4\r\nPING\r\n".repeat(count));
+                for some in text.chunks(piece) {
+                    far.write_all(some).await.unwrap();
+                    tokio::task::yield_now().await;
                 }
-            }
-        }
+                drop(far);
+            };
+            tokio::join!(wire.exchange(&batch), server).0
+        })
     }
 
     #[test]
-    fn other_names_are_no_keys() {
-        for name in [
-            &b"fedify::a:b"[..],
-            b"fedify:::",
-            b"fedify:::index",
-            b"fedify::a_::::_a:::",
-            b"fedify::a_::b:c",
-            b"fedify::_:::_::b_::::::x:",
-            b"fedify::\xff",
-            b"fedif",
-            b"other::a",
-        ] {
-            assert_eq!(wire().key(name), None, "{}", String::from_utf8_lossy(name));
+    fn replies_come_in_pieces_of_any_size() {
+        let text = b"+OK\r\n:-7\r\n$-1\r\n$3\r\na\r\n\r\n-ERR no\r\n*2\r\n:1\r\n$0\r\n\r\n";
+        let expected = replies(text, text.len(), 6).unwrap();
+        assert_eq!(expected[..3], [Value::Okay, Value::Int(-7), Value::Nil]);
+        assert_eq!(expected[3], Value::BulkString(b"a\r\n".into()));
+        assert!(matches!(expected[4], Value::ServerError(_)));
+        for piece in 1..text.len() {
+            assert_eq!(replies(text, piece, 6).unwrap(), expected, "{piece}");
         }
-        assert_eq!(wire().key(&wire().index()), None);
-    }
-
-    #[test]
-    fn what_is_special_in_patterns_is_escaped() {
-        let mut builder = KeyBuilder::default();
-        builder.push("p*[a-z]?\\");
+        let large = [b"$100000\r\n", &[b'x'; 100_000][..], b"\r\n"].concat();
         assert_eq!(
-            wire().pattern(&builder.prefix()),
-            b"fedify::p\\*\\[a-z\\]\\?\\\\*".to_vec()
+            replies(&large, 999, 1).unwrap(),
+            [Value::BulkString(vec![b'x'; 100_000])]
         );
-        assert_eq!(Wire::new(b"a*".into()).pattern(&Prefix::ALL), b"a\\**".to_vec());
+    }
+
+    #[test]
+    fn what_is_no_reply_is_told() {
+        let why = |text: &[u8]| replies(text, 7, 1).unwrap_err().to_string();
+        for text in [
+            &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+            b":x\r\n",
+            b"$x\r\n",
+            b"*x\r\n",
+        ] {
+            assert_eq!(why(text), "the server does not speak the Redis protocol");
+        }
+        // Nothing is allocated for what is only announced.
+        for text in [
+            &b"$800000000000\r\nx"[..],
+            b"*2000000000\r\n:1\r\n",
+            b"*2\r\n:1\r\n",
+            b"",
+        ] {
+            assert_eq!(why(text), "the server closed the connection");
+        }
+        let nested = b"*1\r\n".repeat(200);
+        assert_eq!(why(&nested), "the server does not speak the Redis protocol");
     }
 }

@@ -20,7 +20,7 @@ pub struct Credentials {
     pub password: Password,
 }
 
-/// A password in place of the URL's.
+/// A password in place of the URL's, or a token.
 #[derive(Clone, Default)]
 pub enum Password {
     #[default]
@@ -30,11 +30,16 @@ pub enum Password {
 }
 
 /// A function that returns passwords, until the store is closed.
-pub struct Asked(Mutex<Option<Arc<Ask>>>);
+pub struct Asked {
+    /// The option that has the function.
+    option: &'static str,
+    ask: Mutex<Option<Arc<Ask>>>,
+}
 
 impl Password {
-    pub fn asked(ask: Arc<Ask>) -> Self {
-        Self::Asked(Arc::new(Asked(Mutex::new(Some(ask)))))
+    pub fn asked(option: &'static str, ask: Arc<Ask>) -> Self {
+        let ask = Mutex::new(Some(ask));
+        Self::Asked(Arc::new(Asked { option, ask }))
     }
 
     /// Whether the options have a password.
@@ -59,20 +64,23 @@ impl Password {
             Self::Text(text) => return Ok(Some(text.clone())),
             Self::Asked(asked) => asked,
         };
-        let ask = asked.0.lock().clone().ok_or(Error::Closed)?;
+        let ask = asked.ask.lock().clone().ok_or(Error::Closed)?;
         let begin = Instant::now();
         let why = match timeout_at(deadline, ask()).await {
             Ok(Ok(password)) => return Ok(Some(password)),
             Ok(Err(why)) => why,
             Err(_) => format!("did not return within {} ms", begin.elapsed().as_millis()),
         };
-        Err(Error::Connection(format!("{place}: the function password {why}")))
+        Err(Error::Connection(format!(
+            "{place}: the function {} {why}",
+            asked.option
+        )))
     }
 
     /// Lets go of the function. The store is closed.
     pub fn forget(&self) {
         if let Self::Asked(asked) = self {
-            let ask = asked.0.lock().take();
+            let ask = asked.ask.lock().take();
             drop(ask);
         }
     }
@@ -100,10 +108,13 @@ mod tests {
     #[test]
     fn a_function_is_asked_each_time_until_it_is_forgotten() {
         let count = Mutex::new(0);
-        let password = Password::asked(Arc::new(move || {
-            *count.lock() += 1;
-            Box::pin(ready(Ok(format!("password {}", count.lock()))))
-        }));
+        let password = Password::asked(
+            "password",
+            Arc::new(move || {
+                *count.lock() += 1;
+                Box::pin(ready(Ok(format!("password {}", count.lock()))))
+            }),
+        );
         assert_eq!(get(&password), Ok(Some("password 1".into())));
         assert_eq!(get(&password), Ok(Some("password 2".into())));
         password.clone().forget();
@@ -112,11 +123,11 @@ mod tests {
 
     #[test]
     fn a_function_that_fails_or_takes_too_long_is_an_error() {
-        let failing = Password::asked(Arc::new(|| Box::pin(ready(Err("failed: no".into())))));
+        let failing = Password::asked("password", Arc::new(|| Box::pin(ready(Err("failed: no".into())))));
         let error = Error::Connection("here: the function password failed: no".into());
         assert_eq!(get(&failing), Err(error));
-        let silent = Password::asked(Arc::new(|| Box::pin(pending())));
-        let error = Error::Connection("here: the function password did not return within 50 ms".into());
+        let silent = Password::asked("accessToken", Arc::new(|| Box::pin(pending())));
+        let error = Error::Connection("here: the function accessToken did not return within 50 ms".into());
         assert_eq!(get(&silent), Err(error));
     }
 }

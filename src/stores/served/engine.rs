@@ -4,6 +4,8 @@
 use super::attempt::Limits;
 use super::credentials::Password;
 use super::group::Group;
+use super::operation::Operation;
+use super::schedule::Progress;
 use crate::kv::{Error, Key, Outcome, Prefix, Result};
 use futures::future::BoxFuture;
 use std::time::Duration;
@@ -29,6 +31,11 @@ impl Lost {
         }
     }
 }
+
+/// The lines of engines whose groups are either all gets or have none.
+pub const GETS: usize = 0;
+pub const RELAXED: usize = 1;
+pub const WRITES: usize = 2;
 
 /// A stored key in the engine's own encoding. A walk continues after it.
 pub type Cursor = Vec<u8>;
@@ -84,6 +91,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Whether its entries are in a table. If not, dropping it clears all of them.
     const HAS_TABLE: bool = true;
 
+    /// While groups are under way, another one begins when this many operations wait
+    /// per group. Large groups are cheap.
+    const WORTH: usize = 16;
+
+    /// What a walk over many entries has to know beside its cursor.
+    type Walk: Default + Send + Sync;
+
     /// Where the server is, for messages.
     fn place(&self) -> &str;
 
@@ -93,15 +107,33 @@ pub trait Engine: Send + Sync + 'static {
     /// How long an operation may take.
     fn query_timeout(&self) -> Duration;
 
-    /// Whether a write of this key is not to wait until it is on disk. Groups have
-    /// only such writes, or none.
+    /// Whether a write of this key is not to wait until it is on disk.
     fn is_relaxed(&self, _: &Key) -> bool {
         false
     }
 
+    /// The line in which an operation waits. A group has operations of one line only.
+    /// Gets need not wait until writes are on disk, and relaxed writes neither.
+    fn line(&self, operation: &Operation) -> usize {
+        if operation.is_get() {
+            GETS
+        } else if self.is_relaxed(&operation.key) {
+            RELAXED
+        } else {
+            WRITES
+        }
+    }
+
+    /// Whether another group of a line may begin while so many of this line and of all
+    /// lines are under way. Writes may wait for a lock; one connection is left to gets.
+    fn may_begin(&self, line: usize, _of_line: usize, of_all: usize) -> bool {
+        let most = self.connections();
+        let most = if line == GETS { most } else { (most - 1).max(1) };
+        of_all < most
+    }
+
     /// Runs a group. No two of its operations have the same key, so they may
-    /// run in any order and in as few statements as the engine likes. A group
-    /// is either all gets or has none.
+    /// run in any order and in as few statements as the engine likes.
     ///
     /// The result has one outcome per operation, in their order.
     fn run<'a>(&'a self, group: &'a Group) -> BoxFuture<'a, Vec<Result<Outcome, Lost>>>;
@@ -111,6 +143,7 @@ pub trait Engine: Send + Sync + 'static {
     /// rows are left.
     fn read<'a>(
         &'a self,
+        walk: &'a Self::Walk,
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
@@ -120,6 +153,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Deletes the next entries under a prefix.
     fn clear<'a>(
         &'a self,
+        walk: &'a Self::Walk,
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,
@@ -133,6 +167,16 @@ pub trait Engine: Send + Sync + 'static {
     /// Drops the table, if there is one.
     fn drop_table(&self, _: Limits) -> BoxFuture<'_, Result<(), Lost>> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// Makes an index agree with the entries, and returns how many there are.
+    fn reindex<'a>(&'a self, _: &'a Progress) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(async { Err(Error::InvalidOption("the store has no index".into())) })
+    }
+
+    /// Whether there is anything to sweep.
+    fn needs_sweeps(&self) -> bool {
+        true
     }
 
     /// Deletes expired entries. Looks at `slice` entries at most, and never

@@ -11,7 +11,6 @@ mod connect;
 mod credentials;
 mod engine;
 mod fault;
-mod generations;
 mod group;
 mod load;
 mod operation;
@@ -23,20 +22,20 @@ mod sweep;
 mod tls;
 mod worker;
 
-use crate::kv::{Job, Prefix, Task};
-pub use attempt::Limits;
+use crate::kv::{Answer, Job, Prefix, Task};
+pub use attempt::{Attempts, Limits, Next};
 pub use backoff::pause;
 pub use cancel::{GRACE, Health};
 pub use connect::{connect, contain, look_up};
 pub use credentials::{Credentials, Password};
 pub use engine::{Cleared, Cursor, Engine, Lost, Row, Rows, Swept};
 pub use fault::Fault;
-pub use generations::Generations;
 pub use group::{Attempt, Group, PooledEngine, run};
 pub use load::{Admission, Load};
 pub use operation::{Action, Operation};
 pub use pool::{Connect, Lease, Pool, PoolOptions, Pooled, Refusal};
-pub use store::{ServedStore, Starter};
+pub use schedule::Progress;
+pub use store::ServedStore;
 pub use tls::{TlsOptions, TlsRefusal};
 use tokio::sync::oneshot;
 
@@ -49,6 +48,7 @@ enum Message {
     /// Of a list. Answered once all earlier writes under its prefix are done.
     List(Prefix, oneshot::Sender<()>),
     Task(Task),
+    Reindex(Answer, Admission),
 }
 
 impl From<Task> for Message {

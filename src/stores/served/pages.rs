@@ -27,7 +27,7 @@ const LONG: u32 = 8;
 const TOO_LONG: u32 = 4;
 const FEWER: u32 = 8;
 
-pub struct ServedPages<E> {
+pub struct ServedPages<E: Engine> {
     worker: UnboundedSender<Message>,
     limits: PageLimits,
     /// Taken by the first request.
@@ -38,12 +38,12 @@ pub struct ServedPages<E> {
 }
 
 /// A request that is under way. Dropping it ends it.
-struct Reading<E>(JoinHandle<Result<Read<E>>>);
+struct Reading<E: Engine>(JoinHandle<Result<Read<E>>>);
 
 /// Rows, and the reader for more.
 type Read<E> = (Vec<Row>, Option<Reader<E>>);
 
-impl<E> Drop for Reading<E> {
+impl<E: Engine> Drop for Reading<E> {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -58,6 +58,7 @@ impl<E: Engine> ServedPages<E> {
                 engine,
                 prefix,
                 limits,
+                walk: E::Walk::default(),
                 after: None,
                 next: FIRST.min(limits.entries),
             }),
@@ -110,10 +111,11 @@ impl<E: Engine> Pages for ServedPages<E> {
 }
 
 /// Reads the next rows.
-struct Reader<E> {
+struct Reader<E: Engine> {
     engine: Arc<E>,
     prefix: Prefix,
     limits: PageLimits,
+    walk: E::Walk,
     after: Option<Cursor>,
     /// The number of entries that the next request looks at.
     next: u32,
@@ -135,7 +137,9 @@ impl<E: Engine> Reader<E> {
                 1 => Limits::until(deadline),
                 _ => Limits::share(deadline, TOO_LONG),
             };
-            let read = self.engine.read(&self.prefix, self.after.as_ref(), self.next, limits);
+            let read = self
+                .engine
+                .read(&self.walk, &self.prefix, self.after.as_ref(), self.next, limits);
             let lost = match read.await {
                 Ok(rows) => return Ok(self.after(rows, begin.elapsed() * LONG > limit)),
                 Err(lost) => lost,

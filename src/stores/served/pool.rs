@@ -94,6 +94,9 @@ pub struct PoolOptions {
     pub max_lifetime: Duration,
     /// How long one may be unused.
     pub idle_timeout: Duration,
+    /// Whether the server is known to exist. If not, and it can't be reached, nothing
+    /// is tried again.
+    pub known: bool,
 }
 
 pub struct Pool<C: Connect> {
@@ -289,7 +292,7 @@ impl<C: Connect> Pool<C> {
                 failures: 0,
                 not_before: None,
                 refusal: None,
-                reached: false,
+                reached: options.known,
                 given_up: Vec::new(),
                 written: false,
                 demoted: false,
@@ -361,7 +364,7 @@ impl<C: Connect> Pool<C> {
                         if let Some(error) = self.state.lock().refusal.clone() {
                             return Err(Lost::Refused { error, lasting: false });
                         }
-                        let words = "no connection became free in time; see maxConnections and queryTimeout";
+                        let words = "no connection became free in time; see maxConnections";
                         return Err(Lost::Undone(Error::Timeout(format!("{}: {words}", self.place()))));
                     }
                 },

@@ -115,7 +115,16 @@ impl<M: Send + 'static> Starter<M> {
 
 pub struct ServedStore<E> {
     engine: Arc<E>,
-    starter: Starter<Message>,
+    starter: Arc<Starter<Message>>,
+}
+
+impl<E> Clone for ServedStore<E> {
+    fn clone(&self) -> Self {
+        Self {
+            engine: Arc::clone(&self.engine),
+            starter: Arc::clone(&self.starter),
+        }
+    }
 }
 
 impl<E: Engine> ServedStore<E> {
@@ -123,7 +132,7 @@ impl<E: Engine> ServedStore<E> {
         let password = engine.password();
         Self {
             engine: Arc::new(engine),
-            starter: Starter::new(E::NAME, queue_limit, host, bulk, password),
+            starter: Arc::new(Starter::new(E::NAME, queue_limit, host, bulk, password)),
         }
     }
 
@@ -134,6 +143,21 @@ impl<E: Engine> ServedStore<E> {
 
     fn worker(&self) -> Result<UnboundedSender<Message>> {
         self.starter.sender(self.run())
+    }
+
+    pub fn engine(&self) -> &E {
+        &self.engine
+    }
+
+    /// Makes the index agree with the entries, and delivers how many there are.
+    pub fn reindex(&self, answer: Answer) {
+        let job = Job {
+            command: Command::Initialize,
+            answer,
+        };
+        self.starter.submit(job, self.run(), |job, admission| {
+            Message::Reindex(job.answer, admission)
+        });
     }
 }
 

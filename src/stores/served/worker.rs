@@ -22,10 +22,8 @@ use tokio::time::Instant;
 const GROUP: usize = 512;
 const GROUP_BYTES: usize = 512 * 1024;
 
-/// While groups are under way, another one begins when this many operations
-/// wait per group, or when one has waited this long. Large groups are cheap,
-/// but no operation should wait for another group's round trip.
-const WORTH: usize = 16;
+/// While groups are under way, another one begins when enough operations wait, or when
+/// one has waited this long: none should wait for another group's round trip.
 const LINGER: Duration = Duration::from_millis(1);
 
 /// The number of entries that a `clear` deletes at a time, so that other
@@ -40,7 +38,7 @@ pub struct Worker<E> {
     bulk: Bulk,
     messages: UnboundedReceiver<Message>,
     schedule: Schedule<Broad>,
-    lines: [Line; 3],
+    lines: Vec<Line>,
     broads: usize,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     sweeper: Sweeper,
@@ -57,16 +55,10 @@ struct Line {
     flights: usize,
 }
 
-/// The lines. Gets need not wait until writes are on disk, and relaxed writes
-/// neither.
-const GETS: usize = 0;
-const WRITES: usize = 1;
-const RELAXED: usize = 2;
-
 impl Line {
-    fn is_worth_a_flight(&self, now: Instant) -> bool {
+    fn is_worth_a_flight(&self, worth: usize, now: Instant) -> bool {
         self.queue.front().is_some_and(|(_, since)| {
-            self.flights == 0 || self.queue.len() >= self.flights * WORTH || now >= *since + LINGER
+            self.flights == 0 || self.queue.len() >= self.flights * worth || now >= *since + LINGER
         })
     }
 
@@ -93,6 +85,7 @@ enum Broad {
     Clear(Prefix),
     Initialize,
     Drop,
+    Reindex,
 }
 
 enum Event {
@@ -112,7 +105,7 @@ impl<E: Engine> Worker<E> {
             engine,
             bulk,
             messages,
-            lines: Default::default(),
+            lines: Vec::new(),
             broads: 0,
             events: FuturesUnordered::new(),
             sweeper: Sweeper::default(),
@@ -157,6 +150,10 @@ impl<E: Engine> Worker<E> {
             Message::Task(task) => return drop(tokio::spawn(task)),
             Message::List(prefix, answer) => return self.schedule.add_list(prefix, answer),
             Message::Job(job, admission) => (job, admission),
+            // Each step of it is right whatever else happens.
+            Message::Reindex(answer, admission) => {
+                return self.schedule.add_broad(Scope::Table, Broad::Reindex, answer, admission);
+            }
         };
         let (key, action) = match command {
             Command::Get(key) => (key, Action::Get),
@@ -175,7 +172,9 @@ impl<E: Engine> Worker<E> {
             Command::Close => return self.closing = Some(answer),
         };
         let operation = Operation::new(key, action);
-        if let Some(ttl) = operation.ttl() {
+        if let Some(ttl) = operation.ttl()
+            && self.engine.needs_sweeps()
+        {
             self.sweeper.expect(ttl);
         }
         self.schedule.add(operation, answer, admission);
@@ -195,13 +194,10 @@ impl<E: Engine> Worker<E> {
             let Some((operation, _)) = self.schedule.ready_one(id) else {
                 continue;
             };
-            let line = if operation.is_get() {
-                GETS
-            } else if self.engine.is_relaxed(&operation.key) {
-                RELAXED
-            } else {
-                WRITES
-            };
+            let line = self.engine.line(operation);
+            if line >= self.lines.len() {
+                self.lines.resize_with(line + 1, Line::default);
+            }
             self.lines[line].queue.push_back((id, now));
         }
         self.send(now);
@@ -220,18 +216,15 @@ impl<E: Engine> Worker<E> {
         self.lines.iter().map(|line| line.flights).sum()
     }
 
-    /// Whether another group of a line may begin. Writes may wait for a lock; one
-    /// connection is left to gets.
+    /// Whether another group of a line may begin.
     fn may_send(&self, line: usize) -> bool {
-        let most = self.engine.connections();
-        let most = if line == GETS { most } else { (most - 1).max(1) };
-        self.flights() < most
+        self.engine.may_begin(line, self.lines[line].flights, self.flights())
     }
 
     /// Sends ready operations, if it is worth it.
     fn send(&mut self, now: Instant) {
-        for line in [GETS, RELAXED, WRITES] {
-            while self.may_send(line) && self.lines[line].is_worth_a_flight(now) {
+        for line in 0..self.lines.len() {
+            while self.may_send(line) && self.lines[line].is_worth_a_flight(E::WORTH, now) {
                 let ids = self.lines[line].take(&self.schedule);
                 if ids.is_empty() {
                     continue;
@@ -261,6 +254,7 @@ impl<E: Engine> Worker<E> {
                     let cleared = clear(&*engine, &Prefix::ALL, &progress).await;
                     cleared.map(|_| Reply::Done)
                 }
+                Broad::Reindex => engine.reindex(&progress).await.map(Reply::Count),
                 Broad::Drop => {
                     let drop = persist(limit, false, |limits| engine.drop_table(limits));
                     drop.await.map(|()| Reply::Done)
@@ -297,7 +291,7 @@ impl<E: Engine> Worker<E> {
                 // A panic, which would come again.
                 Err(error) => Ok(Err(error.clone().with_unknown_outcome())),
             };
-            if matches!(result, Ok(Ok(_))) {
+            if matches!(result, Ok(Ok(_))) && self.engine.needs_sweeps() {
                 self.sweeper.begin();
             }
             self.schedule.end(id, result);
@@ -338,8 +332,9 @@ pub fn missing() -> Error {
 async fn clear<E: Engine>(engine: &E, prefix: &Prefix, progress: &Progress) -> Result<u64> {
     let mut count = 0;
     let mut after = None;
+    let walk = E::Walk::default();
     loop {
-        let slice = |limits| engine.clear(prefix, after.as_ref(), CLEAR_SLICE, limits);
+        let slice = |limits| engine.clear(&walk, prefix, after.as_ref(), CLEAR_SLICE, limits);
         // If a slice were repeated, the count would be too small.
         let cleared = persist(engine.query_timeout(), false, slice).await;
         let cleared = cleared.map_err(|error| match after {

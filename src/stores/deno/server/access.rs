@@ -3,15 +3,15 @@
 
 use super::super::target::Server;
 use super::http::{Answer, Failure, Http};
-use super::metadata::{Metadata, REQUEST, authorization, redirected};
+use super::metadata::{Metadata, REQUEST, authorization, check_token, redirected};
 use crate::kv::Error;
-use crate::stores::served::{Lost, pause};
+use crate::stores::served::{Lost, Password, pause};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use parking_lot::Mutex;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -30,7 +30,7 @@ const MOST_REDIRECTS: usize = 5;
 pub struct Access {
     server: Server,
     timeout: Duration,
-    http: OnceLock<Http>,
+    http: Mutex<Option<Http>>,
     state: Mutex<State>,
 }
 
@@ -72,7 +72,7 @@ impl Access {
         Self {
             server,
             timeout,
-            http: OnceLock::new(),
+            http: Mutex::default(),
             state: Mutex::default(),
         }
     }
@@ -82,20 +82,29 @@ impl Access {
         &self.server.place
     }
 
-    pub fn http(&self) -> Result<&Http, Lost> {
-        if let Some(http) = self.http.get() {
-            return Ok(http);
+    pub fn http(&self) -> Result<Http, Lost> {
+        let mut current = self.http.lock();
+        if let Some(http) = &*current {
+            return Ok(http.clone());
         }
-        // So that an address that never answers is found out in time.
-        let http = Http::new(self.timeout * 3 / 4).map_err(|error| Lost::Refused { error, lasting: true })?;
-        Ok(self.http.get_or_init(|| http))
+        let http = Http::new(self.first_part()).map_err(|error| Lost::Refused { error, lasting: true })?;
+        Ok(current.insert(http).clone())
     }
 
-    /// What to say about an answer.
-    pub fn words(&self, answer: &Answer, metadata: Option<&Metadata>) -> String {
-        let tokens = metadata.map(|metadata| &*metadata.token).into_iter();
-        let secrets: Vec<&str> = tokens.chain([&*self.server.token]).collect();
-        answer.words(&self.server.place, &secrets)
+    /// One of the connections was silent until the timeout. A firewall that has
+    /// forgotten it has also forgotten the idle ones, so new ones are opened.
+    pub fn leave(&self, http: &Http) {
+        self.http.lock().take_if(|current| current.is(http));
+    }
+
+    /// For a connection or an access token: so that an address that never answers, or
+    /// a function that never returns, is found out in time.
+    fn first_part(&self) -> Duration {
+        self.timeout * 3 / 4
+    }
+
+    pub fn token(&self) -> Password {
+        self.server.token.clone()
     }
 
     /// The metadata to use now. Must be called within the runtime.
@@ -167,53 +176,82 @@ impl Access {
 
     async fn exchange(&self) -> Result<Metadata, Trouble> {
         let until = Instant::now() + self.timeout;
+        let token = self.access_token().await?;
         let mut url = self.server.url.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let answer = self.ask(url.clone(), until).await?;
+            let answer = self.ask(url.clone(), &token, until).await?;
             let place = self.place();
             if answer.status.is_redirection() {
                 url = redirected(&url, &answer.headers).map_err(|why| lasting(format!("{place} {why}")))?;
             } else if answer.status == StatusCode::OK {
-                let metadata = Metadata::parse(&url, &answer);
+                let metadata = Metadata::parse(&url, &answer, token);
                 return metadata.map_err(|why| lasting(format!("{place}: the metadata {why}")));
             } else {
-                let known = self
-                    .state
-                    .lock()
-                    .known
-                    .as_ref()
-                    .map(|known| Arc::clone(&known.metadata));
-                let mut trouble = lasting(self.words(&answer, known.as_deref()));
-                if let Lost::Refused { lasting, .. } = &mut trouble.lost {
-                    *lasting = !answer.is_temporary();
-                }
-                trouble.pause = answer.retry_after().unwrap_or_default();
-                return Err(trouble);
+                return Err(self.refused(&answer, &token));
             }
         }
         Err(lasting(format!("{} redirects without end", self.place())))
     }
 
-    async fn ask(&self, url: Url, until: Instant) -> Result<Answer, Trouble> {
-        let unanswered = |lost| Trouble {
-            lost,
-            answered: false,
-            pause: Duration::ZERO,
-        };
+    /// The token for one exchange.
+    async fn access_token(&self) -> Result<String, Trouble> {
+        let place = self.place();
+        let token = self.server.token.get(place, Instant::now() + self.first_part()).await;
+        let token = token.map(Option::unwrap_or_default).and_then(|token| {
+            let unfit =
+                |why| Error::Connection(format!("{place}: the function accessToken returned a token that {why}"));
+            check_token(&token).map_err(unfit)?;
+            Ok(token)
+        });
+        token.map_err(|error| {
+            unanswered(Lost::Refused {
+                error,
+                lasting: !self.state.lock().reached,
+            })
+        })
+    }
+
+    /// What follows from an answer without metadata.
+    fn refused(&self, answer: &Answer, token: &str) -> Trouble {
+        let state = self.state.lock();
+        let known = state.known.iter().flat_map(|known| &known.metadata.secrets);
+        let secrets: Vec<&str> = known.map(String::as_str).chain([token]).collect();
+        let mut trouble = lasting(answer.words(self.place(), &secrets));
+        if let Lost::Refused { lasting, .. } = &mut trouble.lost {
+            let refuses_token = matches!(answer.status.as_u16(), 401 | 403);
+            let next_may_help = refuses_token && self.server.token.may_change() && state.reached;
+            *lasting = !answer.is_temporary() && !next_may_help;
+        }
+        trouble.pause = answer.retry_after().unwrap_or_default();
+        trouble
+    }
+
+    async fn ask(&self, url: Url, token: &str, until: Instant) -> Result<Answer, Trouble> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(token) = authorization(&self.server.token) {
+        if let Some(token) = authorization(token) {
             headers.insert(AUTHORIZATION, token);
         }
         let http = self.http().map_err(unanswered)?;
         let answer = http.post(url, headers, REQUEST.to_vec(), until).await;
         answer.map_err(|failure| {
             let late = matches!(failure, Failure::Late);
+            if late {
+                self.leave(&http);
+            }
             unanswered(Lost::Refused {
                 error: failure.error(self.place(), self.timeout),
                 lasting: !late && !self.state.lock().reached,
             })
         })
+    }
+}
+
+fn unanswered(lost: Lost) -> Trouble {
+    Trouble {
+        lost,
+        answered: false,
+        pause: Duration::ZERO,
     }
 }
 

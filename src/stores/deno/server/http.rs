@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -21,7 +22,9 @@ const SHOWN: usize = 200;
 /// A body that has so many bytes of a secret in a row is not shown.
 const TELLING: usize = 8;
 
-pub struct Http(Client);
+/// A client with connections of its own.
+#[derive(Clone)]
+pub struct Http(Arc<Client>);
 
 pub struct Answer {
     pub status: StatusCode,
@@ -52,7 +55,12 @@ impl Http {
             .user_agent(concat!("fedify-kv/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Error::Connection(words(&error)))?;
-        Ok(Self(client))
+        Ok(Self(Arc::new(client)))
+    }
+
+    /// Whether both have the same connections.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub async fn post(&self, url: Url, headers: HeaderMap, body: Vec<u8>, until: Instant) -> Result<Answer, Failure> {

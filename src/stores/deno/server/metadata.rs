@@ -20,19 +20,20 @@ pub struct Metadata {
     endpoint: Url,
     /// Those of all requests for data.
     pub headers: HeaderMap,
-    pub token: String,
+    /// The token for data, and the access token that it was given for.
+    pub secrets: [String; 2],
     version: u64,
     /// How long it may be used. `None` if it has expired.
     pub lifetime: Option<Duration>,
 }
 
 impl Metadata {
-    /// From the answer of the server at a URL.
+    /// From the answer of the server at a URL to a request with an access token.
     ///
     /// # Errors
     ///
     /// What is wrong with it, in words that can follow "the metadata".
-    pub fn parse(base: &Url, answer: &Answer) -> Result<Self, String> {
+    pub fn parse(base: &Url, answer: &Answer, access_token: String) -> Result<Self, String> {
         // The parser's own message may show the token.
         let metadata: DatabaseMetadata = serde_json::from_slice(&answer.body)
             .map_err(|error| format!("is not what the protocol says (column {})", error.column()))?;
@@ -63,7 +64,7 @@ impl Metadata {
         Ok(Self {
             endpoint,
             headers,
-            token: metadata.token.into_owned(),
+            secrets: [metadata.token.into_owned(), access_token],
             version,
             lifetime: (metadata.expires_at - time_of(&answer.headers)).to_std().ok(),
         })
@@ -74,7 +75,7 @@ impl Metadata {
         Self {
             endpoint: Url::from_directory_path("/").unwrap(),
             headers: HeaderMap::new(),
-            token: String::new(),
+            secrets: Default::default(),
             version: WITH_STATUS,
             lifetime,
         }
@@ -105,6 +106,19 @@ pub fn authorization(token: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     value.set_sensitive(true);
     token.is_ascii().then_some(value)
+}
+
+/// # Errors
+///
+/// Why it can't be an access token, in words that can follow "the token".
+pub fn check_token(token: &str) -> Result<(), &'static str> {
+    if token.is_empty() {
+        return Err("is empty");
+    }
+    match authorization(token) {
+        Some(_) => Ok(()),
+        None => Err("has a character that an HTTP header can't contain"),
+    }
 }
 
 fn is_downgrade(from: &Url, to: &Url) -> bool {
@@ -159,7 +173,7 @@ mod tests {
             headers: HeaderMap::from_iter(date),
             body: metadata.to_string().into_bytes(),
         };
-        Metadata::parse(&Url::parse(base).unwrap(), &answer)
+        Metadata::parse(&Url::parse(base).unwrap(), &answer, "access".into())
     }
 
     const NOW: Option<&str> = Some("Tue, 01 Jan 2030 00:00:00 GMT");

@@ -18,7 +18,7 @@ use super::row::{Row as StoredRow, Rows as StoredRows};
 use super::target::Server;
 use crate::host::{Bulk, Host};
 use crate::kv::{Error, Outcome, Prefix};
-use crate::stores::served::{Cleared, Cursor, Engine, Group, Limits, Lost, Row, Rows, ServedStore, Swept};
+use crate::stores::served::{Cleared, Cursor, Engine, Group, Limits, Lost, Password, Row, Rows, ServedStore, Swept};
 use access::Access;
 use denokv_proto::datapath::{AtomicWriteOutput, ReadRange, SnapshotRead, SnapshotReadOutput};
 use futures::future::BoxFuture;
@@ -32,7 +32,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
-pub use metadata::authorization;
+pub use metadata::check_token;
 
 /// How many groups may run at once, and how many requests. Each request under way
 /// has a connection of its own.
@@ -171,7 +171,8 @@ impl Session<'_> {
     async fn ask(&self, method: Method, body: Vec<u8>) -> Result<Vec<u8>, Lost> {
         let (server, access) = (self.server, &self.server.access);
         let (url, headers) = (self.metadata.url(method.name()), self.metadata.headers.clone());
-        match access.http()?.post(url, headers, body, self.until).await {
+        let http = access.http()?;
+        match http.post(url, headers, body, self.until).await {
             Ok(answer) if answer.status.as_u16() == 200 => Ok(answer.body),
             Ok(answer) => Err(self.refused(method, &answer)),
             Err(failure @ Failure::Unsent(_)) => {
@@ -180,14 +181,20 @@ impl Session<'_> {
                 Err(Lost::Refused { error, lasting: false })
             }
             Err(Failure::TooLarge) if method == Method::Read => Err(lasting(server.error(Failure::TooLarge))),
-            Err(failure) => Err(method.lost(server.error(failure))),
+            Err(failure) => {
+                if matches!(failure, Failure::Late) {
+                    access.leave(&http);
+                }
+                Err(method.lost(server.error(failure)))
+            }
         }
     }
 
     /// What follows from an answer with another status than 200.
     fn refused(&self, method: Method, answer: &Answer) -> Lost {
         let (server, access) = (self.server, &self.server.access);
-        let words = access.words(answer, Some(&self.metadata));
+        let secrets = self.metadata.secrets.each_ref().map(String::as_str);
+        let words = answer.words(access.place(), &secrets);
         if let Some(rest) = answer.retry_after().filter(|_| answer.is_temporary()) {
             let error = Error::Connection(words.clone());
             *server.rest.lock() = Some((Instant::now() + rest, error));
@@ -232,6 +239,8 @@ impl Engine for DenoServer {
     const NAME: &'static str = "deno";
     const HAS_TABLE: bool = false;
 
+    type Walk = ();
+
     fn place(&self) -> &str {
         self.access.place()
     }
@@ -250,6 +259,7 @@ impl Engine for DenoServer {
 
     fn read<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         entries: u32,
@@ -280,6 +290,7 @@ impl Engine for DenoServer {
     /// everything is to go.
     fn clear<'a>(
         &'a self,
+        (): &'a (),
         prefix: &'a Prefix,
         after: Option<&'a Cursor>,
         slice: u32,
@@ -325,6 +336,10 @@ impl Engine for DenoServer {
     /// The server removes expired entries itself.
     fn sweep<'a>(&'a self, _: Option<&'a Cursor>, _: u32) -> BoxFuture<'a, Result<Swept, Lost>> {
         Box::pin(async { Ok(Swept::default()) })
+    }
+
+    fn password(&self) -> Password {
+        self.access.token()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -99,6 +99,7 @@ fn pool(max_connections: usize) -> (Arc<Server>, Arc<Pool<Arc<Server>>>) {
         connect_timeout: 5 * SECOND,
         max_lifetime: 100 * SECOND,
         idle_timeout: 10 * SECOND,
+        known: false,
     };
     (Arc::clone(&server), Arc::new(Pool::new(server, options)))
 }

@@ -26,6 +26,8 @@ struct Script {
 impl Engine for Script {
     const NAME: &'static str = "script";
 
+    type Walk = ();
+
     fn place(&self) -> &'static str {
         "here"
     }
@@ -72,6 +74,7 @@ impl Engine for Script {
 
     fn read<'a>(
         &'a self,
+        (): &'a (),
         _: &'a Prefix,
         _: Option<&'a Cursor>,
         _: u32,
@@ -83,6 +86,7 @@ impl Engine for Script {
     /// Three slices, each when the test lets it go on.
     fn clear<'a>(
         &'a self,
+        (): &'a (),
         _: &'a Prefix,
         after: Option<&'a Cursor>,
         _: u32,
