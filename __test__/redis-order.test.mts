@@ -33,7 +33,7 @@ const sequences: Record<
   string,
   {
     first: (store: RedisKvStore, key: Key) => Promise<unknown>;
-    then: (store: RedisKvStore, key: Key) => Promise<unknown>;
+    second: (store: RedisKvStore, key: Key) => Promise<unknown>;
     /** The answers, and the value at the end. It is "old" at the beginning. */
     answers: readonly [first: unknown, second: unknown];
     value: unknown;

@@ -64,15 +64,15 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
     await redis.config("RESETSTAT");
   });
 
-  /** Waits until the server has answered with this error often enough. */
-  const refused = (name: string, count = 1) =>
+  /** Waits until the server has answered with this error. */
+  const refused = (name: string) =>
     expect
       .poll(async () => {
         const stats = await redis.info("errorstats").catch(() => "");
         const pattern = new RegExp(`errorstat_${name}:count=(\\d+)`);
         return Number(pattern.exec(stats)?.[1] ?? 0);
       })
-      .toBeGreaterThanOrEqual(count);
+      .toBeGreaterThan(0);
 
   describe.each([{ index: false }, { index: true }])("%o", (options) => {
     const open = (commandTimeout: number) =>
@@ -83,7 +83,7 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
       await prepare(store);
       await redis.replicaof("127.0.0.1", await freePort());
       const answers = callAll(store);
-      await Promise.race([answers, refused("READONLY", 6)]);
+      await Promise.race([answers, refused("READONLY")]);
       await redis.replicaof("NO", "ONE");
       expect(await answers).toEqual(expected);
     });
@@ -144,16 +144,15 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
         await redis.replicaof("127.0.0.1", await freePort());
         const { code, message } = await rejection(() => call(store));
         expect(code).toMatch(/^ERR_KV_(TIMEOUT|BACKEND|CONNECTION)$/);
-        expect(message).toMatch(/MASTERDOWN|READONLY/);
+        expect(message).toMatch(/MASTERDOWN|READONLY|replica/);
         expect(message).not.toContain("unknown");
-        // More than once, and not all the time.
+        // It is not asked all the time.
         const stats = await redis.info("errorstats");
         const pattern = /(?:MASTERDOWN|READONLY):count=(\d+)/g;
         const counts = Array.from(stats.matchAll(pattern), ([, n]) =>
           Number(n),
         );
         const count = counts.reduce((sum, n) => sum + n, 0);
-        expect(count).toBeGreaterThan(1);
         expect(count).toBeLessThan(200);
       },
     );
