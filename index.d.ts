@@ -256,8 +256,9 @@ export interface TlsOptions {
 export interface RedisKvStoreOptions extends ServerOptions {
   /**
    * The prefix of all keys in Redis. `drop()` deletes every key with this
-   * prefix, of any type. Characters that are special in Redis patterns have no
-   * special meaning here.
+   * prefix, of any type, and rejects with `ERR_KV_INVALID_OPTION` if the prefix
+   * is empty. Characters that are special in Redis patterns have no special
+   * meaning here.
    *
    * @default "fedify::"
    */
@@ -271,7 +272,12 @@ export interface RedisKvStoreOptions extends ServerOptions {
    * Every writer must maintain the index. Entries that were written without it
    * (by `@fedify/redis`, for example) are found by `get` and `cas`, but not by
    * `list` and `clear` until `reindex()` is called. Entries that were deleted
-   * without it vanish from lists at once.
+   * without it vanish from lists at once. Expired entries are removed from the
+   * index in the background, by one process at a time.
+   *
+   * The server must not evict keys of its own choice: if it has a `maxmemory`
+   * and an `allkeys-*` policy, operations reject with `ERR_KV_INVALID_OPTION`.
+   * `noeviction` and the `volatile-*` policies are safe.
    *
    * In a cluster the index needs a `keyPrefix` with a hash tag, such as
    * `"{fedify}::"`, which keeps all entries on one server.
@@ -280,20 +286,68 @@ export interface RedisKvStoreOptions extends ServerOptions {
    */
   index?: boolean;
   /**
-   * How long an operation waits for a connection, and then for its answer, in
-   * milliseconds, from 1. After that it rejects with `ERR_KV_TIMEOUT`, or with
-   * `ERR_KV_CONNECTION` if the reason for the missing connection is known. If
-   * the server was asked, the outcome of a write is then unknown.
+   * The maximum number of open connections to each server, from 1 to 1,000.
+   * They are opened on demand. What is called together shares one.
+   *
+   * @default 4
+   */
+  maxConnections?: number;
+  /**
+   * How long a connection is used at most, in milliseconds, from 1. It is then
+   * replaced when it is idle, so that servers and balancers that have changed are
+   * found. The time of each is up to a tenth shorter, at random.
+   *
+   * @default 1800000
+   */
+  maxLifetime?: number;
+  /**
+   * After how long an unused connection is closed, in milliseconds, from 1.
+   *
+   * @default 600000
+   */
+  idleTimeout?: number;
+  /**
+   * How long an operation may take, in milliseconds, from 1: its wait for
+   * earlier ones on the same key, for a connection, and for the answer. After
+   * that it rejects with `ERR_KV_TIMEOUT`, or with `ERR_KV_CONNECTION` if the
+   * reason for the missing connection is known. If the server was asked, the
+   * outcome of a write is then unknown. `list`, `clear` and `drop` have this time
+   * for each of their steps.
    *
    * @default 5000
    */
   commandTimeout?: number;
+  /**
+   * Where the nodes of a cluster are reached that announce addresses which can't
+   * be reached from here: a record from `host:port` to `host:port` or
+   * `{ host, port }`, or a function that is called with `host:port` and returns
+   * one of these, or a promise. What it has no answer for stays as it is. An IPv6
+   * address is in brackets in `host:port`. If the function fails, operations
+   * reject with `ERR_KV_CONNECTION` and its message. Only allowed for clusters.
+   *
+   * @default {}
+   */
+  natMap?: RedisNatMap;
   /**
    * Certificates, and whether to verify the server's. Only allowed with
    * `rediss:` and `rediss+cluster:` URLs, which encrypt connections.
    */
   tls?: TlsOptions;
 }
+
+/** An address in {@link RedisKvStoreOptions.natMap}. */
+export type RedisAddress = string | { host: string; port: number };
+
+/** See {@link RedisKvStoreOptions.natMap}. */
+export type RedisNatMap =
+  | Readonly<Record<string, RedisAddress>>
+  | ((
+      address: string,
+    ) =>
+      | RedisAddress
+      | undefined
+      | null
+      | PromiseLike<RedisAddress | undefined | null>);
 
 /**
  * Options of {@link PostgresKvStore}. The URL may say something about

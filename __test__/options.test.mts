@@ -51,7 +51,16 @@ const rows: Record<string, Row> = {
     construct: (options) =>
       new RedisKvStore("rediss://localhost", options as object),
     url: "rediss://localhost",
-    options: { keyPrefix: "p", index: true, commandTimeout: 1, ...served },
+    options: {
+      keyPrefix: "p",
+      index: true,
+      commandTimeout: 1,
+      maxConnections: 1,
+      maxLifetime: 1,
+      idleTimeout: 1,
+      natMap: {},
+      ...served,
+    },
     encryptedUrl: "rediss://localhost",
   },
   PostgresKvStore: {

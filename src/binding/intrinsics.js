@@ -162,10 +162,10 @@
       }
     },
     (value, name) => apply(isPrototypeOf, prototypes[name], [value]),
-    (run, done) => {
+    (run, argument, done) => {
       const call = async () => {
         try {
-          return [await run()];
+          return [await run(argument)];
         } catch (error) {
           return { error };
         }

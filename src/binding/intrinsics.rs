@@ -162,9 +162,9 @@ impl Js {
 
     /// Calls a function, and `done` when the promise that it may have returned is
     /// settled.
-    pub fn ask(self, function: Value, done: impl Fn(Self, Result<Value>) + 'static) {
+    pub fn ask(self, function: Value, argument: Value, done: impl Fn(Self, Result<Value>) + 'static) {
         let done = self.function_of_one(move |js, result| done(js, js.attempted(result)));
-        self.value(|it| &it.ask, &[function, done]);
+        self.value(|it| &it.ask, &[function, argument, done]);
     }
 
     /// The names of an object's own enumerable properties, without symbols.

@@ -8,7 +8,7 @@
 use super::guard::{guard, guard_each};
 use super::js::{Deferred, Js, Ref, Value};
 use super::list::{List, Registration};
-use super::secret::{Answer, ask};
+use super::secret::{Question, ask};
 use super::text::Text;
 use super::turns::Turns;
 use crate::host::Loop;
@@ -63,7 +63,7 @@ enum News {
     Outcome(Ticket, Outcome),
     Page(usize),
     /// A call of the function that this lane keeps.
-    Question(Answer),
+    Question(Question),
     /// There are listeners to remove.
     StaleListeners,
     /// Only wakes the JavaScript thread, which has older news to handle.
@@ -344,10 +344,10 @@ impl Lane {
                     list.go_on(js);
                 }
             }
-            News::Question(answer) => {
+            News::Question(question) => {
                 let function = self.secret.borrow().clone();
                 if let Some(function) = function {
-                    ask(js, &function, answer);
+                    ask(js, &function, question);
                 }
             }
             News::Wake => {}
@@ -457,10 +457,10 @@ fn forget(news: &Mutex<Vec<News>>) {
 }
 
 impl Mailbox {
-    /// Has the lane's function called. If the environment has ended, the answer is
+    /// Has the lane's function called. If the environment has ended, the question is
     /// dropped.
-    pub fn post_question(&self, answer: Answer) {
-        self.post([News::Question(answer)]);
+    pub fn post_question(&self, question: Question) {
+        self.post([News::Question(question)]);
         if self.waker().is_none() {
             forget(&self.news);
         }

@@ -1,42 +1,47 @@
-//! Passwords and tokens that a function of the caller returns. It is called on the
-//! JavaScript thread, when a store needs one.
+//! Functions of the caller's that a store asks, for passwords, tokens and addresses.
+//! They are called on the JavaScript thread.
 
 use super::js::{Js, NotText, Ref, Value};
 use super::lane::Lane;
-use crate::stores::Password;
+use crate::stores::Asked;
 use futures::FutureExt;
 use std::cell::Cell;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// What became of a call. An error says what the function did.
-pub type Answer = oneshot::Sender<Result<String, String>>;
+/// Reads what a function has returned, or says what is wrong with it.
+pub type Read = fn(Js, Value) -> Result<Option<String>, String>;
 
-/// A password that the function in this option returns. The function is kept until
-/// the password is forgotten.
-pub fn password_of(js: Js, option: &'static str, function: Value) -> Password {
+/// A call of a function. An error says what the function did.
+pub struct Question {
+    argument: Option<String>,
+    read: Read,
+    answer: oneshot::Sender<Result<Option<String>, String>>,
+}
+
+/// The function in this option. It is kept until the store lets go of it.
+pub fn asked(js: Js, option: &'static str, function: Value, read: Read) -> Arc<Asked> {
     let (lane, mailbox) = Lane::new(js);
     lane.keep_secret(js.keep(function));
-    let ask = move || {
+    let ask = move |argument| {
         let (answer, answered) = oneshot::channel();
-        mailbox.post_question(answer);
+        mailbox.post_question(Question { argument, read, answer });
         // There is no answer if the thread is ending, or if the function's promise
         // was collected.
         let none = |_| Err("gave no answer".into());
         answered.map(move |answer| answer.unwrap_or_else(none)).boxed()
     };
-    Password::asked(option, Arc::new(ask))
+    Arc::new(Asked::new(option, Arc::new(ask)))
 }
 
 /// Calls the function.
-pub fn ask(js: Js, function: &Ref, answer: Answer) {
+pub fn ask(js: Js, function: &Ref, question: Question) {
+    let Question { argument, read, answer } = question;
     let answer = Cell::new(Some(answer));
-    js.ask(js.kept(function), move |js, result| {
+    let argument = argument.map_or_else(|| js.undefined(), |argument| js.string(&argument));
+    js.ask(js.kept(function), argument, move |js, result| {
         let result = match result {
-            Ok(value) => js.to_text(value).map_err(|wrong| match wrong {
-                NotText::NotString => format!("returned {}, not a string", js.kind(value)),
-                NotText::LoneSurrogate => "returned a string with a lone surrogate".into(),
-            }),
+            Ok(value) => read(js, value),
             Err(thrown) => Err(format!("failed: {}", thrown.0)),
         };
         if let Some(answer) = answer.take() {
@@ -44,4 +49,12 @@ pub fn ask(js: Js, function: &Ref, answer: Answer) {
             drop(answer.send(result));
         }
     });
+}
+
+/// Reads text.
+pub fn text(js: Js, value: Value) -> Result<Option<String>, String> {
+    js.to_text(value).map(Some).map_err(|wrong| match wrong {
+        NotText::NotString => format!("returned {}, not a string", js.kind(value)),
+        NotText::LoneSurrogate => "returned a string with a lone surrogate".into(),
+    })
 }

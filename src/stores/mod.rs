@@ -19,8 +19,8 @@ pub use deno::{DenoOptions, DenoStore};
 pub use memory::MemoryStore;
 pub use mysql::{MysqlOptions, MysqlStore};
 pub use postgres::{PostgresOptions, PostgresStore};
-pub use redis::{RedisOptions, RedisStore};
-pub use served::{Credentials, MOST_CONNECTIONS, Password, TlsOptions};
+pub use redis::{NatMap, RedisOptions, RedisStore};
+pub use served::{Asked, Credentials, MOST_CONNECTIONS, Password, TlsOptions};
 pub use sqlite::{SqliteOptions, SqliteStore};
 
 /// A URL without white space around it: a file with a secret often ends with a

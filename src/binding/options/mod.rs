@@ -12,9 +12,8 @@ mod tls;
 pub use memory::NoOptions;
 
 use super::args::Parse;
-use super::intrinsics::Thrown;
 use super::js::{Js, NotText, Value};
-use super::secret::password_of;
+use super::secret;
 use crate::kv::{Error, Key, Prefix, Result};
 use crate::stores::{Credentials, MOST_CONNECTIONS, Password, TlsOptions};
 use std::cell::RefCell;
@@ -177,22 +176,6 @@ impl Given {
         (0..self.js.length(array)).map(prefix).collect()
     }
 
-    /// An object whose properties are all strings.
-    fn texts_by_name(&self, name: &'static str) -> Result<Vec<(String, String)>> {
-        let object = self.option(name, "an object", |value| self.js.is_object(value).then_some(value))?;
-        let Some(object) = object else { return Ok(Vec::new()) };
-        let unreadable = |thrown: Thrown| Error::InvalidOption(format!("{name} can't be read: {}", thrown.0));
-        let names = self.js.names(object).map_err(unreadable)?;
-        let pair = |key: String| {
-            let value = self.js.get(object, &key).map_err(unreadable)?;
-            let text = self.js.to_text(value);
-            let wrong =
-                |_| Error::InvalidOption(format!("{name}[{key:?}] must be a string, not {}", self.shown(value)));
-            text.map_err(wrong).map(|text| (key.clone(), text))
-        };
-        names.into_iter().map(pair).collect()
-    }
-
     fn boolean(&self, name: &'static str, default: bool) -> Result<bool> {
         Ok(self.boolean_given(name)?.unwrap_or(default))
     }
@@ -252,7 +235,7 @@ impl Given {
             return Ok(Password::Unsaid);
         };
         if self.js.is_function(value) {
-            return Ok(password_of(self.js, name, value));
+            return Ok(Password::Asked(secret::asked(self.js, name, value, secret::text)));
         }
         let wrong = |wrong| match wrong {
             NotText::NotString => self.js.kind(value),

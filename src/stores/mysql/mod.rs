@@ -18,8 +18,8 @@ mod walk;
 
 use super::check_table_name;
 use super::served::{
-    Cleared, Credentials, Cursor, Engine, Fault, Group, Limits, Lost, Password, Pool, PoolOptions, Rows, ServedStore,
-    Swept, TlsOptions, run,
+    Cleared, Credentials, Cursor, Engine, Fault, Group, Limits, Lost, Pool, PoolOptions, Rows, ServedStore, Swept,
+    TlsOptions, run,
 };
 use crate::host::{Bulk, Host};
 use crate::kv::{Outcome, Prefix, Result};
@@ -262,8 +262,8 @@ impl Engine for Mysql {
         self.pool.tend()
     }
 
-    fn password(&self) -> Password {
-        self.settings.credentials.password.clone()
+    fn forget(&self) {
+        self.settings.credentials.password.forget();
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -356,8 +356,8 @@ impl Engine for Postgres {
         self.pool.tend()
     }
 
-    fn password(&self) -> Password {
-        self.settings.password.clone()
+    fn forget(&self) {
+        self.settings.password.forget();
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -55,6 +55,10 @@ pub fn unexpected_for(reply: &Value, key: &Key) -> Error {
         Value::ServerError(error) if words(error).contains("WRONGTYPE") => {
             Error::Corrupt(format!("the value of {key} is not a string of Redis"))
         }
+        Value::ServerError(error) if words(error).contains("executing the script") => {
+            let rights = "the script needs the commands get, set, del, zadd and zrem";
+            Error::Backend(format!("{}; {rights}", words(error)))
+        }
         reply => unexpected(reply),
     }
 }

@@ -10,6 +10,7 @@ mod failure;
 mod group;
 mod index;
 mod names;
+mod nat;
 mod node;
 mod open;
 mod scan;
@@ -37,17 +38,15 @@ use rustls::ClientConfig;
 use scan::{Kind, Scan, lasting};
 use servers::{Call, Servers};
 use slots::slot;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use url::{Place, Target};
+use url::Target;
 use wire::Batch;
 
-/// Announced addresses of servers, as `host:port`, and where they are reached.
-pub type NatMap = HashMap<String, Place>;
+pub use nat::NatMap;
 
 /// How many names one command deletes, so that other clients get their turn.
 const DELETED_AT_ONCE: usize = 256;
@@ -69,8 +68,8 @@ pub struct RedisOptions {
     pub max_lifetime: Duration,
     /// How long a connection may be unused.
     pub idle_timeout: Duration,
-    /// Announced addresses and reachable ones, both as `host:port`.
-    pub nat_map: Vec<(String, String)>,
+    /// Where servers are reached that announce other addresses.
+    pub nat_map: NatMap,
 }
 
 impl Default for RedisOptions {
@@ -86,7 +85,7 @@ impl Default for RedisOptions {
             tls: None,
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
-            nat_map: Vec::new(),
+            nat_map: NatMap::default(),
         }
     }
 }
@@ -136,7 +135,7 @@ impl RedisStore {
             }
             tls.check()?;
         }
-        if !options.nat_map.is_empty() && !target.cluster {
+        if options.nat_map.is_used() && !target.cluster {
             return Err(Error::InvalidOption("the option natMap needs a cluster".into()));
         }
         let names = Names::new(options.key_prefix);
@@ -147,13 +146,6 @@ impl RedisStore {
                     .into(),
             ));
         }
-        let nat_map = options.nat_map.iter().map(|(announced, reached)| {
-            let place = Place::parse(reached).ok_or_else(|| {
-                Error::InvalidOption(format!("natMap must name addresses as host:port, not {reached:?}"))
-            })?;
-            Ok((announced.clone(), place))
-        });
-        let nat_map = nat_map.collect::<Result<NatMap>>()?;
         let place = target
             .places
             .iter()
@@ -170,7 +162,7 @@ impl RedisStore {
             command_timeout: options.command_timeout,
             max_lifetime: options.max_lifetime,
             idle_timeout: options.idle_timeout,
-            nat_map,
+            nat_map: options.nat_map,
             tls: options.tls.unwrap_or_default(),
             tls_config: OnceLock::new(),
         });
@@ -305,7 +297,11 @@ impl Engine for Kv {
         Box::pin(async move {
             for master in self.servers.masters(limits.deadline).await? {
                 let ping: Batch = std::iter::once(&cmd("PING")).collect();
-                master.ask(ping, limits.deadline).await?;
+                if let Err(lost) = master.ask(ping, limits.deadline).await {
+                    // Another one may have its slots by now.
+                    drop(self.servers.refresh(limits.deadline).await);
+                    return Err(lost);
+                }
             }
             Ok(())
         })
@@ -338,8 +334,9 @@ impl Engine for Kv {
         self.servers.tend()
     }
 
-    fn password(&self) -> Password {
-        self.settings.password.clone()
+    fn forget(&self) {
+        self.settings.password.forget();
+        self.settings.nat_map.forget();
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -235,12 +235,17 @@ impl Attempt {
 
     /// A server that evicts keys of its own choice would evict parts of the index.
     async fn check_eviction(&self, wire: &mut Wire) -> Result<(), Refusal> {
-        let replies = self
-            .exchange(wire, Batch::default().add(cmd("INFO").arg("memory")))
-            .await?;
-        let memory = replies.into_iter().next().unwrap_or_default();
-        let limit = field(&memory, "maxmemory").filter(|limit| limit != b"0");
-        let policy = field(&memory, "maxmemory_policy").filter(|policy| policy.starts_with(b"allkeys"));
+        let mut ask = Batch::default();
+        ask.add(cmd("INFO").arg("memory"));
+        ask.add(cmd("CONFIG").arg("GET").arg("maxmemory*"));
+        let replies = self.exchange(wire, &ask).await?;
+        // Not every user may ask for both.
+        let find = |in_info: &str, in_config: &str| {
+            let [info, config] = &replies[..] else { return None };
+            field(info, in_info).or_else(|| setting(config, in_config))
+        };
+        let limit = find("maxmemory", "maxmemory").filter(|limit| limit != b"0");
+        let policy = find("maxmemory_policy", "maxmemory-policy").filter(|policy| policy.starts_with(b"allkeys"));
         let (Some(_), Some(policy)) = (limit, policy) else {
             return Ok(());
         };
@@ -274,5 +279,16 @@ fn field(info: &Value, name: &str) -> Option<Vec<u8>> {
     info.split(|byte| *byte == b'\n').find_map(|line| {
         let value = line.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b":")?;
         Some(value.to_vec())
+    })
+}
+
+/// A setting that CONFIG GET has answered.
+fn setting(config: &Value, name: &str) -> Option<Vec<u8>> {
+    let Value::Array(config) = config else {
+        return None;
+    };
+    config.chunks(2).find_map(|pair| match pair {
+        [Value::BulkString(key), Value::BulkString(value)] if key == name.as_bytes() => Some(value.clone()),
+        _ => None,
     })
 }

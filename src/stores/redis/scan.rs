@@ -10,6 +10,7 @@ use super::failure::{Verdict, unexpected, verdict, words};
 use super::names::Names;
 use super::node::Node;
 use super::wire::Batch;
+use crate::host::{sleep, sleep_until};
 use crate::kv::{Error, Prefix, Result};
 use crate::stores::served::{Attempts, Lost, Next};
 use redis::{Cmd, Value, cmd};
@@ -94,7 +95,7 @@ impl Scan {
                 Next::Repeat(_) if Instant::now() < deadline => {
                     // The servers may be others by now.
                     drop(kv.servers.refresh(deadline).await);
-                    crate::host::sleep(attempts.pause()).await;
+                    sleep(attempts.pause()).await;
                     if self
                         .round
                         .as_ref()
@@ -172,8 +173,10 @@ impl Scan {
             round.nodes.pop();
             round.seen.clear();
         } else if !round.seen.insert(next) || round.seen.len() as u64 > round.most {
-            let error = Error::Backend(format!("{}: SCAN does not come to an end", node.place));
-            return Err(lasting(error));
+            // Until then, the caller may end it.
+            sleep_until(deadline).await;
+            let why = format!("{}: SCAN does not come to an end", node.place);
+            return Err(lasting(Error::Timeout(why)));
         }
         round.cursor = next;
         let wanted = |name: &Vec<u8>| self.kind == Kind::Anything || kv.names.key_under(name, &self.prefix).is_some();

@@ -35,6 +35,9 @@ const OTHERS: Duration = Duration::from_millis(300);
 /// The most redirections of one request.
 const MOST_HOPS: u32 = 16;
 
+/// With less time, a redirection is not followed.
+const LAST_HOP: Duration = Duration::from_millis(50);
+
 /// A command about keys of one slot.
 pub struct Call {
     pub slot: u16,
@@ -59,6 +62,8 @@ struct State {
     owners: Vec<Option<Arc<Node>>>,
     /// The servers' places by their ids.
     ids: BTreeMap<Vec<u8>, Place>,
+    /// Where servers are reached that announce other addresses.
+    reached: BTreeMap<Place, Place>,
     /// Changes with each map.
     version: u64,
     taken: Instant,
@@ -88,6 +93,7 @@ impl Servers {
                 seeds,
                 owners: single.map_or_else(Vec::new, |single| vec![Some(single)]),
                 ids: BTreeMap::new(),
+                reached: BTreeMap::new(),
                 version: 0,
                 taken: Instant::now(),
                 closed: false,
@@ -200,11 +206,22 @@ impl Servers {
         let [slots, info] = &replies[..] else {
             return Err(Lost::Undone(Error::Backend("a reply is missing".into())));
         };
-        let report = Report::read(slots, info, &node.place, &self.settings.nat_map);
-        report.map_err(|error| match slots {
+        let report = Report::read(slots, info, &node.place);
+        let mut report = report.map_err(|error| match slots {
             Value::ServerError(reason) if verdict(reason) == Verdict::Final => Lost::Refused { error, lasting: true },
             _ => Lost::Undone(error),
-        })
+        })?;
+        let nat_map = &self.settings.nat_map;
+        if nat_map.is_used() {
+            let mut reached = BTreeMap::new();
+            for announced in report.places.values() {
+                let place = nat_map.reached(announced, deadline).await.map_err(Lost::Undone)?;
+                reached.insert(announced.clone(), place);
+            }
+            report.relocate(&reached);
+            self.state().reached = reached;
+        }
+        Ok(report)
     }
 
     fn adopt(&self, report: Report) {
@@ -285,6 +302,7 @@ impl Servers {
             self.state().taken = Instant::now();
             self.refresh_soon();
         }
+        let begin = Instant::now();
         let mut results: Vec<Option<Result<Value, Lost>>> = calls.iter().map(|_| None).collect();
         let mut left: Vec<Way> = (0..calls.len()).map(Way::new).collect();
         loop {
@@ -311,7 +329,7 @@ impl Servers {
             if strays.is_empty() {
                 break;
             }
-            left = self.lead(strays, calls, deadline, &mut results).await;
+            left = self.lead(strays, calls, (begin, deadline), &mut results).await;
         }
         let none = || Err(Lost::Undone(Error::Backend("a reply is missing".into())));
         results.into_iter().map(|result| result.unwrap_or_else(none)).collect()
@@ -381,8 +399,7 @@ impl Servers {
                     strays.push(way.again(None));
                 }
                 Verdict::Ask(place) => {
-                    let to = redirected(&place, &node.place, &self.settings.nat_map);
-                    let to = to.and_then(|place| self.node_at(&place));
+                    let to = self.named(&place, node);
                     way.asking = to.is_some();
                     strays.push(way.again(to));
                 }
@@ -393,8 +410,12 @@ impl Servers {
         }
     }
 
-    fn node_at(&self, place: &Place) -> Option<Arc<Node>> {
-        self.state().nodes.iter().find(|node| node.place == *place).cloned()
+    /// The server of the cluster that another one names in a redirection.
+    fn named(&self, place: &str, by: &Node) -> Option<Arc<Node>> {
+        let place = redirected(place, &by.place)?;
+        let state = self.state();
+        let place = state.reached.get(&place).unwrap_or(&place);
+        state.nodes.iter().find(|node| node.place == *place).cloned()
     }
 
     /// Finds out where to send what has gone astray. Returns what is to be sent.
@@ -402,20 +423,23 @@ impl Servers {
         &self,
         strays: Vec<Way>,
         calls: &[&Call],
-        deadline: Instant,
+        (begin, deadline): (Instant, Instant),
         results: &mut [Option<Result<Value, Lost>>],
     ) -> Vec<Way> {
         let lost = strays.iter().any(|way| way.to.is_none());
         let hops = strays.iter().map(|way| way.hops).max().unwrap_or(0);
         let refreshed = if lost { self.refresh(deadline).await } else { Ok(()) };
+        let time = deadline.saturating_duration_since(Instant::now());
+        // In time to say why, before the operation is too late.
+        let over = time < ((deadline - begin) / 2).max(LAST_HOP);
         let mut left = Vec::with_capacity(strays.len());
         for mut way in strays {
-            if way.hops > MOST_HOPS {
+            if way.hops > MOST_HOPS || over {
                 let why = way
                     .told
                     .as_ref()
                     .map(|(from, to)| format!("; {} names {to}", from.place));
-                let why = format!("redirected {MOST_HOPS} times{}", why.unwrap_or_default());
+                let why = format!("redirected again and again{}", why.unwrap_or_default());
                 results[way.call] = Some(Err(Lost::Undone(Error::Timeout(why))));
                 continue;
             }
@@ -431,8 +455,7 @@ impl Servers {
                     }
                     // Most servers don't know of it yet.
                     (Some(owner), Some((from, to))) if Arc::ptr_eq(owner, from) => {
-                        let to = redirected(to, &from.place, &self.settings.nat_map);
-                        way.to = to.and_then(|place| self.node_at(&place));
+                        way.to = self.named(to, from);
                     }
                     _ => {}
                 }
@@ -441,8 +464,6 @@ impl Servers {
         }
         // The first redirection is the rule when a slot has moved.
         if hops > 1 && !left.is_empty() {
-            let time = deadline.saturating_duration_since(Instant::now());
-            // So that the last one comes in time to say why.
             sleep(pause(hops).min(time / 8)).await;
         }
         left

@@ -1,6 +1,5 @@
 //! What the servers of a cluster say of it: which of them has which slots.
 
-use super::NatMap;
 use super::failure::unexpected;
 use super::url::Place;
 use crate::kv::{Error, Result};
@@ -34,7 +33,7 @@ impl Report {
     ///
     /// [`Error::Backend`] if they are not as the specification says;
     /// [`Error::Connection`] if no slot is assigned yet.
-    pub fn read(slots: &Value, info: &Value, from: &Place, nat: &NatMap) -> Result<Self> {
+    pub fn read(slots: &Value, info: &Value, from: &Place) -> Result<Self> {
         let wrong = || Error::Backend(format!("{from}: unexpected reply to CLUSTER SLOTS"));
         let Value::Array(entries) = slots else {
             return Err(unexpected(slots));
@@ -54,7 +53,7 @@ impl Report {
             };
             let mut places = Vec::new();
             for server in servers {
-                let (place, id) = server_of(server, from, nat).ok_or_else(wrong)?;
+                let (place, id) = server_of(server, from).ok_or_else(wrong)?;
                 report.places.insert(id, place.clone());
                 places.push(place);
             }
@@ -71,6 +70,16 @@ impl Report {
         }
         report.ranges.sort_unstable();
         Ok(report)
+    }
+
+    /// Has the servers at other places.
+    pub fn relocate(&mut self, places: &BTreeMap<Place, Place>) {
+        let masters = self.ranges.iter_mut().map(|range| &mut range.master);
+        for place in masters.chain(self.places.values_mut()) {
+            if let Some(other) = places.get(place) {
+                *place = other.clone();
+            }
+        }
     }
 
     /// Whether it tells of the same cluster as the servers that were known, whatever
@@ -96,7 +105,7 @@ fn epoch(info: &Value) -> u64 {
 }
 
 /// A server's place and id.
-fn server_of(server: &Value, from: &Place, nat: &NatMap) -> Option<(Place, Vec<u8>)> {
+fn server_of(server: &Value, from: &Place) -> Option<(Place, Vec<u8>)> {
     let Value::Array(parts) = server else {
         return None;
     };
@@ -107,7 +116,7 @@ fn server_of(server: &Value, from: &Place, nat: &NatMap) -> Option<(Place, Vec<u
         Value::BulkString(host) => from_utf8(host).ok()?,
         _ => "",
     };
-    let place = place_of(host, u16::try_from(*port).ok()?, from, nat)?;
+    let place = place_of(host, u16::try_from(*port).ok()?, from)?;
     let id = match rest.first() {
         Some(Value::BulkString(id)) => id.clone(),
         _ => place.to_string().into_bytes(),
@@ -116,22 +125,21 @@ fn server_of(server: &Value, from: &Place, nat: &NatMap) -> Option<(Place, Vec<u
 }
 
 /// The place in a redirection, such as `host:port`.
-pub fn redirected(text: &str, from: &Place, nat: &NatMap) -> Option<Place> {
+pub fn redirected(text: &str, from: &Place) -> Option<Place> {
     let (host, port) = text.rsplit_once(':')?;
-    place_of(host.trim_matches(['[', ']']), port.parse().ok()?, from, nat)
+    place_of(host.trim_matches(['[', ']']), port.parse().ok()?, from)
 }
 
 /// A server that doesn't know its own name, or may not tell it, is where we have
 /// reached the one that speaks of it.
-fn place_of(host: &str, port: u16, from: &Place, nat: &NatMap) -> Option<Place> {
-    if matches!(host, "" | "?" | "0.0.0.0" | "::") {
-        let Place::Tcp(host, _) = from else {
-            return None;
-        };
-        return Some(Place::Tcp(host.clone(), port));
+fn place_of(host: &str, port: u16, from: &Place) -> Option<Place> {
+    if !matches!(host, "" | "?" | "0.0.0.0" | "::") {
+        return Some(Place::Tcp(host.to_owned(), port));
     }
-    let announced = Place::Tcp(host.to_owned(), port);
-    Some(nat.get(&announced.to_string()).cloned().unwrap_or(announced))
+    match from {
+        Place::Tcp(host, _) => Some(Place::Tcp(host.clone(), port)),
+        Place::Unix(_) => None,
+    }
 }
 
 /// The answer that counts, of servers that may disagree: that of most of them, or else
@@ -184,51 +192,43 @@ mod tests {
         Value::Array(entry)
     }
 
-    fn read(entries: Vec<Value>, nat: &NatMap) -> Result<Report> {
+    fn read(entries: Vec<Value>) -> Result<Report> {
         let info = bulk("cluster_state:ok\r\ncluster_current_epoch:7\r\n");
-        Report::read(&Value::Array(entries), &info, &place("seed", 1), nat)
+        Report::read(&Value::Array(entries), &info, &place("seed", 1))
     }
 
     #[test]
     fn servers_may_not_know_their_names() {
-        let report = read(
-            vec![
-                range(5, 9, &[(Value::Nil, 2, "b"), (bulk("?"), 3, "c")]),
-                range(0, 4, &[(bulk(""), 1, "a"), (bulk("::1"), 4, "d")]),
-            ],
-            &NatMap::new(),
-        )
+        let report = read(vec![
+            range(5, 9, &[(Value::Nil, 2, "b"), (bulk("?"), 3, "c")]),
+            range(0, 4, &[(bulk(""), 1, "a"), (bulk("::1"), 4, "d")]),
+        ])
         .unwrap();
         assert_eq!(report.epoch, 7);
         let masters: Vec<_> = report.ranges.iter().map(|range| range.master.clone()).collect();
         assert_eq!(masters, [place("seed", 1), place("seed", 2)]);
         assert_eq!(report.places[&b"c"[..]], place("seed", 3));
         assert_eq!(report.places[&b"d"[..]].to_string(), "[::1]:4");
-        assert_eq!(redirected(":5", &place("x", 1), &NatMap::new()), Some(place("x", 5)));
-        assert_eq!(
-            redirected("::1:5", &place("x", 1), &NatMap::new()),
-            Some(place("::1", 5))
-        );
-        assert_eq!(redirected("h", &place("x", 1), &NatMap::new()), None);
+        assert_eq!(redirected(":5", &place("x", 1)), Some(place("x", 5)));
+        assert_eq!(redirected("::1:5", &place("x", 1)), Some(place("::1", 5)));
+        assert_eq!(redirected("h", &place("x", 1)), None);
     }
 
     #[test]
-    fn announced_addresses_may_be_mapped() {
-        let nat = NatMap::from([("10.0.0.1:6379".into(), place("127.0.0.1", 7000))]);
-        let report = read(vec![range(0, 9, &[(bulk("10.0.0.1"), 6379, "a")])], &nat).unwrap();
+    fn servers_may_be_elsewhere() {
+        let mut report = read(vec![range(0, 9, &[(bulk("10.0.0.1"), 6379, "a"), (bulk("b"), 1, "b")])]).unwrap();
+        report.relocate(&BTreeMap::from([(place("10.0.0.1", 6379), place("127.0.0.1", 7000))]));
         assert_eq!(report.ranges[0].master, place("127.0.0.1", 7000));
-        assert_eq!(
-            redirected("10.0.0.1:6379", &place("x", 1), &nat),
-            Some(place("127.0.0.1", 7000))
-        );
+        assert_eq!(report.places[&b"a"[..]], place("127.0.0.1", 7000));
+        assert_eq!(report.places[&b"b"[..]], place("b", 1));
     }
 
     #[test]
     fn what_is_no_map_is_refused() {
-        assert!(read(Vec::new(), &NatMap::new()).is_err());
-        assert!(read(vec![range(0, 9, &[])], &NatMap::new()).is_err());
-        assert!(read(vec![range(0, 99_999, &[(bulk("a"), 1, "a")])], &NatMap::new()).is_err());
-        assert!(read(vec![Value::Int(1)], &NatMap::new()).is_err());
+        assert!(read(Vec::new()).is_err());
+        assert!(read(vec![range(0, 9, &[])]).is_err());
+        assert!(read(vec![range(0, 99_999, &[(bulk("a"), 1, "a")])]).is_err());
+        assert!(read(vec![Value::Int(1)]).is_err());
     }
 
     /// A report of a server, by which all slots belong to the first of these.

@@ -23,11 +23,15 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// Reads `host:port`.
+    /// Reads `host:port`. An IPv6 address is in brackets.
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
-        let host = host.trim_matches(['[', ']']);
-        (!host.is_empty()).then_some(Self::Tcp(host.to_owned(), port.parse().ok()?))
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let host = match host.strip_prefix('[') {
+            Some(address) => address.strip_suffix(']')?,
+            None => Some(host).filter(|host| !host.contains(':'))?,
+        };
+        (!host.is_empty()).then(|| Self::Tcp(host.to_owned(), port))
     }
 }
 

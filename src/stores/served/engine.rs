@@ -2,7 +2,6 @@
 //! statements are the engine's own business.
 
 use super::attempt::Limits;
-use super::credentials::Password;
 use super::group::Group;
 use super::operation::Operation;
 use super::schedule::Progress;
@@ -189,10 +188,8 @@ pub trait Engine: Send + Sync + 'static {
         None
     }
 
-    /// The password that the options have. It is forgotten after the store is closed.
-    fn password(&self) -> Password {
-        Password::default()
-    }
+    /// The store is closed: lets go of functions of the caller's.
+    fn forget(&self) {}
 
     /// Closes all connections. Those in use end with what uses them.
     fn close(&self) -> BoxFuture<'_, ()>;

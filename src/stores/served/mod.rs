@@ -4,6 +4,7 @@
 //! ([`pool`]). What was not carried out is tried again until its deadline
 //! ([`attempt`]). Only the [`engine`] knows the kind of server.
 
+mod asked;
 mod attempt;
 mod backoff;
 mod cancel;
@@ -23,6 +24,7 @@ mod tls;
 mod worker;
 
 use crate::kv::{Answer, Job, Prefix, Task};
+pub use asked::Asked;
 pub use attempt::{Attempts, Limits, Next};
 pub use backoff::pause;
 pub use cancel::{GRACE, Health};

@@ -495,6 +495,8 @@ impl<C: Connect> Pool<C> {
             refusal.lasting = true;
             state.not_before = None;
         }
+        // Those that have ended with the server don't become free.
+        drop(state.idle.remove(|member| !is_usable(&member.connection)));
         if self.count.load(Ordering::Relaxed) == 0 {
             for waiter in std::mem::take(&mut state.waiters) {
                 // It may have gone.

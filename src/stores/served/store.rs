@@ -7,7 +7,7 @@ use super::Message;
 use super::engine::Engine;
 use super::pages::ServedPages;
 use super::worker::Worker;
-use super::{Admission, Load, Password};
+use super::{Admission, Load};
 use crate::host::thread::{WorkerThread, spawn_with_io};
 use crate::host::{Bulk, Host};
 use crate::kv::{Answer, Command, Job, ListExecutor, Outcome, PageLimits, Pages, Prefix, Reply, Result, Store};
@@ -24,19 +24,25 @@ pub struct Starter<M> {
     load: Arc<Load>,
     host: Host,
     bulk: Bulk,
-    /// Forgotten when the store is closed.
-    password: Password,
+    /// Lets go of functions of the caller's when the store is closed.
+    forget: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl<M: Send + 'static> Starter<M> {
-    pub fn new(name: &'static str, queue_limit: usize, host: Host, bulk: Bulk, password: Password) -> Self {
+    pub fn new(
+        name: &'static str,
+        queue_limit: usize,
+        host: Host,
+        bulk: Bulk,
+        forget: Arc<dyn Fn() + Send + Sync>,
+    ) -> Self {
         Self {
             name,
             worker: WorkerThread::default(),
             load: Arc::new(Load::new(queue_limit)),
             host,
             bulk,
-            password,
+            forget,
         }
     }
 
@@ -62,10 +68,10 @@ impl<M: Send + 'static> Starter<M> {
     where
         F: Future<Output = Option<Answer>> + Send + 'static,
     {
-        let password = self.password.clone();
+        let forget = Arc::clone(&self.forget);
         let end = move |close: Option<Answer>| {
             if close.is_some() {
-                password.forget();
+                forget();
             }
             answer_close(close);
         };
@@ -92,7 +98,7 @@ impl<M: Send + 'static> Starter<M> {
     {
         let worker = if matches!(job.command, Command::Close) {
             let Some(worker) = self.worker.close_by(|messages| self.start(messages, run)) else {
-                self.password.forget();
+                (self.forget)();
                 return job.answer.deliver(Ok(Reply::Done));
             };
             Ok(worker)
@@ -129,10 +135,12 @@ impl<E> Clone for ServedStore<E> {
 
 impl<E: Engine> ServedStore<E> {
     pub fn new(engine: E, queue_limit: usize, host: Host, bulk: Bulk) -> Self {
-        let password = engine.password();
+        let engine = Arc::new(engine);
+        let functions = Arc::clone(&engine);
+        let forget = Arc::new(move || functions.forget());
         Self {
-            engine: Arc::new(engine),
-            starter: Arc::new(Starter::new(E::NAME, queue_limit, host, bulk, password)),
+            engine,
+            starter: Arc::new(Starter::new(E::NAME, queue_limit, host, bulk, forget)),
         }
     }
 

@@ -18,7 +18,7 @@ use super::row::{Row as StoredRow, Rows as StoredRows};
 use super::target::Server;
 use crate::host::{Bulk, Host};
 use crate::kv::{Error, Outcome, Prefix};
-use crate::stores::served::{Cleared, Cursor, Engine, Group, Limits, Lost, Password, Row, Rows, ServedStore, Swept};
+use crate::stores::served::{Cleared, Cursor, Engine, Group, Limits, Lost, Row, Rows, ServedStore, Swept};
 use access::Access;
 use denokv_proto::datapath::{AtomicWriteOutput, ReadRange, SnapshotRead, SnapshotReadOutput};
 use futures::future::BoxFuture;
@@ -338,8 +338,8 @@ impl Engine for DenoServer {
         Box::pin(async { Ok(Swept::default()) })
     }
 
-    fn password(&self) -> Password {
-        self.access.token()
+    fn forget(&self) {
+        self.access.token().forget();
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
