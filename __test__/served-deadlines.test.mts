@@ -122,25 +122,25 @@ describe.each(servedRows)("$store", ({ start, open, many, swaps }) => {
   });
 
   test("operations outlast a server that stops for less than their time", async () => {
-    const store = opened(server.url, 8_000);
+    const store = opened(server.url, 5_000);
     await store.drop();
     // So that all connections are there.
     await Promise.all(numbers(1_000).map((i) => store.set(key(i), i)));
     await Promise.all(numbers(1_000).map((i) => store.get(key(i))));
     const frozen = await server.freeze();
     const gets = Promise.all(numbers(100).map((i) => store.get(key(i))));
-    await Promise.race([gets, later(5_000)]);
+    await Promise.race([gets, later(2_500)]);
     frozen.thaw();
     expect(await gets).toEqual(numbers(100));
   });
 
   test("operations outlast a network that stops for less than their time", async () => {
     const proxy = await startProxy(server);
-    const store = opened(proxy.url(server), 8_000);
+    const store = opened(proxy.url(server), 5_000);
     await Promise.all(numbers(100).map((i) => store.set(key(i), i)));
     silence(proxy);
     const gets = Promise.all(numbers(100).map((i) => store.get(key(i))));
-    await Promise.race([gets, later(5_000)]);
+    await Promise.race([gets, later(2_500)]);
     proxy.onConnection = () => {};
     proxy.resume();
     expect(await gets).toEqual(numbers(100));

@@ -339,9 +339,10 @@ describe.skipIf(!canLimit).each(tested)("$name", (row) => {
         await told();
         // A checkpoint is due 200 ms after the last write, and a sweep some
         // time after the entry's expiry. No event tells of them.
-        const early = await settle(store.set(["k"], 1));
-        const ttl = await settle(
-          store.set(["t"], 1, { ttl: { milliseconds: 1 } }));
+        const [early, ttl] = await Promise.all([
+          settle(store.set(["k"], 1)),
+          settle(store.set(["t"], 1, { ttl: { milliseconds: 1 } })),
+        ]);
         await pause(500);
         report({ early, ttl, ...await tryAll(store) });
         await pause(500);

@@ -22,8 +22,12 @@ type Settings = Readonly<Record<string, string | number>>;
 /** The password of the test user, with characters that are special in URLs. */
 export const password = "s3cr:et/ @#?%";
 
-/** Small files, because a server is created for each test file. */
+/**
+ * Small files, because a server is created for each test file, and no syncs of the
+ * disk: no test ends the whole machine.
+ */
 const small = {
+  "debug-no-sync": 1,
   "innodb-log-file-size": "16M",
   "innodb-buffer-pool-size": "64M",
   "skip-name-resolve": 1,

@@ -61,7 +61,7 @@ export const servedRows: readonly ServedRow[] = [
   {
     store: "PostgresKvStore",
     swaps: "a statement",
-    many: 150_000,
+    many: 50_000,
     large: 150_000,
     open: (url, queryTimeout, options = {}) =>
       new PostgresKvStore(url, { queryTimeout, ...options }),
@@ -105,7 +105,7 @@ export const servedRows: readonly ServedRow[] = [
   {
     store: "MysqlKvStore",
     swaps: "a transaction",
-    many: 150_000,
+    many: 50_000,
     large: 150_000,
     open: (url, queryTimeout, options = {}) =>
       new MysqlKvStore(url, { queryTimeout, ...options }),
