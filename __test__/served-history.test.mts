@@ -27,9 +27,10 @@ import {
 } from "./support/kv-connect.mts";
 import { type Random, randomFrom } from "./support/random.mts";
 import {
-  clusterDisturber,
+  disturbCluster,
   disturbServer,
   durable,
+  orderly,
   terminateSome,
 } from "./support/redis-disturb.mts";
 import { startProxy } from "./support/served.mts";
@@ -286,14 +287,12 @@ async function redisCluster(
   program: Program,
   names: readonly [string, ...string[]],
 ): Promise<Behind> {
-  // A node that is away for a short time is not replaced.
-  const settings = { ...durable, "cluster-node-timeout": 30_000 };
-  const cluster = await RedisCluster.start(true, async () => settings, program);
+  const cluster = await RedisCluster.start(true, async () => orderly, program);
   onTestFinished(() => cluster.stop());
   return {
     url: cluster.urls,
     disturb: (random) => [
-      repeated(random, clusterDisturber(cluster, random, names)),
+      repeated(random, () => disturbCluster(cluster, random, names)),
     ],
   };
 }

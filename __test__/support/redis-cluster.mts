@@ -76,8 +76,8 @@ export async function errors(
 }
 
 /**
- * Makes a replica the master, with its old master's consent. A node that was
- * replaced in this way can't be replaced again for twice the node timeout.
+ * Makes a replica the master, with its old master's consent. Other nodes may refuse
+ * until twice the node timeout after the master was replaced before.
  */
 export async function failOver(
   cluster: RedisCluster,

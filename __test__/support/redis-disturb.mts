@@ -9,6 +9,15 @@ import { failOver, healthy, replicaOf } from "./redis-cluster.mts";
 /** An awaited write survives a crash of the server. */
 export const durable: Settings = { appendonly: "yes", appendfsync: "always" };
 
+/**
+ * Settings of a cluster: a master that is away is not replaced, since its replica
+ * may lack its last writes.
+ */
+export const orderly: Settings = {
+  ...durable,
+  "cluster-replica-no-failover": "yes",
+};
+
 /** The longest pause of a server, in milliseconds. */
 const PAUSE = 1_500;
 
@@ -49,30 +58,24 @@ export async function terminateSome(
 }
 
 /**
- * Returns a function that pauses or restarts a master, moves a slot of one of these
- * names, or makes a replica the master.
+ * Pauses or restarts a master, moves a slot of one of these names, or makes a
+ * replica the master.
  */
-export function clusterDisturber(
+export async function disturbCluster(
   cluster: RedisCluster,
   random: Random,
   names: readonly [string, ...string[]],
-): () => Promise<void> {
-  /** The nodes that can't be replaced again soon. */
-  const replaced = new Set<RedisServer>();
-  return async () => {
-    const masters = await cluster.runningMasters();
-    const master = random.of(masters as [RedisServer, ...RedisServer[]]);
-    const kind = random.of(["pause", "restart", "move", "move", "fail over"]);
-    if (kind === "pause") {
-      await pauseFor(master, random);
-    } else if (kind === "restart") {
-      await restart(master);
-    } else if (kind === "fail over" && !replaced.has(master)) {
-      replaced.add(master);
-      await failOver(cluster, await replicaOf(cluster, master));
-    } else {
-      await cluster.move(await cluster.slotOf(random.of(names)));
-    }
-    await healthy(cluster);
-  };
+): Promise<void> {
+  const masters = await cluster.runningMasters();
+  const master = random.of(masters as [RedisServer, ...RedisServer[]]);
+  const kind = random.of(["pause", "restart", "move", "move", "fail over"]);
+  if (kind === "pause") await pauseFor(master, random);
+  if (kind === "restart") await restart(master);
+  if (kind === "move") {
+    await cluster.move(await cluster.slotOf(random.of(names)));
+  }
+  if (kind === "fail over") {
+    await failOver(cluster, await replicaOf(cluster, master));
+  }
+  await healthy(cluster);
 }
