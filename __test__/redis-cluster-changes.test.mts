@@ -197,10 +197,8 @@ describe.each<Program>(["redis-server", "valkey-server"])("%s", (program) => {
       };
       const workers = Promise.all(numbers(100).map(work));
       const over = (async () => {
-        for (let round = 0; round < 3; round += 1) {
-          const [old] = (await cluster.runningMasters()).toReversed();
-          await failOver(cluster, await replicaOf(cluster, old!));
-          await restore(cluster);
+        for (const old of await cluster.runningMasters()) {
+          await failOver(cluster, await replicaOf(cluster, old));
         }
       })();
       await Promise.race([workers, over]);

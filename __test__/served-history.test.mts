@@ -1,6 +1,6 @@
 // Four stores in two processes, on few keys, while connections end, stall, and
-// deliver bytes late, and answers get lost after their writes were carried out: what
-// the operations returned has a legal order.
+// deliver bytes late, answers get lost after their writes were carried out, and
+// servers are stopped and replaced: what the operations returned has a legal order.
 import { randomInt } from "node:crypto";
 import { setTimeout as later } from "node:timers/promises";
 import { join } from "node:path";
@@ -11,8 +11,10 @@ import { PgBouncer, PostgresServer } from "./services/postgres.mts";
 import {
   type Connection,
   type Direction,
-  TcpProxy,
+  type TcpProxy,
 } from "./services/proxy.mts";
+import { RedisCluster } from "./services/redis-cluster.mts";
+import { type Program, RedisServer } from "./services/redis.mts";
 import { type Child, startChild } from "./support/child.mts";
 import { numbers } from "./support/entries.mts";
 import { type Operation, illegal } from "./support/history.mts";
@@ -24,19 +26,29 @@ import {
   writeDisabled,
 } from "./support/kv-connect.mts";
 import { type Random, randomFrom } from "./support/random.mts";
+import {
+  disturbCluster,
+  disturbServer,
+  durable,
+  orderly,
+  terminateSome,
+} from "./support/redis-disturb.mts";
+import { startProxy } from "./support/served.mts";
 import type { Plan } from "./support/workload.mts";
 
 const seed = Number(process.env.SEED ?? randomInt(2 ** 31));
 const histories = Number(process.env.HISTORIES ?? 100);
 /** How many histories run at the same time. */
 const TOGETHER = 20;
+/** In the names of histories. In a cluster, they choose the slots of the keys. */
+const tags = ["{0}", "{1}", "{2}", "{3}", "{4}"] as const;
 /** How long an operation may take, in milliseconds. */
 const TIMEOUT = 500;
 
 /** A process with two stores. */
 async function worker(
   name: string,
-  url: string,
+  url: string | readonly string[],
   options: object,
 ): Promise<Child> {
   const workload = join(import.meta.dirname, "support/workload.mts");
@@ -76,24 +88,54 @@ function arm(connection: Connection, random: Random): void {
   });
 }
 
-/** Ends a disturbance. */
-type End = () => void | Promise<void>;
+interface Disturbance {
+  /** Whether enough has happened. */
+  readonly isEnough?: () => boolean;
+  end(): void | Promise<void>;
+}
 
 /** Cuts and stalls connections. */
-function disturb(proxy: TcpProxy, random: Random): End {
+function disturb(proxy: TcpProxy, random: Random): Disturbance {
   for (const connection of proxy.connections) arm(connection, random);
   proxy.onConnection = (connection) => arm(connection, random);
-  return () => {
-    proxy.onConnection = () => {};
+  return {
+    end: () => {
+      proxy.onConnection = () => {};
+    },
+  };
+}
+
+/** Makes something happen again and again, after random pauses. */
+function repeated(random: Random, act: () => Promise<unknown>): Disturbance {
+  let count = 0;
+  let isOver = false;
+  const run = async () => {
+    for (; !isOver; count += 1) {
+      await later(random.magnitude(10, TIMEOUT));
+      await act();
+    }
+  };
+  const running = run().finally(() => {
+    isOver = true;
+  });
+  // `end` reports a failure.
+  running.catch(() => {});
+  return {
+    isEnough: () => isOver || count >= histories / 10,
+    end: () => {
+      isOver = true;
+      return running;
+    },
   };
 }
 
 /** Ends connections on the server from time to time. */
 function terminating(
-  proxy: TcpProxy,
+  proxy: TcpProxy | undefined,
   random: Random,
   terminateSome: () => Promise<unknown>,
-): End {
+): Disturbance[] {
+  if (proxy === undefined) return [];
   const over = Promise.withResolvers<boolean>();
   const terminate = async () => {
     for (;;) {
@@ -105,10 +147,11 @@ function terminating(
     }
   };
   const terminating = terminate();
-  return async () => {
+  const end = async () => {
     over.resolve(true);
     await terminating;
   };
+  return [{ end }];
 }
 
 /** Answers that a server or a proxy may give after anything was carried out. */
@@ -126,7 +169,7 @@ const unclear: readonly [Answer, ...Answer[]] = [
 ];
 
 /** Makes a server answer wrongly from time to time. */
-function confuse(server: KvConnectServer, random: Random): End {
+function confuse(server: KvConnectServer, random: Random): Disturbance {
   const wrong = (good: Answer) =>
     random.chance(0.05) ? random.of(unclear) : good;
   server.answerRead = wrong;
@@ -138,18 +181,21 @@ function confuse(server: KvConnectServer, random: Random): End {
     const body = random.of([writeDisabled, conflict]);
     return { status: 200, body };
   };
-  return () => {
-    server.answerRead = server.answerWrite = (good) => good;
-    server.instead = () => undefined;
+  return {
+    end: () => {
+      server.answerRead = server.answerWrite = (good) => good;
+      server.instead = () => undefined;
+    },
   };
 }
 
 interface Behind {
-  readonly url: string;
-  readonly port: number;
+  readonly url: string | readonly string[];
+  /** Where the proxy is to be; there is none if a store finds servers itself. */
+  readonly port?: number;
   readonly options?: object;
   /** Makes the server itself fail. */
-  disturb(proxy: TcpProxy, random: Random): End;
+  disturb(random: Random, proxy: TcpProxy | undefined): Disturbance[];
 }
 
 async function postgres(pooled = false): Promise<Behind> {
@@ -164,7 +210,7 @@ async function postgres(pooled = false): Promise<Behind> {
   return {
     url,
     port,
-    disturb: (proxy, random) =>
+    disturb: (random, proxy) =>
       terminating(
         proxy,
         random,
@@ -192,7 +238,7 @@ async function mysql(): Promise<Behind> {
   return {
     url,
     port,
-    disturb: (proxy, random) =>
+    disturb: (random, proxy) =>
       terminating(proxy, random, () => terminateSome(random)),
   };
 }
@@ -204,7 +250,7 @@ async function kvConnect(): Promise<Behind> {
     url,
     port,
     options: { accessToken: token },
-    disturb: (_, random) => confuse(server, random),
+    disturb: (random) => [confuse(server, random)],
   };
 }
 
@@ -216,7 +262,38 @@ async function denokv(): Promise<Behind> {
     url,
     port,
     options: { accessToken: server.token },
-    disturb: () => () => {},
+    disturb: () => [],
+  };
+}
+
+async function redis(program: Program): Promise<Behind> {
+  const server = await RedisServer.start(durable, program);
+  onTestFinished(() => server.stop());
+  const { url, port } = server;
+  return {
+    url,
+    port,
+    disturb: (random) => [
+      repeated(random, () =>
+        random.chance(0.8)
+          ? terminateSome(server, random)
+          : disturbServer(server, random),
+      ),
+    ],
+  };
+}
+
+async function redisCluster(
+  program: Program,
+  names: readonly [string, ...string[]],
+): Promise<Behind> {
+  const cluster = await RedisCluster.start(true, async () => orderly, program);
+  onTestFinished(() => cluster.stop());
+  return {
+    url: cluster.urls,
+    disturb: (random) => [
+      repeated(random, () => disturbCluster(cluster, random, names)),
+    ],
   };
 }
 
@@ -268,6 +345,42 @@ const ways: Way[] = [
     options: (commandTimeout) => ({ commandTimeout }),
   },
 ];
+const commands = (commandTimeout: number) => ({ commandTimeout });
+const indexed = (commandTimeout: number) => ({
+  commandTimeout,
+  index: true,
+  keyPrefix: "{fedify}::",
+});
+ways.push(
+  {
+    name: "Redis",
+    store: "RedisKvStore",
+    start: () => redis("redis-server"),
+    fails: true,
+    options: commands,
+  },
+  {
+    name: "Valkey, indexed",
+    store: "RedisKvStore",
+    start: () => redis("valkey-server"),
+    fails: true,
+    options: indexed,
+  },
+  {
+    name: "a Valkey cluster",
+    store: "RedisKvStore",
+    start: () => redisCluster("valkey-server", tags),
+    fails: true,
+    options: commands,
+  },
+  {
+    name: "a Redis cluster, indexed",
+    store: "RedisKvStore",
+    start: () => redisCluster("redis-server", ["{fedify}"]),
+    fails: true,
+    options: indexed,
+  },
+);
 if (hasDenokv) {
   ways.push({
     name: "KV Connect, denokv",
@@ -283,28 +396,36 @@ describe(`HISTORIES=${histories} SEED=${seed}`, () => {
     "$name",
     async ({ store, start, fails, options }) => {
       const behind = await start();
-      const proxy = await TcpProxy.start(behind);
-      onTestFinished(() => proxy.stop());
+      const { port } = behind;
+      const proxy = port === undefined ? undefined : await startProxy({ port });
+      const url = proxy?.url({ url: String(behind.url) }) ?? behind.url;
       // Without faults, nothing is to be late on a busy machine.
       const timeout = fails ? TIMEOUT : 60_000;
       const all = { ...options(timeout), ...behind.options };
       const workers = await Promise.all(
-        numbers(2).map(() => worker(store, proxy.url(behind), all)),
+        numbers(2).map(() => worker(store, url, all)),
       );
       const random = randomFrom(seed);
-      const ends = fails
-        ? [disturb(proxy, random), behind.disturb(proxy, random)]
-        : [];
+      const disturbances = fails ? behind.disturb(random, proxy) : [];
+      if (fails && proxy) disturbances.push(disturb(proxy, random));
+      const isEnough = () =>
+        disturbances.every(({ isEnough }) => isEnough?.() ?? true);
       const seen = { answered: 0, unknown: 0, "not done": 0 };
-      for (let from = 0; from < histories / 2; from += TOGETHER) {
-        const names = numbers(TOGETHER).map((i) => String(from + i));
+      for (
+        let from = 0;
+        from < histories / 2 || !isEnough();
+        from += TOGETHER
+      ) {
+        const names = numbers(TOGETHER).map(
+          (i) => `${tags[i % tags.length]}${from + i}`,
+        );
         const operations = await round(workers, random, names);
         for (const { outcome } of operations) {
           seen["failed" in outcome ? outcome.failed : "answered"] += 1;
         }
         expect(illegal(operations)).toEqual([]);
       }
-      for (const end of ends) await end();
+      for (const disturbance of disturbances) await disturbance.end();
       const rejected = seen.unknown + seen["not done"];
       expect(rejected > 0, JSON.stringify(seen)).toBe(fails);
       // A pooler whose connections all stall answers little.

@@ -39,6 +39,8 @@ export class RedisCluster {
             "cluster-port": await freePort(),
             "cluster-replica-validity-factor": 0,
             "repl-diskless-sync-delay": 0,
+            // Replicas are in the map only after something was replicated.
+            "repl-ping-replica-period": 1,
             ...(await more()),
           },
           program,

@@ -75,7 +75,10 @@ export async function errors(
   return total;
 }
 
-/** Makes a replica the master, with its old master's consent. */
+/**
+ * Makes a replica the master, with its old master's consent. Other nodes may refuse
+ * until twice the node timeout after the master was replaced before.
+ */
 export async function failOver(
   cluster: RedisCluster,
   replica: RedisServer,
@@ -84,8 +87,17 @@ export async function failOver(
   await expect
     .poll(async () => String(await client.info("replication")))
     .toContain("master_link_status:up");
-  await client.call("CLUSTER", "FAILOVER");
-  await expect.poll(async () => (await client.role())[0]).toBe("master");
+  const isMaster = () =>
+    expect
+      .poll(async () => (await client.role())[0], { timeout: 6_000 })
+      .toBe("master")
+      .then(
+        () => true,
+        () => false,
+      );
+  // The nodes give up after five seconds.
+  do await client.call("CLUSTER", "FAILOVER");
+  while (!(await isMaster()));
 }
 
 /** The node that replicates this master. */
