@@ -8,10 +8,13 @@ import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { MysqlServer } from "./services/mysql.mts";
 import { numbers } from "./support/entries.mts";
+import { Certificates } from "./support/certificates.mts";
 import {
   type Conversation,
   FalseMysql,
+  announce,
   nonce,
+  packet,
 } from "./support/false-mysql.mts";
 import { type Options, openStore } from "./support/mysql.mts";
 import { expectRejection } from "./support/rejection.mts";
@@ -233,16 +236,45 @@ test("over a Unix socket, the password needs no encryption", async () => {
   expect(told).toEqual([`${password}\0`]);
 });
 
+test("on an encrypted connection, the password needs no key", async () => {
+  const certificates = new Certificates();
+  onTestFinished(() => certificates.remove());
+  certificates.authority("ca");
+  certificates.certificate("server", "ca", "IP:127.0.0.1");
+  const pem = (name: string) => certificates.pem(name);
+  for (const method of [caching, sha256Method]) {
+    const told: string[] = [];
+    const server = await FalseMysql.start({
+      method,
+      tls: { cert: pem("server.crt"), key: pem("server.key") },
+      onLogin: async (conversation, login) => {
+        if (method === sha256Method) {
+          told.push(login.toString("latin1"));
+          return;
+        }
+        conversation.send(wantsPassword);
+        told.push((await conversation.next()).toString());
+      },
+    });
+    await works(server, { tls: { ca: pem("ca.crt") } });
+    expect(told).toHaveLength(1);
+    expect(told[0]).toContain(`${password}\0`);
+  }
+});
+
 test.each([
   ["nothing", ""],
   ["another protocol", "HTTP/1.1 400 Bad Request"],
   ["an old protocol", "\x09old\0"],
   ["half of it", "\x0a8.0.40\0\x01\0\0"],
 ])("a greeting that is %s is an error", async (_, first) => {
-  const server = await FalseMysql.start({
-    first: Buffer.from(first, "latin1"),
-  });
+  const server = await FalseMysql.start({ first: packet(0, first) });
   expect(await fails(server)).toContain("127.0.0.1");
+});
+
+test("a greeting of 16 MB is not waited for", async () => {
+  const server = await FalseMysql.start({ first: announce(0, 0xff_ff_ff) });
+  expect(await fails(server)).toContain("too long");
 });
 
 test("a server that goes on without end is left", async () => {

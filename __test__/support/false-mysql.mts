@@ -3,6 +3,7 @@
 // stores anything.
 import { once } from "node:events";
 import { type Server, type Socket, createServer } from "node:net";
+import { TLSSocket } from "node:tls";
 import { onTestFinished } from "vitest";
 
 type Part = Buffer | string;
@@ -82,11 +83,12 @@ export class Conversation {
   readonly socket: Socket;
   /** What the client has sent. */
   received = Buffer.alloc(0);
-  #number = 0;
+  #number: number;
   readonly #packets: AsyncIterator<Buffer>;
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, number = 0) {
     this.socket = socket;
+    this.#number = number;
     this.#packets = this.#read();
   }
 
@@ -134,8 +136,10 @@ export class Conversation {
 interface Options {
   /** The method that the server begins with. */
   method?: string;
-  /** In place of the greeting. */
+  /** In place of the greeting, with its header. */
   first?: Buffer;
+  /** The server encrypts. */
+  tls?: { readonly cert: Buffer; readonly key: Buffer };
   /** After the client's first packet. If it returns, the client is logged in. */
   onLogin?: (conversation: Conversation, login: Buffer) => unknown;
   /** In place of an answer to a lone get. */
@@ -150,11 +154,9 @@ export class FalseMysql {
   private constructor(options: Options) {
     this.#options = options;
     this.#server = createServer((socket) => {
-      const conversation = new Conversation(socket);
-      this.conversations.push(conversation);
       // The other side may close while we write.
       socket.on("error", () => {});
-      this.#serve(conversation).catch(() => socket.destroy());
+      this.#serve(socket).catch(() => socket.destroy());
     });
   }
 
@@ -179,9 +181,12 @@ export class FalseMysql {
     return `mysql://fedify:${encodeURIComponent(password)}@${at}`;
   }
 
-  async #serve(conversation: Conversation): Promise<void> {
-    const { method = "mysql_native_password", first, onLogin } = this.#options;
-    conversation.send(first ?? greeting({ method }));
+  async #serve(socket: Socket): Promise<void> {
+    const { first, method = "mysql_native_password", onLogin } = this.#options;
+    const encrypts = this.#options.tls !== undefined;
+    socket.write(first ?? packet(0, greeting({ encrypts, method })));
+    const conversation = await this.#begin(socket);
+    this.conversations.push(conversation);
     const login = await conversation.next();
     await onLogin?.(conversation, login);
     conversation.send(ok);
@@ -189,6 +194,18 @@ export class FalseMysql {
       const command = await conversation.next();
       await this.#answer(conversation, command);
     }
+  }
+
+  /** A conversation, which is encrypted if the server encrypts. */
+  async #begin(socket: Socket): Promise<Conversation> {
+    const { tls } = this.#options;
+    if (!tls) return new Conversation(socket, 1);
+    await once(socket, "readable");
+    // The client asks for encryption by this packet.
+    socket.read(36);
+    const encrypted = new TLSSocket(socket, { isServer: true, ...tls });
+    encrypted.on("error", () => {});
+    return new Conversation(encrypted, 2);
   }
 
   /** Every statement changes and finds nothing. */
