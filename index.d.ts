@@ -517,6 +517,17 @@ export interface MysqlKvStoreOptions extends ServerOptions {
    */
   queryTimeout?: number;
   /**
+   * Whether the password may be encrypted by an RSA key that the server sends, on a
+   * connection that is not encrypted. MySQL's `caching_sha2_password` and
+   * `sha256_password` may need that. It doesn't protect the password from someone
+   * who can take the server's place. If `false`, such a login rejects with
+   * `ERR_KV_CONNECTION`, unless `tls` encrypts the connection or it is a Unix
+   * socket.
+   *
+   * @default false
+   */
+  allowPublicKeyRetrieval?: boolean;
+  /**
    * Encrypts connections, as `ssl-mode` in the URL does.
    *
    * @default Connections are not encrypted, unless `ssl-mode` in the URL says so.

@@ -8,6 +8,7 @@ import { BaseSequencer, type TestSpecification } from "vitest/node";
 const hosted = [
   "contract/contract",
   "host",
+  "mysql",
   "postgres",
   "reentrancy",
   "served-lifecycle",

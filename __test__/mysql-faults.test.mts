@@ -115,6 +115,27 @@ test("no operation fails because an idle connection was killed", async () => {
   await root.end();
 });
 
+test("a write on an idle connection that has ended is not sent there", async () => {
+  const store = openStore(server.url);
+  const root = await server.root();
+  const end = async () => {
+    for (const id of await threads(root)) {
+      await root.query(`KILL CONNECTION ${id}`).catch(() => {});
+    }
+    await expect.poll(() => threads(root)).toEqual([]);
+  };
+  for (const i of numbers(10)) {
+    await store.set(["k"], i);
+    await end();
+    await store.set(["k"], "mine");
+    await end();
+    await store.delete(["k"]);
+    await end();
+    expect(await store.get(["k"])).toBeUndefined();
+  }
+  await root.end();
+});
+
 test("a cas with an unknown outcome rejects and says so", async () => {
   const store = openStore(server.url, { queryTimeout: 20_000 });
   await store.initialize();

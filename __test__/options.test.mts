@@ -83,7 +83,13 @@ const rows: Record<string, Row> = {
     construct: (options) =>
       new MysqlKvStore("mysql://localhost/a", options as object),
     url: "mysql://localhost/a",
-    options: { maxConnections: 1, maxLifetime: 1, idleTimeout: 1, ...sql },
+    options: {
+      maxConnections: 1,
+      maxLifetime: 1,
+      idleTimeout: 1,
+      allowPublicKeyRetrieval: true,
+      ...sql,
+    },
     encryptedUrl: "mysql://localhost/a",
   },
   DenoKvStore: {

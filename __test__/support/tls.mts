@@ -17,6 +17,7 @@ import { MysqlServer, password } from "../services/mysql.mts";
 import { PostgresServer } from "../services/postgres.mts";
 import { RedisServer, freePort } from "../services/redis.mts";
 import type { Certificates } from "./certificates.mts";
+import { greeting, packet } from "./false-mysql.mts";
 import { accepted, frame, ready } from "./false-postgres.mts";
 import { rejection } from "./rejection.mts";
 
@@ -36,11 +37,6 @@ export interface TlsRow {
   readonly store: string;
   /** Whether the store has the option `tls`. */
   readonly hasOption: boolean;
-  /**
-   * Whether a certificate that is its own authority may be trusted: the driver of
-   * MySQL verifies servers itself.
-   */
-  readonly trustsAuthorities: boolean;
   start(certificates: Certificates, names: readonly string[]): Promise<Server>;
   /** Opens a store at `host:port`, with a password if it needs one. */
   open(place: string, tls?: Tls): Openable;
@@ -58,45 +54,10 @@ type Openable = RedisKvStore | PostgresKvStore | MysqlKvStore | DenoKvStore;
 
 const redisText = (text: string) => Buffer.from(`${text}\r\n`);
 
-/** A packet of MySQL's protocol. */
-function packet(number: number, ...parts: (Buffer | string)[]): Buffer {
-  const body = Buffer.concat(
-    parts.map((part) => Buffer.from(part as string, "latin1")),
-  );
-  const header = Buffer.alloc(4);
-  header.writeUIntLE(body.length, 0, 3);
-  header[3] = number;
-  return Buffer.concat([header, body]);
-}
-
-/** The first packet of MySQL 8, and whether it offers encryption. */
-function mysqlGreeting(encrypts: boolean): Buffer {
-  const sslFlag = 0x0800;
-  // Protocol 4.1, the authentication's method by name, and long passwords.
-  const low = Buffer.alloc(2);
-  low.writeUInt16LE(0x8201 | 0x0008 | (encrypts ? sslFlag : 0));
-  const high = Buffer.alloc(2);
-  high.writeUInt16LE(0x0008);
-  return packet(
-    0,
-    "\x0a8.0.40\0",
-    "\x01\0\0\0",
-    "12345678\0",
-    low,
-    "\x2d\x02\0",
-    high,
-    "\x15",
-    "\0".repeat(10),
-    "123456789012\0",
-    "mysql_native_password\0",
-  );
-}
-
 export const tlsRows: readonly TlsRow[] = [
   {
     store: "RedisKvStore",
     hasOption: true,
-    trustsAuthorities: true,
     clearBytes: 0,
     no: redisText("-ERR unknown command"),
     yes: redisText("+OK"),
@@ -140,7 +101,6 @@ export const tlsRows: readonly TlsRow[] = [
   {
     store: "PostgresKvStore",
     hasOption: true,
-    trustsAuthorities: true,
     clearBytes: 8,
     no: Buffer.from("N"),
     yes: Buffer.concat([
@@ -190,9 +150,8 @@ export const tlsRows: readonly TlsRow[] = [
   {
     store: "MysqlKvStore",
     hasOption: true,
-    trustsAuthorities: false,
     clearBytes: 36,
-    greeting: mysqlGreeting,
+    greeting: (encrypts) => packet(0, greeting({ encrypts })),
     no: Buffer.alloc(0),
     yes: packet(2, "\0\0\0\x02\0\0\0"),
     open: (place, tls) =>
@@ -225,7 +184,6 @@ export const tlsRows: readonly TlsRow[] = [
   {
     store: "DenoKvStore",
     hasOption: false,
-    trustsAuthorities: true,
     clearBytes: 0,
     no: redisText("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n"),
     yes: redisText("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n"),

@@ -100,7 +100,7 @@ fn open(js: Js, url: &str, options: Value) -> Result<Stores> {
             Ok(Either6::D(PostgresKvStore(Handle::new(js, store))))
         }
         "mysql" | "mariadb" => {
-            let store = MysqlStore::at(url, &MysqlOptions::parse(js, options)?)?;
+            let store = MysqlStore::at(url, &MysqlOptions::parse(js, options)?, js.host())?;
             Ok(Either6::E(MysqlKvStore(Handle::new(js, store))))
         }
         "denokv" => {

@@ -50,7 +50,7 @@ impl MysqlKvStore {
     #[napi(constructor, ts_args_type = "url: string, options?: MysqlKvStoreOptions")]
     pub fn new(env: Env, this: This<'_>, url: Arg<UrlText>, options: Arg<MysqlOptions>) -> napi::Result<Self> {
         called_with_new(env, &this, "MysqlKvStore")?;
-        let store = || MysqlStore::at(&url.0?.0, &options.0?);
+        let store = || MysqlStore::at(&url.0?.0, &options.0?, js(env).host());
         match store() {
             Ok(store) => Ok(Self(Handle::new(js(env), store))),
             Err(error) => Err(thrown(env, &error)),

@@ -22,6 +22,7 @@ impl Parse for MysqlOptions {
             options.queue_limit = given.queue_limit(options.queue_limit)?;
             options.credentials = given.credentials()?;
             options.tls = given.tls()?;
+            options.allow_public_key_retrieval = given.boolean("allowPublicKeyRetrieval", false)?;
             Ok(options)
         })
     }

@@ -1,9 +1,9 @@
 //! What the catalogue says about the table: whether it can be used, even if another
 //! program made it, and which index the statements use.
 
+use super::answer::Row;
 use crate::kv::Result;
 use crate::stores::table_faults::TableFaults;
-use mysql_async::Row;
 use std::collections::BTreeMap;
 
 /// What the statements have to know of a table.
@@ -53,35 +53,33 @@ pub enum Part {
 
 impl Part {
     /// `None` for rows that are none of these.
-    pub fn of(row: &Row) -> Option<Self> {
-        let text = |index: usize| row.get::<Option<String>, _>(index).flatten();
-        let number = |index: usize| row.get::<Option<u32>, _>(index).flatten();
-        let flag = |index: usize| number(index) == Some(1);
-        let name = text(1)?;
-        Some(match text(0)?.as_str() {
+    pub fn of(mut row: Row) -> Option<Self> {
+        let number = |row: &Row, index| row.number(index)?.try_into().ok();
+        let name = row.text(1)?;
+        Some(match row.text(0)?.as_str() {
             "table" => Self::Table {
                 kind: name,
-                engine: text(2).unwrap_or_default(),
+                engine: row.text(2).unwrap_or_default(),
             },
             "column" => Self::Column {
                 name: name.to_ascii_lowercase(),
-                data_type: text(2)?.to_ascii_lowercase(),
-                whole_type: text(3)?,
-                character_set: text(4),
-                collation: text(5),
-                precision: number(6),
-                is_nullable: flag(7),
-                must_be_given: flag(8),
-                is_primary: flag(9),
+                data_type: row.text(2)?.to_ascii_lowercase(),
+                whole_type: row.text(3)?,
+                character_set: row.text(4),
+                collation: row.text(5),
+                precision: number(&row, 6),
+                is_nullable: row.flag(7),
+                must_be_given: row.flag(8),
+                is_primary: row.flag(9),
             },
             "index" => Self::Index {
                 name,
-                column: text(2).map(|name| name.to_ascii_lowercase()),
-                kind: text(3)?,
-                is_prefix: flag(6),
-                is_unique: flag(7),
-                position: number(8)?,
-                is_hidden: flag(9),
+                column: row.text(2).map(|name| name.to_ascii_lowercase()),
+                kind: row.text(3)?,
+                is_prefix: row.flag(6),
+                is_unique: row.flag(7),
+                position: number(&row, 8)?,
+                is_hidden: row.flag(9),
             },
             _ => return None,
         })

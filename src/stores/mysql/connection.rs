@@ -1,29 +1,27 @@
 //! Connections of the pool, and how they are opened.
 
 use super::Settings;
-use super::failure::{Failure, refusal};
-use super::session::{MOST_STATEMENTS, Name, Session, Wanted, Wire};
-use super::tls::ssl_opts;
-use crate::host::{Task, sleep, spawn, timeout};
+use super::answer::Command;
+use super::client::Client;
+use super::failure::{Failure, WireError, refusal};
+use super::login::Login;
+use super::session::{Name, Session, Wanted, set_up};
+use super::wire::Wire;
+use crate::host::{Bulk, Socket, Task, Watch, on_loop, sleep, spawn, timeout, timeout_at};
 use crate::kv::{Error, Result};
-use crate::stores::served::{Connect, Fault, GRACE, Health, Pooled, Refusal, contain, look_up};
-use futures::future::BoxFuture;
-use mysql_async::prelude::Queryable;
-use mysql_async::{Opts, OptsBuilder};
-use std::net::SocketAddr;
+use crate::stores::served::{Connect, Fault, GRACE, Health, Pooled, Refusal, connect, contain};
+use futures::future::{AbortHandle, BoxFuture, abortable};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, timeout_at};
-
-/// The driver is not to limit what a server sends. The server's own limit is
-/// looked up.
-const ANY_PACKET: usize = 1 << 30;
-
-/// The driver is not to give up idle connections. If the server ends one, we
-/// notice it.
-const ANY_WAIT: usize = 28_800;
+use tokio::time::Instant;
 
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -33,13 +31,54 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub struct Connection {
     /// Locked by the statements under way.
     session: Mutex<Session>,
+    client: Client,
     name: Name,
     settings: Arc<Settings>,
+    bulk: Bulk,
+    watch: Arc<Watch>,
     health: Health,
+    /// Whether it is not to be used any longer.
     ended: AtomicBool,
+    /// Whether the event loop runs the task.
+    on_loop: bool,
+    task: Option<Task<()>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if (self.health.is_given_up() || self.health.is_busy())
+            && let Some(task) = &self.task
+        {
+            // It would wait for an answer.
+            task.abort();
+        }
+    }
 }
 
 impl Connection {
+    /// The host that runs the caller also runs the connection's task.
+    fn start(opened: Opened, settings: &Arc<Settings>, bulk: &Bulk) -> Self {
+        let Opened {
+            wire,
+            watch,
+            name,
+            packet,
+        } = opened;
+        let (client, task) = Client::new(wire);
+        Self {
+            session: Mutex::new(Session::new(client.clone(), Arc::clone(&settings.statements), packet)),
+            client,
+            name,
+            settings: Arc::clone(settings),
+            bulk: bulk.clone(),
+            watch,
+            health: Health::default(),
+            ended: AtomicBool::new(false),
+            on_loop: on_loop(),
+            task: Some(spawn(task)),
+        }
+    }
+
     /// The session, for statements. Their result goes through [`Self::end`].
     pub async fn session(&self) -> MutexGuard<'_, Session> {
         self.session.lock().await
@@ -47,22 +86,13 @@ impl Connection {
 
     pub async fn end<T>(&self, mut session: MutexGuard<'_, Session>, result: Result<T, Failure>) -> Result<T, Fault> {
         match result {
-            Ok(result) => {
-                if session.spent {
-                    self.ended.store(true, Ordering::Relaxed);
-                }
-                session.end();
-                Ok(result)
-            }
+            Ok(result) => Ok(result),
             Err(failure) => Err(self.fail(&mut session, failure).await),
         }
     }
 
     /// Says what a failure means.
     async fn fail(&self, session: &mut Session, failure: Failure) -> Fault {
-        if matches!(failure, Failure::Ended(_)) {
-            self.ended.store(true, Ordering::Relaxed);
-        }
         let fault = session.fail(failure, self.place()).await;
         if matches!(fault, Fault::Stale(_)) {
             // New ones suit the server.
@@ -80,19 +110,28 @@ impl Pooled for Connection {
         &self.settings.target.place
     }
 
+    fn is_on_loop(&self) -> bool {
+        self.on_loop
+    }
+
     fn health(&self) -> &Health {
         &self.health
     }
 
     fn is_open(&self) -> bool {
-        !self.ended.load(Ordering::Relaxed)
+        self.client.is_open() && !self.ended.load(Ordering::Relaxed)
+    }
+
+    fn refresh(&self) {
+        self.watch.refresh();
     }
 
     /// By way of another connection.
     fn cancel(&self) -> Task<()> {
         let (settings, name) = (Arc::clone(&self.settings), self.name.clone());
-        let told = async move { kill_query(&settings, &name).await };
-        spawn(async move { drop(contain(timeout(GRACE, told)).await) })
+        let told = async move { drop(contain(timeout(GRACE, kill_query(&settings, &name))).await) };
+        let bulk = self.bulk.clone();
+        spawn(async move { drop(bulk.run(told).await) })
     }
 
     async fn settle(&self) {
@@ -102,7 +141,7 @@ impl Pooled for Connection {
         let _ = self.end(session, settled).await;
     }
 
-    /// The driver can't go on after a statement that was abandoned.
+    /// It may have left a transaction open.
     fn outlives_abandoned(&self) -> bool {
         false
     }
@@ -120,7 +159,7 @@ impl Pooled for Connection {
         let mut pause = Duration::from_millis(1);
         loop {
             let mut session = self.session().await;
-            let killed = session.kill("CONNECTION", id).await;
+            let killed = session.kill(id).await;
             match self.end(session, killed).await {
                 // It may be carrying out its last statement.
                 Ok(()) => sleep(pause).await,
@@ -132,98 +171,167 @@ impl Pooled for Connection {
         }
     }
 
-    async fn close(self) {
-        let _ = timeout(FAREWELL, self.session.into_inner().disconnect()).await;
+    async fn close(mut self) {
+        let task = self.task.take();
+        drop(self);
+        if let Some(mut task) = task
+            && timeout(FAREWELL, &mut task).await.is_err()
+        {
+            task.abort();
+        }
     }
 }
 
-async fn kill_query(settings: &Settings, name: &Name) -> mysql_async::Result<()> {
-    let Ok(opts) = settings.opts_by(Instant::now() + GRACE).await else {
+async fn kill_query(settings: &Settings, name: &Name) -> Result<(), WireError> {
+    let Ok(access) = settings.access(Instant::now() + GRACE).await else {
         return Ok(());
     };
-    let mut conn = Wire::connect(addressed(opts).await?).await?;
-    if Name::ask(&mut conn).await?.0.is_beside(name) {
-        conn.query_drop(format!("KILL QUERY {}", name.id)).await?;
+    let (mut wire, _) = settings.connect(access).await?;
+    if Name::ask(&mut wire).await?.0.is_beside(name) {
+        let kill = format!("KILL QUERY {}", name.id);
+        Command::query(&kill).run(&mut wire).await?;
     }
-    conn.disconnect().await
+    wire.quit().await;
+    Ok(())
 }
 
-/// Opens connections.
-pub struct Connector(pub Arc<Settings>);
+/// A connection that is set up, and whose task waits to be run.
+struct Opened {
+    wire: Wire,
+    watch: Arc<Watch>,
+    name: Name,
+    packet: usize,
+}
+
+impl Opened {
+    /// Must run on a thread: it takes long, and needs a runtime.
+    async fn open(settings: Arc<Settings>, deadline: Instant) -> Result<Self, Refusal> {
+        let place = &settings.target.place;
+        let wanted = Wanted {
+            query_timeout: settings.query_timeout,
+            statement_log: settings.statement_log.load(Ordering::Relaxed),
+        };
+        let access = settings.access(deadline).await?;
+        let opening = async {
+            let (mut wire, watch) = settings.connect(access).await?;
+            let (name, packet) = set_up(&mut wire, wanted).await?;
+            Ok(Self {
+                wire,
+                watch,
+                name,
+                packet,
+            })
+        };
+        let opened = timeout_at(deadline, opening).await.map_err(|_| Refusal {
+            error: Error::Connection(format!("{place}: not connected in time")),
+            lasting: false,
+        })?;
+        let may_change = settings.credentials.password.may_change();
+        opened.map_err(|error| refusal(place, error, may_change))
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Opens connections on the thread, because that takes long.
+pub struct Connector {
+    pub settings: Arc<Settings>,
+    pub bulk: Bulk,
+}
 
 impl Connect for Connector {
     type Connection = Connection;
 
     fn place(&self) -> &str {
-        &self.0.target.place
+        &self.settings.target.place
     }
 
     /// There is one address only: if the server behind it takes no writes, there is
     /// none to ask instead, and `get` goes on working.
     fn open(&self, deadline: Instant, _: bool) -> BoxFuture<'_, Result<Connection, Refusal>> {
         Box::pin(async move {
-            let settings = &self.0;
-            let place = &settings.target.place;
-            let passing = |error| Refusal { error, lasting: false };
-            let opts = settings.opts_by(deadline).await?;
-            let wanted = Wanted {
-                query_timeout: settings.query_timeout,
-                statement_log: settings.statement_log.load(Ordering::Relaxed),
-            };
-            let opening = async {
-                let conn = Wire::connect(addressed(opts).await?).await?;
-                Session::set_up(conn, Arc::clone(&settings.statements), wanted).await
-            };
-            let opened = contain(timeout_at(deadline, opening)).await.map_err(passing)?;
-            let opened = opened.map_err(|_| passing(Error::Connection(format!("{place}: not connected in time"))))?;
-            let may_change = settings.credentials.password.may_change();
-            let (session, name) = opened.map_err(|error| refusal(place, &error, may_change))?;
-            Ok(Connection {
-                session: Mutex::new(session),
-                name,
-                settings: Arc::clone(settings),
-                health: Health::default(),
-                ended: AtomicBool::new(false),
-            })
+            let open = Box::pin(Opened::open(Arc::clone(&self.settings), deadline));
+            let (open, abort) = abortable(contain(open));
+            // Its socket is not to outlive this future.
+            let _guard = AbortOnDrop(abort);
+            let opened = self.bulk.run(open).await;
+            let opened = opened.and_then(|opened| opened.unwrap_or(Err(Error::Closed)));
+            let opened = opened.map_err(|error| Refusal { error, lasting: false })?;
+            Ok(Connection::start(opened?, &self.settings, &self.bulk))
         })
     }
+}
+
+/// What a new connection needs.
+struct Access {
+    password: String,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
 }
 
 impl Settings {
-    /// The options of a new connection, with its own password if there is one.
-    async fn opts_by(&self, deadline: Instant) -> Result<Opts, Refusal> {
-        let opts = self.opts().map_err(|error| Refusal { error, lasting: true })?;
+    async fn access(&self, deadline: Instant) -> Result<Access, Refusal> {
+        let tls = self.tls().map_err(|error| Refusal { error, lasting: true })?;
         let password = self.credentials.password.get(&self.target.place, deadline).await;
-        Ok(match password.map_err(|error| Refusal { error, lasting: false })? {
-            Some(password) => OptsBuilder::from_opts(opts).pass(Some(password)).into(),
-            None => opts,
+        let password = password.map_err(|error| Refusal { error, lasting: false })?;
+        Ok(Access {
+            password: password.unwrap_or_else(|| self.target.password.clone()),
+            tls,
         })
     }
 
-    /// The driver's options. They are made when the first connection needs them,
-    /// because that reads files.
-    fn opts(&self) -> Result<Opts> {
-        if let Some(opts) = self.opts.get() {
-            return Ok(opts.clone());
-        }
-        let opts = OptsBuilder::from_opts(self.target.opts.clone())
-            .user(self.credentials.user.as_deref().or(self.target.opts.user()))
-            .stmt_cache_size(MOST_STATEMENTS)
-            .max_allowed_packet(Some(ANY_PACKET))
-            .wait_timeout(Some(ANY_WAIT))
-            .tcp_keepalive(Some(KEEPALIVE))
-            .ssl_opts(self.tls.as_ref().map(ssl_opts).transpose()?);
-        Ok(self.opts.get_or_init(|| opts.into()).clone())
+    /// A connection that has logged in.
+    async fn connect(&self, Access { password, tls }: Access) -> Result<(Wire, Arc<Watch>), WireError> {
+        let socket = self.socket().await?;
+        let watch = socket.watch();
+        let target = &self.target;
+        let login = Login {
+            user: self.credentials.user.as_deref().unwrap_or(&target.user),
+            password: &password,
+            database: &target.database,
+            tls,
+            is_local: target.socket.is_some(),
+            allows_key: self.allows_key,
+        };
+        Ok((Box::pin(login.log_in(Wire::new(socket))).await?, watch))
     }
-}
 
-/// Adds the addresses of the host to the options: the driver's own look-ups
-/// panic when no thread can be started for them.
-async fn addressed(opts: Opts) -> mysql_async::Result<Opts> {
-    if opts.socket().is_some() {
-        return Ok(opts);
+    async fn socket(&self) -> io::Result<Socket> {
+        let target = &self.target;
+        if let Some(path) = &target.socket {
+            #[cfg(unix)]
+            return UnixStream::connect(path).await.map(Socket::unix);
+            #[cfg(not(unix))]
+            return Err(io::Error::other(format!("this system has no Unix socket {path}")));
+        }
+        let stream = connect(&target.host, target.port).await?;
+        stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+        Ok(Socket::tcp(stream))
     }
-    let addresses = look_up(opts.ip_or_hostname(), opts.tcp_port()).await?;
-    let addresses: Vec<_> = addresses.iter().map(SocketAddr::ip).collect();
-    Ok(OptsBuilder::from_opts(opts).resolved_ips(Some(addresses)).into())
+
+    /// How to encrypt, and the name that the server's certificate must have. Made when
+    /// the first connection needs it, because that reads files. A socket of this
+    /// machine is not encrypted.
+    fn tls(&self) -> Result<Option<(Arc<ClientConfig>, ServerName<'static>)>> {
+        let Some(options) = self.tls.as_ref().filter(|_| self.target.socket.is_none()) else {
+            return Ok(None);
+        };
+        let config = if let Some(config) = self.tls_config.get() {
+            config
+        } else {
+            let config = options.config()?;
+            self.tls_config.get_or_init(|| Arc::new(config))
+        };
+        let name = ServerName::try_from(self.target.host.clone()).map_err(|_| {
+            let words = "the host's name can't be that of a certificate";
+            Error::Connection(format!("{}: {words}", self.target.place))
+        })?;
+        Ok(Some((Arc::clone(config), name)))
+    }
 }

@@ -1,44 +1,109 @@
 //! Errors of a server and of its connections, and what they mean to a caller.
 
+use super::wire::ERROR;
 use crate::kv::Error;
 use crate::stores::served::{Fault, Lost, Refusal, TlsRefusal};
-use mysql_async::ServerError;
+use std::io;
+
+/// An error that the server has returned.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ServerError {
+    pub code: u16,
+    pub message: String,
+}
+
+impl ServerError {
+    /// `None` if the packet is no error.
+    pub fn of(packet: &[u8]) -> Option<Self> {
+        let [ERROR, low, high, words @ ..] = packet else {
+            return None;
+        };
+        // A state of five characters comes first, except before the login.
+        let words = match words {
+            [b'#', state_and_words @ ..] => state_and_words.get(5..).unwrap_or(words),
+            _ => words,
+        };
+        Some(Self {
+            code: u16::from_le_bytes([*low, *high]),
+            message: String::from_utf8_lossy(words).into_owned(),
+        })
+    }
+
+    pub fn words(&self) -> String {
+        format!("{} ({})", self.message, self.code)
+    }
+}
+
+/// Why an exchange with a server has failed.
+#[derive(Debug)]
+pub enum WireError {
+    Server(ServerError),
+    Io(io::Error),
+    /// The answer has more bytes than it may have.
+    TooLong,
+    /// The client ends it. A retry would end in the same way.
+    Refused(String),
+}
+
+impl From<ServerError> for WireError {
+    fn from(error: ServerError) -> Self {
+        Self::Server(error)
+    }
+}
+
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
 
 /// Why a statement did not succeed.
 #[derive(Debug)]
 pub enum Failure {
     /// The server's error.
     Server(ServerError),
-    /// The connection has ended.
-    Ended(String),
+    /// The connection has ended. `sent` says that the server may have the statement.
+    Ended { why: String, sent: bool },
+    /// It has ended, because the answer has more bytes than it may have.
+    TooLong,
 }
 
-impl From<mysql_async::Error> for Failure {
-    fn from(error: mysql_async::Error) -> Self {
-        match error {
-            mysql_async::Error::Server(error) if ends_connection(error.code) => Self::Ended(words(&error)),
-            mysql_async::Error::Server(error) => Self::Server(error),
-            mysql_async::Error::Io(error) => Self::Ended(error.to_string()),
-            other => Self::Ended(other.to_string()),
-        }
-    }
-}
+const TOO_LONG: &str = "the server's answer is too long";
 
 impl Failure {
+    pub fn of(error: WireError, sent: bool) -> Self {
+        match error {
+            WireError::Server(error) if ends_connection(error.code) => Self::Ended {
+                why: error.words(),
+                sent,
+            },
+            WireError::Server(error) => Self::Server(error),
+            WireError::Io(error) => Self::Ended {
+                why: error.to_string(),
+                sent,
+            },
+            WireError::TooLong => Self::TooLong,
+            WireError::Refused(why) => Self::Ended { why, sent },
+        }
+    }
+
     pub fn code(&self) -> Option<u16> {
         match self {
             Self::Server(error) => Some(error.code),
-            Self::Ended(_) => None,
+            Self::Ended { .. } | Self::TooLong => None,
         }
     }
 
-    /// What it means. `at_risk` says that without an answer the statement may have
-    /// changed something, `committing` that it was a commit.
+    /// What it means. `at_risk` says that the statement changes something if it is
+    /// carried out, `committing` that it was a commit.
     pub fn fault(self, at_risk: bool, committing: bool, place: &str) -> Fault {
         let lost = |why| Error::Connection(format!("{place}: {why}"));
         match self {
-            Self::Ended(why) if at_risk => Fault::Lost(Lost::Unknown(lost(why))),
-            Self::Ended(why) => Fault::Lost(Lost::Undone(lost(why))),
+            Self::Ended { why, sent: true } if at_risk => Fault::Lost(Lost::Unknown(lost(why))),
+            Self::Ended { why, .. } => Fault::Lost(Lost::Undone(lost(why))),
+            Self::TooLong if at_risk => Fault::Lost(Lost::Unknown(lost(TOO_LONG.into()))),
+            // One alone may have a shorter answer.
+            Self::TooLong => Fault::Divide(Error::Backend(TOO_LONG.into())),
             Self::Server(error) => match (error.code, fault(&error)) {
                 // ER_ERROR_DURING_COMMIT
                 (1180, fault) => Fault::Lost(Lost::Unknown(fault.error())),
@@ -54,7 +119,7 @@ impl Failure {
 /// The meaning of the server's error about a statement. Errors are recognised by
 /// their codes: their words are in the server's language.
 fn fault(error: &ServerError) -> Fault {
-    let words = words(error);
+    let words = error.words();
     match error.code {
         // The row, the table's definition or the prepared statement has changed.
         1020 | 1213 | 1412 | 1615 => Fault::Lost(Lost::Undone(Error::Backend(words))),
@@ -85,37 +150,54 @@ fn ends_connection(code: u16) -> bool {
     )
 }
 
-fn words(error: &ServerError) -> String {
-    format!("{} ({})", error.message, error.code)
-}
-
 /// Why there is no connection. `may_change` says that the next one may have another
 /// password.
-pub fn refusal(place: &str, error: &mysql_async::Error, may_change: bool) -> Refusal {
-    if let Some(TlsRefusal { words, lasting }) = TlsRefusal::find(error) {
-        return Refusal {
-            error: Error::Connection(format!("{place}: {words}")),
-            lasting,
-        };
-    }
+pub fn refusal(place: &str, error: WireError, may_change: bool) -> Refusal {
     let (why, passes) = match error {
         // Too many connections, or a server that is starting or stopping.
-        mysql_async::Error::Server(error) => (
-            words(error),
+        WireError::Server(error) => (
+            error.words(),
             matches!(error.code, 1040 | 1203 | 1226)
                 || ends_connection(error.code)
                 || (may_change && matches!(error.code, 1045 | 1698)),
         ),
-        mysql_async::Error::Io(mysql_async::IoError::Io(error)) => (error.to_string(), true),
-        mysql_async::Error::Io(mysql_async::IoError::Tls(error)) => (error.to_string(), false),
-        mysql_async::Error::Driver(error) => (
-            error.to_string(),
-            matches!(error, mysql_async::DriverError::ConnectionClosed),
-        ),
-        other => (other.to_string(), false),
+        WireError::Io(error) => match TlsRefusal::find(&error) {
+            Some(TlsRefusal { words, lasting }) => (words, !lasting),
+            None => (error.to_string(), error.kind() != io::ErrorKind::InvalidData),
+        },
+        WireError::TooLong => (format!("{TOO_LONG}; it may not be MySQL"), false),
+        WireError::Refused(why) => (why, false),
     };
     Refusal {
         error: Error::Connection(format!("{place}: {why}")),
         lasting: !passes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_a_state_or_none() {
+        let of = |packet: &[u8]| ServerError::of(packet).map(|error| (error.code, error.message));
+        assert_eq!(of(b"\xff\x15\x04#28000denied"), Some((1045, "denied".into())));
+        assert_eq!(of(b"\xff\x10\x04Too many"), Some((1040, "Too many".into())));
+        assert_eq!(of(b"\xff\x10\x04#280"), Some((1040, "#280".into())));
+        assert_eq!(of(b"\xff\x10"), None);
+        assert_eq!(of(b"\0\x10\x04Too many"), None);
+    }
+
+    #[test]
+    fn only_a_statement_that_was_sent_may_have_changed_something() {
+        let fault = |at_risk, sent| {
+            let failure = Failure::Ended {
+                why: "gone".into(),
+                sent,
+            };
+            matches!(failure.fault(at_risk, false, "here"), Fault::Lost(Lost::Unknown(_)))
+        };
+        assert!(fault(true, true));
+        assert!(!fault(true, false) && !fault(false, true));
     }
 }

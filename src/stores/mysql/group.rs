@@ -5,14 +5,15 @@
 //! compares them here as JSON, writes, and commits.
 
 use super::Mysql;
+use super::answer::Parameter;
 use super::connection::{Connection, Connector};
 use super::failure::Failure;
 use super::parts::{Entry, PACKET_BYTES, filled, split};
-use super::session::{Session, bytes, flag, text};
+use super::session::Session;
 use super::statements::{Statement, padded, part};
+use crate::host::Bulk;
 use crate::kv::{Error, JsonText, Key, Outcome, Reply, Ttl, Write};
 use crate::stores::served::{Action, Attempt, Fault, Limits, Lost, Operation, Pool, PooledEngine};
-use mysql_async::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -24,6 +25,9 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// The server has no dates after the year 9999.
 const LONGEST_MILLIS: i64 = 7_000 * 365 * 24 * 60 * 60 * 1000;
+
+/// Values with so many bytes together take long to compare.
+const LARGE: usize = 64 * 1024;
 
 /// The error of a server that has such an entry already.
 const DUPLICATE: u16 = 1062;
@@ -60,7 +64,7 @@ impl PooledEngine for Mysql {
 
     async fn attempt(&self, connection: &Connection, operations: &[&Operation]) -> Vec<Attempt> {
         let mut session = connection.session().await;
-        let mut group = Group::new(operations);
+        let mut group = Group::new(operations, &self.bulk);
         let result = group.run(&mut session).await;
         group.finish(connection.end(session, result).await.err())
     }
@@ -69,6 +73,7 @@ impl PooledEngine for Mysql {
 /// A group and what its statements have brought so far.
 struct Group<'a> {
     operations: &'a [&'a Operation],
+    bulk: &'a Bulk,
     attempts: Vec<Option<Attempt>>,
     /// The operations of the statement under way.
     current: Vec<usize>,
@@ -88,6 +93,12 @@ impl Entry for Row<'_> {
     }
 }
 
+/// The value of an entry, `None` if it is not text; whether the entry is live.
+type Stored = (Option<String>, bool);
+
+/// Entries by their keys.
+type Found = HashMap<Vec<u8>, Stored>;
+
 /// A key, and the index of its operation.
 struct Wanted<'a> {
     operation: usize,
@@ -101,20 +112,16 @@ impl AsRef<[u8]> for Wanted<'_> {
 }
 
 impl<'a> Group<'a> {
-    fn new(operations: &'a [&'a Operation]) -> Self {
+    fn new(operations: &'a [&'a Operation], bulk: &'a Bulk) -> Self {
         Self {
             operations,
+            bulk,
             attempts: vec![None; operations.len()],
             current: Vec::new(),
         }
     }
 
     async fn run(&mut self, session: &mut Session) -> Result<(), Failure> {
-        if self.operations.iter().any(|operation| !operation.is_get()) {
-            // A write that is sent on a connection that has ended has an unknown
-            // outcome.
-            session.wake().await?;
-        }
         self.get(session).await?;
         self.put(session).await?;
         self.delete(session).await?;
@@ -175,10 +182,10 @@ impl<'a> Group<'a> {
             let (some, more) = split(rest, session);
             rest = more;
             self.begin(some.iter().map(|wanted| wanted.operation));
-            let rows = session.rows(Statement::Get(padded(some.len())), filled(some)).await?;
+            let rows = session.rows(Statement::Get(padded(some.len())), &filled(some)).await?;
             let mut found = HashMap::with_capacity(rows.len());
             for mut row in rows {
-                found.insert(bytes(&mut row, 0), text(&mut row, 1));
+                found.insert(row.bytes(0), row.text(1));
             }
             for Wanted { operation, key } in some {
                 let attempt = match found.remove(key.as_json().as_bytes()) {
@@ -194,11 +201,11 @@ impl<'a> Group<'a> {
     async fn get_one(&mut self, session: &mut Session, Wanted { operation, key }: &Wanted<'_>) -> Result<(), Failure> {
         self.begin([*operation].into_iter());
         let rows = session
-            .rows(Statement::GetOne, vec![Value::Bytes(key.as_json().into())])
+            .rows(Statement::GetOne, &[Parameter::Text(key.as_json().as_bytes())])
             .await?;
         let mut row = rows.into_iter().next();
-        let attempt = match row.as_mut().filter(|row| flag(row, 1)) {
-            Some(row) => value_of(key, text(row, 0)),
+        let attempt = match row.as_mut().filter(|row| row.flag(1)) {
+            Some(row) => value_of(key, row.text(0)),
             None => Ok(Reply::Value((*key).clone(), None)),
         };
         self.settle(*operation, attempt);
@@ -219,7 +226,7 @@ impl<'a> Group<'a> {
             rest = more;
             self.begin(some.iter().map(|row| row.operation));
             let size = padded(some.len());
-            session.change(Statement::Put(size), values(some, size)).await?;
+            session.change(Statement::Put(size), &values(some, size)).await?;
             self.done();
         }
         Ok(())
@@ -260,7 +267,7 @@ impl<'a> Group<'a> {
             rest = more;
             self.begin(some.iter().map(|wanted| wanted.operation));
             session
-                .change(Statement::Delete(padded(some.len())), filled(some))
+                .change(Statement::Delete(padded(some.len())), &filled(some))
                 .await?;
             self.done();
         }
@@ -292,26 +299,56 @@ impl<'a> Group<'a> {
         Ok(())
     }
 
+    /// Whether each entry is the expected one. Many large values are compared where
+    /// that does not hold up others.
+    async fn compare(&self, some: &[Wanted<'a>], there: &Found) -> Vec<Result<bool, Error>> {
+        let mut size = 0;
+        let mut pairs = Vec::with_capacity(some.len());
+        for Wanted { operation, key } in some {
+            let stored = there.get(key.as_json().as_bytes()).filter(|(_, live)| *live);
+            let expected = match &self.operations[*operation].action {
+                Action::Cas(expected, _) => expected.as_ref(),
+                _ => None,
+            };
+            size += expected.map_or(0, |text| text.as_str().len());
+            size += stored.map_or(0, |(text, _)| text.as_ref().map_or(0, String::len));
+            pairs.push((expected, stored, *key));
+        }
+        if size < LARGE {
+            return pairs
+                .into_iter()
+                .map(|(expected, stored, key)| is_met(expected, stored, key))
+                .collect();
+        }
+        let owned = |(expected, stored, key): (Option<&JsonText>, Option<&Stored>, &Key)| {
+            (expected.cloned(), stored.cloned(), key.clone())
+        };
+        let pairs: Vec<_> = pairs.into_iter().map(owned).collect();
+        let compare = async move {
+            let met = pairs
+                .iter()
+                .map(|(expected, stored, key)| is_met(expected.as_ref(), stored.as_ref(), key));
+            met.collect()
+        };
+        let met = self.bulk.run(compare).await;
+        met.unwrap_or_else(|error| vec![Err(error); some.len()])
+    }
+
     async fn swap_some(&mut self, session: &mut Session, some: &[Wanted<'a>]) -> Result<(), Failure> {
         session.begin().await?;
-        let mut there = HashMap::new();
-        for mut row in session.rows(Statement::Lock(padded(some.len())), filled(some)).await? {
-            there.insert(bytes(&mut row, 0), (text(&mut row, 1), flag(&row, 2)));
+        let mut there = Found::new();
+        for mut row in session.rows(Statement::Lock(padded(some.len())), &filled(some)).await? {
+            there.insert(row.bytes(0), (row.text(1), row.flag(2)));
         }
+        let mut met = self.compare(some, &there).await.into_iter();
         let (mut create, mut put, mut delete) = (Vec::new(), Vec::new(), Vec::new());
         // The operations that change something.
         let mut changing = Vec::new();
         for Wanted { operation, key } in some {
-            let Action::Cas(expected, write) = &self.operations[*operation].action else {
+            let (Action::Cas(_, write), Some(met)) = (&self.operations[*operation].action, met.next()) else {
                 continue;
             };
             let stored = there.get(key.as_json().as_bytes());
-            let met = match (stored.filter(|(_, live)| *live), expected) {
-                (None, expected) => Ok(expected.is_none()),
-                (Some(_), None) => Ok(false),
-                (Some((Some(stored), _)), Some(expected)) => expected.means(stored, key),
-                (Some((None, _)), Some(_)) => Err(Error::Corrupt(format!("the value of {key} is not text"))),
-            };
             match (met, write) {
                 (Ok(true), Write::Delete) if stored.is_some() => {
                     delete.push(Wanted {
@@ -342,21 +379,21 @@ impl<'a> Group<'a> {
             let (some, more) = rest.split_at(part(some.len()));
             rest = more;
             let size = some.len();
-            session.change(Statement::Create(size), values(some, size)).await?;
+            session.change(Statement::Create(size), &values(some, size)).await?;
         }
         let mut rest = &put[..];
         while !rest.is_empty() {
             let (some, more) = split(rest, session);
             rest = more;
             let size = padded(some.len());
-            session.change(Statement::Put(size), values(some, size)).await?;
+            session.change(Statement::Put(size), &values(some, size)).await?;
         }
         let mut rest = &delete[..];
         while !rest.is_empty() {
             let (some, more) = split(rest, session);
             rest = more;
             session
-                .change(Statement::Delete(padded(some.len())), filled(some))
+                .change(Statement::Delete(padded(some.len())), &filled(some))
                 .await?;
         }
         session.commit().await?;
@@ -364,6 +401,16 @@ impl<'a> Group<'a> {
             self.settle(operation, Ok(Reply::Swapped(true)));
         }
         Ok(())
+    }
+}
+
+/// Whether an entry is the expected one.
+fn is_met(expected: Option<&JsonText>, stored: Option<&Stored>, key: &Key) -> Result<bool, Error> {
+    match (stored, expected) {
+        (None, expected) => Ok(expected.is_none()),
+        (Some(_), None) => Ok(false),
+        (Some((Some(stored), _)), Some(expected)) => expected.means(stored, key),
+        (Some((None, _)), Some(_)) => Err(Error::Corrupt(format!("the value of {key} is not text"))),
     }
 }
 
@@ -383,14 +430,14 @@ fn bytes_of(action: &Action) -> usize {
 }
 
 /// Three values for each row, with the last row repeated to fill the statement.
-fn values(rows: &[Row<'_>], size: usize) -> Vec<Value> {
+fn values<'a>(rows: &'a [Row<'a>], size: usize) -> Vec<Parameter<'a>> {
     let mut values = Vec::with_capacity(size * 3);
     for i in 0..size {
         let row = &rows[i.min(rows.len() - 1)];
-        values.push(Value::Bytes(row.key.as_json().into()));
-        values.push(Value::Bytes(row.value.as_str().into()));
-        values.push(row.ttl.map_or(Value::NULL, |ttl| {
-            Value::Int(ttl.deadline(0).min(LONGEST_MILLIS) * 1000)
+        values.push(Parameter::Text(row.key.as_json().as_bytes()));
+        values.push(Parameter::Text(row.value.as_str().as_bytes()));
+        values.push(row.ttl.map_or(Parameter::Null, |ttl| {
+            Parameter::Number(ttl.deadline(0).min(LONGEST_MILLIS) * 1000)
         }));
     }
     values

@@ -4,17 +4,21 @@
 //! servers share ([`super::served`]) gathers operations. This module turns a group
 //! of them into few statements ([`statements`]), each on one connection of a pool.
 
+mod answer;
 mod catalogue;
+mod client;
 mod connection;
 mod failure;
 mod group;
+mod login;
 mod parts;
+mod public_key;
 mod session;
 mod statements;
 mod table;
-mod tls;
 mod url;
 mod walk;
+mod wire;
 
 use super::check_table_name;
 use super::served::{
@@ -25,7 +29,7 @@ use crate::host::{Bulk, Host};
 use crate::kv::{Outcome, Prefix, Result};
 use connection::Connector;
 use futures::future::BoxFuture;
-use mysql_async::Opts;
+use rustls::ClientConfig;
 use statements::Statements;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
@@ -47,6 +51,9 @@ pub struct MysqlOptions {
     pub queue_limit: usize,
     pub credentials: Credentials,
     pub tls: Option<TlsOptions>,
+    /// Whether the password may be encrypted by a key that the server sends, on a
+    /// connection that is not encrypted.
+    pub allow_public_key_retrieval: bool,
     /// How old a connection may become.
     pub max_lifetime: Duration,
     /// How long a connection may be unused.
@@ -64,6 +71,7 @@ impl Default for MysqlOptions {
             queue_limit: 100_000,
             credentials: Credentials::default(),
             tls: None,
+            allow_public_key_retrieval: false,
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
         }
@@ -89,7 +97,8 @@ pub struct Settings {
     target: Target,
     tls: Option<TlsOptions>,
     credentials: Credentials,
-    opts: OnceLock<Opts>,
+    tls_config: OnceLock<Arc<ClientConfig>>,
+    allows_key: bool,
     statements: Arc<Statements>,
     query_timeout: Duration,
     /// The server logs statements, which needs a stricter isolation level than
@@ -106,7 +115,7 @@ impl MysqlStore {
     ///
     /// [`Error::InvalidOption`](crate::kv::Error::InvalidOption) for invalid URLs
     /// and options.
-    pub fn at(url: &str, options: &MysqlOptions) -> Result<Self> {
+    pub fn at(url: &str, options: &MysqlOptions, host: Host) -> Result<Self> {
         let target = Target::parse(url)?;
         let tls = target.encryption.with(options.tls.clone())?;
         let statements = Arc::new(Statements::new(&options.table));
@@ -114,13 +123,19 @@ impl MysqlStore {
             target,
             tls,
             credentials: options.credentials.clone(),
-            opts: OnceLock::new(),
+            tls_config: OnceLock::new(),
+            allows_key: options.allow_public_key_retrieval,
             statements: Arc::clone(&statements),
             query_timeout: options.query_timeout,
             statement_log: AtomicBool::new(false),
         });
+        let bulk = host.bulk(Mysql::NAME);
+        let connector = Connector {
+            settings: Arc::clone(&settings),
+            bulk: bulk.clone(),
+        };
         let pool = Arc::new(Pool::new(
-            Connector(Arc::clone(&settings)),
+            connector,
             PoolOptions {
                 max_connections: options.max_connections,
                 connect_timeout: options.connect_timeout,
@@ -129,19 +144,26 @@ impl MysqlStore {
                 known: false,
             },
         ));
+        // One connection is left to the thread.
+        let groups = match host {
+            Host::Loop(_) => options.max_connections.saturating_sub(1).max(1),
+            Host::Thread => options.max_connections,
+        };
         let engine = Mysql {
-            connections: options.max_connections,
+            groups,
+            bulk: bulk.clone(),
             table: Table::new(Arc::clone(&pool), statements, options.initialized),
             settings,
             pool,
         };
-        // The driver owns its socket.
-        Ok(Self::new(engine, options.queue_limit, Host::Thread, Bulk::Here))
+        Ok(Self::new(engine, options.queue_limit, host, bulk))
     }
 }
 
 pub struct Mysql {
-    connections: usize,
+    /// How many groups may run at once.
+    groups: usize,
+    bulk: Bulk,
     settings: Arc<Settings>,
     pool: Arc<Pool<Connector>>,
     table: Table,
@@ -180,7 +202,7 @@ impl Engine for Mysql {
     }
 
     fn connections(&self) -> usize {
-        self.connections
+        self.groups
     }
 
     fn query_timeout(&self) -> Duration {

@@ -1,8 +1,8 @@
 //! Statements about many entries, in parts that the server accepts.
 
+use super::answer::Parameter;
 use super::session::Session;
 use super::statements::{MOST, padded, part};
-use mysql_async::Value;
 
 /// The overhead of an entry in a packet, and that of a packet.
 const ENTRY_BYTES: usize = 32;
@@ -46,9 +46,9 @@ pub fn split<'a, T: Entry>(entries: &'a [T], session: &Session) -> (&'a [T], &'a
 }
 
 /// Keys for a statement of one of the usual sizes, with the last one repeated.
-pub fn filled<T: AsRef<[u8]>>(keys: &[T]) -> Vec<Value> {
-    let mut values: Vec<Value> = keys.iter().map(|key| Value::Bytes(key.as_ref().to_vec())).collect();
-    if let Some(last) = values.last().cloned() {
+pub fn filled<T: AsRef<[u8]>>(keys: &[T]) -> Vec<Parameter<'_>> {
+    let mut values: Vec<_> = keys.iter().map(|key| Parameter::Text(key.as_ref())).collect();
+    if let Some(last) = values.last().copied() {
         values.resize(padded(keys.len()), last);
     }
     values

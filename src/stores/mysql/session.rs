@@ -1,24 +1,15 @@
 //! A session on a server: its settings and its prepared statements.
 
+use super::answer::{Answer, Command, Parameter, Prepared, Row};
 use super::catalogue::Part;
-use super::failure::Failure;
+use super::client::Client;
+use super::failure::{Failure, WireError};
 use super::statements::{Statement, Statements};
+use super::wire::{Wire, broken};
 use crate::stores::served::Fault;
-use futures::FutureExt;
-use mysql_async::prelude::{FromRow, Queryable};
-use mysql_async::{Conn, Opts, Params, Row, Statement as Prepared, Value};
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-
-/// More than the store has, so that the driver never closes one by itself.
-pub const MOST_STATEMENTS: usize = 256;
-
-/// A session that was unused for so long may have ended. To be sure takes a round
-/// trip.
-const STALE: Duration = Duration::from_secs(2);
 
 /// What the statements count on. A server, a user or a pooler may have other
 /// defaults.
@@ -59,65 +50,30 @@ impl Name {
     }
 
     /// Asks for the session's name, and for the largest packet that it accepts.
-    pub async fn ask(conn: &mut Wire) -> mysql_async::Result<(Self, u64)> {
+    pub async fn ask(wire: &mut Wire) -> Result<(Self, usize), WireError> {
         // MariaDB has no server_uuid.
         let query = "SELECT CONCAT_WS(' ', @@hostname, @@port /*!80000 , @@server_uuid */), \
             UNIX_TIMESTAMP(), CONNECTION_ID(), @@max_allowed_packet";
-        let (server, now, id, packet): (String, i64, u64, u64) = first(conn, query).await?;
-        let (_, uptime): (String, i64) = first(conn, "SHOW GLOBAL STATUS LIKE 'Uptime'").await?;
-        let started = now - uptime;
-        Ok((Self { server, started, id }, packet))
+        let mut row = first(wire, query).await?;
+        let number = |row: &Row, column| row.number(column).ok_or_else(|| broken("a number is missing"));
+        let uptime = first(wire, "SHOW GLOBAL STATUS LIKE 'Uptime'").await?;
+        let name = Self {
+            started: number(&row, 1)? - number(&uptime, 1)?,
+            id: number(&row, 2)?.unsigned_abs(),
+            server: row.text(0).unwrap_or_default(),
+        };
+        let packet = usize::try_from(number(&row, 3)?).unwrap_or(usize::MAX);
+        Ok((name, packet))
     }
 }
 
-async fn first<T: FromRow + Send + 'static>(conn: &mut Wire, query: &str) -> mysql_async::Result<T> {
-    let row: Option<T> = conn.query_first(query).await?;
-    row.ok_or_else(|| std::io::Error::other("the server gave no answer").into())
-}
-
-/// The driver's connection. If it is dropped, the socket is closed at once; the
-/// driver would first wait for answers.
-pub struct Wire(Option<Conn>);
-
-impl Wire {
-    pub async fn connect(opts: Opts) -> mysql_async::Result<Self> {
-        Ok(Self(Some(Conn::new(opts).await?)))
-    }
-
-    pub async fn disconnect(mut self) -> mysql_async::Result<()> {
-        match self.0.take() {
-            Some(conn) => conn.disconnect().await,
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Wire {
-    fn drop(&mut self) {
-        if let Some(conn) = self.0.take() {
-            drop(conn.disconnect().now_or_never());
-        }
-    }
-}
-
-#[expect(clippy::expect_used, reason = "only its end takes the connection")]
-impl Deref for Wire {
-    type Target = Conn;
-
-    fn deref(&self) -> &Conn {
-        self.0.as_ref().expect("it has not ended")
-    }
-}
-
-#[expect(clippy::expect_used, reason = "only its end takes the connection")]
-impl DerefMut for Wire {
-    fn deref_mut(&mut self) -> &mut Conn {
-        self.0.as_mut().expect("it has not ended")
-    }
+async fn first(wire: &mut Wire, query: &str) -> Result<Row, WireError> {
+    let mut rows = Command::query(query).run(wire).await?.rows;
+    Ok(rows.pop().ok_or_else(|| broken("the server gave no answer"))?)
 }
 
 pub struct Session {
-    conn: Wire,
+    client: Client,
     statements: Arc<Statements>,
     prepared: HashMap<Statement, Prepared>,
     /// The hint in those.
@@ -127,9 +83,8 @@ pub struct Session {
     in_transaction: bool,
     /// Whether what is under way may change something, even if there is no answer.
     at_risk: bool,
-    /// Whether there is an answer that nobody will read, so that this is its end.
-    pub spent: bool,
-    used: Instant,
+    /// Whether the last statement has brought warnings.
+    has_warned: bool,
 }
 
 /// How to set a session up.
@@ -141,117 +96,107 @@ pub struct Wanted {
     pub statement_log: bool,
 }
 
+/// Makes the session what the statements count on. Returns its name, and the largest
+/// packet that it accepts.
+pub async fn set_up(wire: &mut Wire, wanted: Wanted) -> Result<(Name, usize), WireError> {
+    // The server's own limits, in case our requests to stop a statement fail. They are
+    // a little longer than ours.
+    let seconds = wanted.query_timeout.as_secs() + 2;
+    let millis = seconds * 1000;
+    let settings = format!(
+        "SET SESSION {}, innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds} \
+        /*M! , max_statement_time = {seconds} */ /*!80000 , max_execution_time = {millis} */",
+        SETTINGS.join(", ")
+    );
+    Command::query(&settings).run(wire).await?;
+    // Without gap locks, writers of different keys don't block each other.
+    let level = if wanted.statement_log {
+        "REPEATABLE READ"
+    } else {
+        "READ COMMITTED"
+    };
+    let isolation = format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}, READ WRITE");
+    Command::query(&isolation).run(wire).await?;
+    Name::ask(wire).await
+}
+
 impl Session {
-    pub async fn set_up(
-        mut conn: Wire,
-        statements: Arc<Statements>,
-        wanted: Wanted,
-    ) -> mysql_async::Result<(Self, Name)> {
-        // The server's own limits, in case our requests to stop a statement
-        // fail. They are a little longer than ours.
-        let seconds = wanted.query_timeout.as_secs() + 2;
-        let millis = seconds * 1000;
-        conn.query_drop(format!(
-            "SET SESSION {}, innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds} \
-            /*M! , max_statement_time = {seconds} */ /*!80000 , max_execution_time = {millis} */",
-            SETTINGS.join(", ")
-        ))
-        .await?;
-        // Without gap locks, writers of different keys don't block each other.
-        let level = if wanted.statement_log {
-            "REPEATABLE READ"
-        } else {
-            "READ COMMITTED"
-        };
-        conn.query_drop(format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}, READ WRITE"))
-            .await?;
-        let (name, packet) = Name::ask(&mut conn).await?;
-        let session = Self {
-            conn,
+    pub fn new(client: Client, statements: Arc<Statements>, packet: usize) -> Self {
+        Self {
+            client,
             hint: statements.hint(),
             statements,
             prepared: HashMap::new(),
-            packet: packet.try_into().unwrap_or(usize::MAX),
+            packet,
             in_transaction: false,
             at_risk: false,
-            spent: false,
-            used: Instant::now(),
-        };
-        Ok((session, name))
-    }
-
-    /// Makes sure that the session has not ended while it was not used.
-    pub async fn wake(&mut self) -> Result<(), Failure> {
-        if self.used.elapsed() >= STALE {
-            self.conn.ping().await?;
+            has_warned: false,
         }
-        Ok(())
     }
 
-    pub async fn rows(&mut self, statement: Statement, values: Vec<Value>) -> Result<Vec<Row>, Failure> {
+    async fn run(&mut self, command: Command) -> Result<Answer, Failure> {
+        let answer = self.client.run(command).await?;
+        self.has_warned = answer.warnings > 0;
+        Ok(answer)
+    }
+
+    async fn query(&mut self, text: &str) -> Result<Answer, Failure> {
+        self.run(Command::query(text)).await
+    }
+
+    pub async fn rows(&mut self, statement: Statement, values: &[Parameter<'_>]) -> Result<Vec<Row>, Failure> {
         let prepared = self.prepare(statement).await?;
-        Ok(self.conn.exec(prepared, Params::Positional(values)).await?)
+        Ok(self.run(Command::execute(prepared, values)).await?.rows)
     }
 
     /// The first rows, until they have so many bytes; whether these are all. If not,
-    /// the session is spent.
+    /// the session ends.
     pub async fn rows_until(
         &mut self,
         statement: Statement,
-        values: Vec<Value>,
+        values: &[Parameter<'_>],
         most: usize,
     ) -> Result<(Vec<Row>, bool), Failure> {
         let prepared = self.prepare(statement).await?;
-        let mut result = self.conn.exec_iter(prepared, Params::Positional(values)).await?;
-        let (mut rows, mut size) = (Vec::new(), 0);
-        while let Some(row) = result.next().await? {
-            size += (0..row.len()).map(|column| length(&row, column)).sum::<usize>();
-            rows.push(row);
-            if size >= most {
-                self.spent = true;
-                return Ok((rows, false));
-            }
-        }
-        Ok((rows, true))
+        let answer = self.run(Command::execute(prepared, values).until(most)).await?;
+        Ok((answer.rows, !answer.has_more))
     }
 
     /// Returns how many rows it changed.
-    pub async fn change(&mut self, statement: Statement, values: Vec<Value>) -> Result<u64, Failure> {
+    pub async fn change(&mut self, statement: Statement, values: &[Parameter<'_>]) -> Result<u64, Failure> {
         let prepared = self.prepare(statement).await?;
         // A transaction that is not committed is undone.
         self.at_risk = !self.in_transaction;
-        self.conn.exec_drop(prepared, Params::Positional(values)).await?;
+        let answer = self.run(Command::execute(prepared, values)).await?;
         self.at_risk = false;
-        Ok(self.conn.affected_rows())
+        Ok(answer.changed)
     }
 
     /// What the catalogue says.
     pub async fn parts(&mut self, query: &str) -> Result<Vec<Part>, Failure> {
-        let rows: Vec<Row> = self.conn.query(query).await?;
-        Ok(rows.iter().filter_map(Part::of).collect())
+        let rows = self.query(query).await?.rows;
+        Ok(rows.into_iter().filter_map(Part::of).collect())
     }
 
     /// Runs a query without preparing it; whether it returned a row.
     pub async fn find(&mut self, text: &str) -> Result<bool, Failure> {
-        let row: Option<Row> = self.conn.query_first(text).await?;
-        Ok(row.is_some())
+        Ok(!self.query(text).await?.rows.is_empty())
     }
 
     /// Runs a statement that changes something, without preparing it.
     pub async fn alter(&mut self, text: &str) -> Result<(), Failure> {
         self.at_risk = true;
-        self.conn.query_drop(text).await?;
+        self.query(text).await?;
         self.at_risk = false;
         Ok(())
     }
 
-    /// Whether the last statement has brought warnings.
     pub fn has_warned(&self) -> bool {
-        self.conn.get_warnings() > 0
+        self.has_warned
     }
 
     pub async fn begin(&mut self) -> Result<(), Failure> {
-        self.conn.query_drop("BEGIN").await?;
+        self.query("BEGIN").await?;
         self.in_transaction = true;
         Ok(())
     }
@@ -263,7 +208,7 @@ impl Session {
     }
 
     pub async fn roll_back(&mut self) -> Result<(), Failure> {
-        self.conn.query_drop("ROLLBACK").await?;
+        self.query("ROLLBACK").await?;
         self.in_transaction = false;
         Ok(())
     }
@@ -279,59 +224,28 @@ impl Session {
         failure.fault(at_risk, committing, place)
     }
 
-    /// What has to be called when the statements have ended well.
-    pub fn end(&mut self) {
-        self.used = Instant::now();
-    }
-
     pub async fn settle(&mut self) -> Result<(), Failure> {
-        Ok(self.conn.query_drop("DO 0").await?)
+        self.query("DO 0").await.map(drop)
     }
 
-    /// Has the server end another session, or what that is doing.
-    pub async fn kill(&mut self, what: &str, id: u64) -> Result<(), Failure> {
-        Ok(self.conn.query_drop(format!("KILL {what} {id}")).await?)
+    /// Has the server end another session.
+    pub async fn kill(&mut self, id: u64) -> Result<(), Failure> {
+        self.query(&format!("KILL CONNECTION {id}")).await.map(drop)
     }
 
     async fn prepare(&mut self, statement: Statement) -> Result<Prepared, Failure> {
         let hint = self.statements.hint();
         if hint != self.hint {
             self.hint = hint;
-            self.prepared.clear();
+            for (_, old) in self.prepared.drain() {
+                self.client.tell(Command::close(old));
+            }
         }
         if let Some(prepared) = self.prepared.get(&statement) {
-            return Ok(prepared.clone());
+            return Ok(*prepared);
         }
-        let prepared = self.conn.prep(self.statements.text(statement)).await?;
-        self.prepared.insert(statement, prepared.clone());
-        Ok(prepared)
+        let answer = self.run(Command::prepare(&self.statements.text(statement))).await?;
+        self.prepared.insert(statement, answer.prepared);
+        Ok(answer.prepared)
     }
-
-    pub async fn disconnect(self) {
-        // An error means that the connection is gone already.
-        let _ = self.conn.disconnect().await;
-    }
-}
-
-fn length(row: &Row, column: usize) -> usize {
-    match row.as_ref(column) {
-        Some(Value::Bytes(bytes)) => bytes.len(),
-        _ => 0,
-    }
-}
-
-/// The bytes in a column of a row.
-pub fn bytes(row: &mut Row, column: usize) -> Vec<u8> {
-    match row.take::<Value, _>(column) {
-        Some(Value::Bytes(bytes)) => bytes,
-        _ => Vec::new(),
-    }
-}
-
-pub fn text(row: &mut Row, column: usize) -> Option<String> {
-    String::from_utf8(bytes(row, column)).ok()
-}
-
-pub fn flag(row: &Row, column: usize) -> bool {
-    matches!(row.as_ref(column), Some(Value::Int(1) | Value::UInt(1)))
 }

@@ -2,13 +2,21 @@
 
 use crate::kv::{Error, Result};
 use crate::stores::TlsOptions;
-use mysql_async::{Opts, OptsBuilder};
+use ::url::Url;
 use percent_encoding::percent_decode_str;
 use std::fmt;
 
+const PORT: u16 = 3306;
+
 /// The content of a URL.
 pub struct Target {
-    pub opts: Opts,
+    pub host: String,
+    pub port: u16,
+    /// The path of a Unix socket, in place of the host.
+    pub socket: Option<String>,
+    pub user: String,
+    pub password: String,
+    pub database: String,
     /// For messages: `host:port` or a socket's path, without the login.
     pub place: String,
     pub encryption: Encryption,
@@ -70,17 +78,21 @@ impl Target {
             return Err(invalid("it must not contain #; write %23 in names and passwords"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        // The driver's message could show parts of the URL.
-        let opts = Opts::from_url(&format!("mysql:{rest}"))
-            .map_err(|_| invalid("it must look like mysql://user:password@host:port/database"))?;
-        if opts.ip_or_hostname().is_empty() {
+        // The parser's message could show parts of the URL.
+        let parsed = Url::parse(&format!("mysql:{rest}"))
+            .ok()
+            .filter(Url::has_host)
+            .ok_or_else(|| invalid("it must look like mysql://user:password@host:port/database"))?;
+        let host = parsed.host_str().unwrap_or_default();
+        if host.is_empty() {
             return Err(invalid("it has no host"));
         }
-        if opts.db_name().is_none_or(str::is_empty) {
+        let mut segments = parsed.path_segments().into_iter().flatten();
+        let database = decoded(segments.next().unwrap_or_default());
+        if database.is_empty() {
             return Err(invalid("it has no database name; write mysql://host/database"));
         }
-        // The driver ignores further parts of the path.
-        if rest.trim_start_matches('/').matches('/').count() > 1 {
+        if segments.next().is_some() {
             return Err(invalid(
                 "it must have only one / after the host; write %2F in names and passwords",
             ));
@@ -113,29 +125,28 @@ impl Target {
             return Err(invalid("a parameter has no value"));
         }
         // In a URL, a literal IPv6 address is in brackets.
-        let host = opts.ip_or_hostname().trim_matches(['[', ']']).to_owned();
-        let port = opts.tcp_port();
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let port = parsed.port().unwrap_or(PORT);
         let place = match &socket {
             Some(path) => path.clone(),
             None if host.contains(':') => format!("[{host}]:{port}"),
             None => format!("{host}:{port}"),
         };
-        let opts = OptsBuilder::default()
-            .ip_or_hostname(host)
-            .tcp_port(port)
-            .user(opts.user())
-            .pass(opts.pass())
-            .db_name(opts.db_name())
-            .socket(socket)
-            // For a server on this machine, the driver would otherwise look for
-            // the socket and connect a second time.
-            .prefer_socket(false);
         Ok(Self {
-            opts: opts.into(),
+            host,
+            port,
+            socket,
+            user: decoded(parsed.username()),
+            password: decoded(parsed.password().unwrap_or_default()),
+            database,
             place,
             encryption,
         })
     }
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 fn invalid(why: impl fmt::Display) -> Error {
@@ -150,17 +161,17 @@ mod tests {
     fn urls_say_where_and_how() {
         let target = Target::parse("mysql://us%40er:p%40%2Fss@db.example:3307/fed%20i?ssl-mode=required").unwrap();
         assert_eq!(target.place, "db.example:3307");
-        assert_eq!(target.opts.user(), Some("us@er"));
-        assert_eq!(target.opts.pass(), Some("p@/ss"));
-        assert_eq!(target.opts.db_name(), Some("fed i"));
+        assert_eq!(target.user, "us@er");
+        assert_eq!(target.password, "p@/ss");
+        assert_eq!(target.database, "fed i");
         assert_eq!(target.encryption, Encryption::Required);
         let target = Target::parse("MariaDB://root@[::1]/kv").unwrap();
         assert_eq!(target.place, "[::1]:3306");
-        assert_eq!(target.opts.ip_or_hostname(), "::1");
-        assert_eq!(target.opts.pass(), None);
+        assert_eq!(target.host, "::1");
+        assert_eq!(target.password, "");
         assert_eq!(target.encryption, Encryption::Unsaid);
         let target = Target::parse("mysql://root@localhost/kv?socket=%2Frun%2Fmysqld.sock").unwrap();
-        assert_eq!(target.opts.socket(), Some("/run/mysqld.sock"));
+        assert_eq!(target.socket.as_deref(), Some("/run/mysqld.sock"));
         assert_eq!(target.place, "/run/mysqld.sock");
     }
 

@@ -1,13 +1,13 @@
 //! Walks over many entries: a page of a list, a slice of a `clear`, a batch of
 //! a sweep.
 
+use super::answer::Parameter;
 use super::failure::Failure;
 use super::parts::{filled, split};
-use super::session::{Session, bytes, flag, text};
+use super::session::Session;
 use super::statements::{Bound, Statement, padded};
 use crate::kv::Prefix;
 use crate::stores::served::{Cleared, Cursor, Row, Rows};
-use mysql_async::Value;
 
 /// The greatest text, which sorts after every key.
 const LAST: &str = "\u{10ffff}";
@@ -35,25 +35,29 @@ impl Range {
         }
     }
 
-    fn values(&self) -> Vec<Value> {
-        vec![self.first.clone().into(), self.last.clone().into(), self.entries.into()]
+    fn values(&self) -> [Parameter<'_>; 3] {
+        [
+            Parameter::Text(&self.first),
+            Parameter::Text(&self.last),
+            Parameter::Number(self.entries.into()),
+        ]
     }
 
     /// Reads entries, fewer if these have many bytes.
     pub async fn read(&self, session: &mut Session) -> Result<Rows, Failure> {
         let statement = Statement::Page(self.bound);
-        let (found, all) = session.rows_until(statement, self.values(), MOST_BYTES).await?;
+        let (found, all) = session.rows_until(statement, &self.values(), MOST_BYTES).await?;
         let more = !all || found.len() == self.entries as usize;
         let mut rows = Rows {
             rows: Vec::with_capacity(found.len()),
             next: None,
         };
         for mut row in found {
-            let key = bytes(&mut row, 0);
-            if flag(&row, 2) {
+            let key = row.bytes(0);
+            if row.flag(2) {
                 rows.rows.push(Row {
                     key: String::from_utf8(key.clone()).ok(),
-                    value: text(&mut row, 1),
+                    value: row.text(1),
                 });
             }
             rows.next = Some(key).filter(|_| more);
@@ -64,13 +68,13 @@ impl Range {
     /// Deletes entries.
     pub async fn clear(&self, session: &mut Session) -> Result<Cleared, Failure> {
         session.begin().await?;
-        let rows = session.rows(Statement::Slice(self.bound), self.values()).await?;
+        let rows = session.rows(Statement::Slice(self.bound), &self.values()).await?;
         let full = rows.len() == self.entries as usize;
         let mut live = 0;
         let mut keys = Vec::with_capacity(rows.len());
         for mut row in rows {
-            keys.push(bytes(&mut row, 0));
-            live += u64::from(flag(&row, 1));
+            keys.push(row.bytes(0));
+            live += u64::from(row.flag(1));
         }
         let next = keys.last().filter(|_| full).cloned();
         delete(session, &keys).await?;
@@ -82,8 +86,10 @@ impl Range {
 /// Deletes up to so many expired entries.
 pub async fn sweep(session: &mut Session, entries: u32) -> Result<u64, Failure> {
     // Without a lock. An entry that is written meanwhile is kept.
-    let rows = session.rows(Statement::Expired, vec![entries.into()]).await?;
-    let mut keys: Vec<Vec<u8>> = rows.into_iter().map(|mut row| bytes(&mut row, 0)).collect();
+    let rows = session
+        .rows(Statement::Expired, &[Parameter::Number(entries.into())])
+        .await?;
+    let mut keys: Vec<Vec<u8>> = rows.into_iter().map(|mut row| row.bytes(0)).collect();
     keys.sort_unstable();
     let mut count = 0;
     let mut rest = &keys[..];
@@ -91,8 +97,10 @@ pub async fn sweep(session: &mut Session, entries: u32) -> Result<u64, Failure> 
         let (some, more) = split(rest, session);
         rest = more;
         session.begin().await?;
-        let rows = session.rows(Statement::Claim(padded(some.len())), filled(some)).await?;
-        let claimed: Vec<Vec<u8>> = rows.into_iter().map(|mut row| bytes(&mut row, 0)).collect();
+        let rows = session
+            .rows(Statement::Claim(padded(some.len())), &filled(some))
+            .await?;
+        let claimed: Vec<Vec<u8>> = rows.into_iter().map(|mut row| row.bytes(0)).collect();
         count += delete(session, &claimed).await?;
         session.commit().await?;
     }
@@ -107,7 +115,7 @@ async fn delete(session: &mut Session, keys: &[Vec<u8>]) -> Result<u64, Failure>
         let (some, more) = split(rest, session);
         rest = more;
         count += session
-            .change(Statement::Delete(padded(some.len())), filled(some))
+            .change(Statement::Delete(padded(some.len())), &filled(some))
             .await?;
     }
     Ok(count)

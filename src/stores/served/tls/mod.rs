@@ -100,17 +100,6 @@ impl TlsOptions {
         }
     }
 
-    /// The trusted certificates, for a driver that verifies servers itself. All of
-    /// them can be parsed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidOption`] if a text is not PEM; [`Error::Connection`] if there
-    /// are too few descriptors to read files.
-    pub fn trusted(&self) -> Result<Vec<CertificateDer<'static>>> {
-        Ok(self.trust()?.certificates)
-    }
-
     fn trust(&self) -> Result<Trust> {
         self.given()?.map_or_else(Trust::usual, Ok)
     }

@@ -104,7 +104,9 @@ fn words(error: &CertificateError, trust: Option<&Trust>, remedy: Remedy) -> Str
             let names = presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ");
             let host = expected.to_str();
             if names.is_empty() {
-                format!("the server's certificate has no name of a host (subjectAltName), so it is not valid for {host}")
+                format!(
+                    "the server's certificate has no name of a host (subjectAltName), so it is not valid for {host}"
+                )
             } else {
                 format!("the server's certificate is not valid for {host}; it is for {names}")
             }
@@ -113,23 +115,13 @@ fn words(error: &CertificateError, trust: Option<&Trust>, remedy: Remedy) -> Str
             untrusted("no trusted certificate has signed the server's", trust, remedy)
         }
         CertificateError::Expired => "the server's certificate ends before it begins".into(),
-        error => match (webpki_error(error), trust) {
-            // A driver that verifies servers itself.
-            (Some(webpki::Error::CaUsedAsEndEntity), None) => {
-                "the server's certificate is one of an authority (CA:TRUE), which the driver of this store never accepts; \
-                use one that the authority has signed, or a self-signed one with basicConstraints = CA:FALSE"
-                    .into()
-            }
-            (Some(webpki::Error::UnsupportedCertVersion), None) => {
-                "the server's certificate is older than version 3 of X.509, which the driver of this store never accepts"
-                    .into()
-            }
-            (Some(webpki::Error::CaUsedAsEndEntity), _) => untrusted(
+        error => match webpki_error(error) {
+            Some(webpki::Error::CaUsedAsEndEntity) => untrusted(
                 "the server's certificate is one of an authority (CA:TRUE), and not a trusted one itself",
                 trust,
                 remedy,
             ),
-            (Some(webpki::Error::UnsupportedCertVersion), _) => untrusted(
+            Some(webpki::Error::UnsupportedCertVersion) => untrusted(
                 "the server's certificate is older than version 3 of X.509, and not a trusted one itself",
                 trust,
                 remedy,
