@@ -40,12 +40,12 @@ function oneServer(name: string, options: Options, program?: Program): Row {
   };
 }
 
-function cluster(name: string, options: Options): Row {
+function cluster(name: string, options: Options, program?: Program): Row {
   let nodes: RedisCluster;
   return {
     name,
     setUp: async () => {
-      nodes = await RedisCluster.start();
+      nodes = await RedisCluster.start(false, undefined, program);
     },
     tearDown: () => nodes.stop(),
     open: async () => {
@@ -76,7 +76,7 @@ export const redisRows: readonly Row[] = [
   oneServer("redis, one server", {}),
   oneServer("redis, one server, indexed", { index: true }),
   oneServer("valkey, one server", {}, "valkey-server"),
-  cluster("redis, a cluster of three", {}),
+  cluster("valkey, a cluster of three", {}, "valkey-server"),
   cluster("redis, a cluster of three, indexed in one slot", {
     index: true,
     keyPrefix: "{fedify}::",

@@ -4,13 +4,18 @@ import { once } from "node:events";
 import { type Server, type Socket, createServer } from "node:net";
 import { onTestFinished } from "vitest";
 
+/** Whether each page of a scan has the same cursor or another one. */
+export type Cursors = "the same cursor" | "new cursors";
+
 export class FalseRedis {
-  /** How many pages of a scan were asked for. */
+  /** How many pages of scans were asked for. */
   scans = 0;
+  readonly #cursors: Cursors;
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
 
-  private constructor() {
+  private constructor(cursors: Cursors) {
+    this.#cursors = cursors;
     this.#server = createServer((socket) => {
       this.#sockets.add(socket);
       // The other side may close while we write.
@@ -19,8 +24,8 @@ export class FalseRedis {
     });
   }
 
-  static async start(): Promise<FalseRedis> {
-    const server = new FalseRedis();
+  static async start(cursors: Cursors): Promise<FalseRedis> {
+    const server = new FalseRedis(cursors);
     server.#server.listen(0, "127.0.0.1");
     await once(server.#server, "listening");
     onTestFinished(() => {
@@ -51,9 +56,14 @@ export class FalseRedis {
 
   #reply([name = "", ...parameters]: readonly string[]): string {
     switch (name.toUpperCase()) {
-      case "SCAN":
+      case "SCAN": {
         this.scans += 1;
-        return "*2\r\n$1\r\n7\r\n*0\r\n";
+        const isNew = this.#cursors === "new cursors";
+        const cursor = String(isNew ? this.scans : 1);
+        return `*2\r\n$${cursor.length}\r\n${cursor}\r\n*0\r\n`;
+      }
+      case "DBSIZE":
+        return ":1\r\n";
       case "GET":
         return "$-1\r\n";
       case "MGET":
