@@ -167,7 +167,7 @@ describe("passwords", () => {
   });
 });
 
-test("the store opens one connection, at its first operation", async () => {
+test("the store opens few connections, at its first operation", async () => {
   const client = server.client();
   const ids = async () => {
     const list = String(await client.call("CLIENT", "LIST", "TYPE", "normal"));
@@ -177,7 +177,7 @@ test("the store opens one connection, at its first operation", async () => {
   const before = await ids();
   const connections = async () =>
     (await ids()).filter((id) => !before.includes(id));
-  const store = openStore(server.url);
+  const store = openStore(server.url, { maxConnections: 2 });
   store.list();
   expect(await connections()).toEqual([]);
   await Promise.all([
@@ -185,7 +185,7 @@ test("the store opens one connection, at its first operation", async () => {
     collect(store.list()),
     store.initialize(),
   ]);
-  expect(await connections()).toHaveLength(1);
+  expect((await connections()).length).toBeOneOf([1, 2]);
   await store.close();
   await expect.poll(connections).toEqual([]);
 });
