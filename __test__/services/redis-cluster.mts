@@ -1,4 +1,5 @@
 // A Redis cluster for a test: three masters, optionally with a replica each.
+import { setTimeout as later } from "node:timers/promises";
 import { Cluster, type Redis } from "ioredis";
 import {
   type Program,
@@ -220,7 +221,7 @@ export class RedisCluster {
   ): Promise<void> {
     for (const client of clients) {
       while (!(await holds(client))) {
-        await new Promise((resolve) => setTimeout(resolve, 20));
+        await later(20);
       }
     }
   }
@@ -261,6 +262,12 @@ export class OpenSlot {
     for (const client of [this.target, this.source]) {
       await client.call("CLUSTER", "SETSLOT", this.slot, "NODE", to);
     }
+    // Otherwise the next move may go to the source with an epoch that is too old,
+    // and then the nodes would undo it.
+    const epoch = await numberIn(this.target, "cluster_my_epoch");
+    while ((await numberIn(this.source, "cluster_current_epoch")) < epoch) {
+      await later(5);
+    }
   }
 
   async #ids(): Promise<[source: string, target: string]> {
@@ -269,6 +276,12 @@ export class OpenSlot {
       String(await this.target.cluster("MYID")),
     ];
   }
+}
+
+/** A number in CLUSTER INFO. */
+async function numberIn(client: Redis, name: string): Promise<number> {
+  const info = String(await client.call("CLUSTER", "INFO"));
+  return Number(new RegExp(`${name}:(\\d+)`).exec(info)?.[1]);
 }
 
 /** The first and last slot of each range in a line of CLUSTER NODES. */
