@@ -3,6 +3,7 @@
 import { expect, test } from "vitest";
 import { MysqlServer } from "./services/mysql.mts";
 import { PostgresServer } from "./services/postgres.mts";
+import { RedisServer } from "./services/redis.mts";
 import { expectGoodEnd, runChild } from "./support/child.mts";
 import { onThread } from "./support/hosts.mts";
 
@@ -12,6 +13,7 @@ test.each([
     () => PostgresServer.start({ settings: { fsync: "off" } }),
   ],
   ["MysqlKvStore", () => MysqlServer.start()],
+  ["RedisKvStore", () => RedisServer.start()],
 ] as const)(
   `operations of %s run on ${onThread ? "a thread" : "the event loop"}`,
   async (name, start) => {

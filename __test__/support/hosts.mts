@@ -7,4 +7,4 @@ export const onThread = process.env.FEDIFY_KV_HOST === "thread";
 
 /** Whether to test a store here: on the thread, only those that have a choice. */
 export const isTested = (store: string) =>
-  !onThread || /^(postgres|mysql)(kvstore)?$/i.test(store);
+  !onThread || /^(redis|postgres|mysql)(kvstore)?$/i.test(store);

@@ -63,11 +63,11 @@ fn address(js: Js, value: Value) -> std::result::Result<Option<String>, String> 
     if !js.is_object(value) {
         return secret::text(js, value);
     }
-    let part = |name| {
+    let read = |name| {
         js.get(value, name)
             .map_err(|thrown| format!("returned what can't be read: {}", thrown.0))
     };
-    match (js.to_text(part("host")?), js.to_number(part("port")?)) {
+    match (js.to_text(read("host")?), js.to_number(read("port")?)) {
         (Ok(host), Some(port)) if host.contains(':') => Ok(Some(format!("[{host}]:{port}"))),
         (Ok(host), Some(port)) => Ok(Some(format!("{host}:{port}"))),
         _ => Err("returned an object without host and port".into()),

@@ -4,12 +4,12 @@
 use super::Settings;
 use super::failure::words;
 use super::open::Opened;
-use super::wire::{Batch, Wire};
+use super::wire::{Batch, Wire, one};
 use crate::host::{Task, Watch, on_loop, spawn, timeout};
 use crate::kv::Error;
 use crate::stores::served::{Health, Lost, Pooled};
 use parking_lot::Mutex;
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 use std::collections::VecDeque;
 use std::future::ready as done;
 use std::io;
@@ -210,10 +210,6 @@ impl Pooled for Connection {
             let _ = driver.await;
         }
     }
-}
-
-fn one(command: &Cmd) -> Batch {
-    std::iter::once(command).collect()
 }
 
 struct Request {

@@ -44,7 +44,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Target;
-use wire::Batch;
+use wire::one;
 
 pub use nat::NatMap;
 
@@ -296,8 +296,7 @@ impl Engine for Kv {
     fn create(&self, limits: Limits) -> BoxFuture<'_, Result<(), Lost>> {
         Box::pin(async move {
             for master in self.servers.masters(limits.deadline).await? {
-                let ping: Batch = std::iter::once(&cmd("PING")).collect();
-                if let Err(lost) = master.ask(ping, limits.deadline).await {
+                if let Err(lost) = master.ask(one(&cmd("PING")), limits.deadline).await {
                     // Another one may have its slots by now.
                     drop(self.servers.refresh(limits.deadline).await);
                     return Err(lost);

@@ -6,7 +6,7 @@ use super::open::Connector;
 use super::url::Place;
 use super::wire::Batch;
 use crate::host::Bulk;
-use crate::stores::served::{Limits, Lost, Pool, PoolOptions};
+use crate::stores::served::{Lease, Limits, Lost, Pool, PoolOptions};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -47,23 +47,21 @@ impl Node {
 
     /// Sends commands on a connection of their own.
     pub async fn request(&self, batch: Batch, deadline: Instant) -> Replies {
-        self.request_by(batch, deadline).await.0
+        match self.pool.take(deadline).await {
+            Ok(lease) => on(&lease, batch, deadline).await,
+            Err(lost) => Replies::none(lost),
+        }
     }
 
     /// The same, and which run of the server has answered.
     pub async fn request_by(&self, batch: Batch, deadline: Instant) -> (Replies, Option<Vec<u8>>) {
-        let lease = match self.pool.take(deadline).await {
-            Ok(lease) => lease,
-            Err(lost) => return (Replies::none(lost), None),
-        };
-        // There is nothing that could be cancelled.
-        let limits = Limits {
-            late: deadline,
-            deadline,
-        };
-        let replies = lease.one(limits, async { Ok(lease.request(batch).await) }).await;
-        let replies = replies.unwrap_or_else(|fault| Replies::none(fault.lost()));
-        (replies, lease.run().map(<[u8]>::to_vec))
+        match self.pool.take(deadline).await {
+            Ok(lease) => {
+                let replies = on(&lease, batch, deadline).await;
+                (replies, lease.run().map(<[u8]>::to_vec))
+            }
+            Err(lost) => (Replies::none(lost), None),
+        }
     }
 
     /// The replies, if there is one to each command.
@@ -71,4 +69,14 @@ impl Node {
         let Replies { values, end } = self.request(batch, deadline).await;
         end.map_or(Ok(values), Err)
     }
+}
+
+async fn on(lease: &Lease<Connector>, batch: Batch, deadline: Instant) -> Replies {
+    // There is nothing that could be cancelled.
+    let limits = Limits {
+        late: deadline,
+        deadline,
+    };
+    let replies = lease.one(limits, async { Ok(lease.request(batch).await) }).await;
+    replies.unwrap_or_else(|fault| Replies::none(fault.lost()))
 }

@@ -4,7 +4,7 @@ use super::Settings;
 use super::connection::{Connection, Name};
 use super::failure::words;
 use super::url::Place;
-use super::wire::{Batch, Stream, Wire};
+use super::wire::{Batch, Stream, Wire, one};
 use crate::host::{Bulk, Socket, Watch, timeout_at};
 use crate::kv::Error;
 use crate::stores::served::{Connect, Refusal, TlsRefusal, connect, contain};
@@ -221,9 +221,7 @@ impl Attempt {
 
     /// The address may be another server's by now, even another cluster's.
     async fn check_id(&self, wire: &mut Wire, id: &[u8]) -> Result<(), Refusal> {
-        let replies = self
-            .exchange(wire, Batch::default().add(cmd("CLUSTER").arg("MYID")))
-            .await?;
+        let replies = self.exchange(wire, &one(cmd("CLUSTER").arg("MYID"))).await?;
         match replies.first() {
             Some(Value::BulkString(other)) if other != id => {
                 Err(self.passing("another server of a cluster has this address now"))
@@ -235,17 +233,19 @@ impl Attempt {
 
     /// A server that evicts keys of its own choice would evict parts of the index.
     async fn check_eviction(&self, wire: &mut Wire) -> Result<(), Refusal> {
-        let mut ask = Batch::default();
-        ask.add(cmd("INFO").arg("memory"));
-        ask.add(cmd("CONFIG").arg("GET").arg("maxmemory*"));
-        let replies = self.exchange(wire, &ask).await?;
-        // Not every user may ask for both.
-        let find = |in_info: &str, in_config: &str| {
-            let [info, config] = &replies[..] else { return None };
-            field(info, in_info).or_else(|| setting(config, in_config))
-        };
-        let limit = find("maxmemory", "maxmemory").filter(|limit| limit != b"0");
-        let policy = find("maxmemory_policy", "maxmemory-policy").filter(|policy| policy.starts_with(b"allkeys"));
+        let info = self.exchange(wire, &one(cmd("INFO").arg("memory"))).await?;
+        let info = info.into_iter().next().unwrap_or_default();
+        let (mut limit, mut policy) = (field(&info, "maxmemory"), field(&info, "maxmemory_policy"));
+        if policy.is_none() {
+            // Not every user may ask for both.
+            let config = self
+                .exchange(wire, &one(cmd("CONFIG").arg("GET").arg("maxmemory*")))
+                .await?;
+            let config = config.into_iter().next().unwrap_or_default();
+            (limit, policy) = (setting(&config, "maxmemory"), setting(&config, "maxmemory-policy"));
+        }
+        let limit = limit.filter(|limit| limit != b"0");
+        let policy = policy.filter(|policy| policy.starts_with(b"allkeys"));
         let (Some(_), Some(policy)) = (limit, policy) else {
             return Ok(());
         };

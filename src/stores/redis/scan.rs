@@ -156,7 +156,7 @@ impl Scan {
         let Some(reply) = values.next() else {
             return Err(end.unwrap_or_else(|| Lost::Undone(Error::Backend("a reply is missing".into()))));
         };
-        let (next, found) = read(reply, &node.place.to_string())?;
+        let (next, found) = read(&reply, &node.place.to_string())?;
         if begins {
             if let Some(Value::Int(names)) = values.next() {
                 round.most = MOST_STEPS.max(u64::try_from(names).unwrap_or(0) / NAMES_A_STEP);
@@ -193,20 +193,20 @@ fn scan_from(cursor: u64, pattern: &[u8], kind: Kind) -> Cmd {
     scan
 }
 
-fn read(reply: Value, place: &str) -> Result<(u64, Vec<Vec<u8>>), Lost> {
-    if let Value::ServerError(error) = &reply
+fn read(reply: &Value, place: &str) -> Result<(u64, Vec<Vec<u8>>), Lost> {
+    if let Value::ServerError(error) = reply
         && verdict(error) != Verdict::Final
     {
         return Err(Lost::Undone(Error::Timeout(format!("{place}: {}", words(error)))));
     }
-    let Value::Array(pair) = &reply else {
-        return Err(lasting(unexpected(&reply)));
+    let Value::Array(pair) = reply else {
+        return Err(lasting(unexpected(reply)));
     };
     let [Value::BulkString(next), Value::Array(found)] = &pair[..] else {
-        return Err(lasting(unexpected(&reply)));
+        return Err(lasting(unexpected(reply)));
     };
     let next = std::str::from_utf8(next).ok().and_then(|next| next.parse().ok());
-    let next = next.ok_or_else(|| lasting(unexpected(&reply)))?;
+    let next = next.ok_or_else(|| lasting(unexpected(reply)))?;
     let names = found.iter().filter_map(|name| match name {
         Value::BulkString(name) => Some(name.clone()),
         _ => None,

@@ -8,7 +8,7 @@ use super::node::Node;
 use super::slots::SLOTS;
 use super::topology::{Report, choose, is_decided, redirected};
 use super::url::Place;
-use super::wire::Batch;
+use super::wire::{Batch, one};
 use crate::host::{Bulk, sleep, spawn, timeout_at};
 use crate::kv::{Error, Result};
 use crate::stores::served::{Attempts, Lost, Next, pause};
@@ -167,13 +167,11 @@ impl Servers {
             found => found,
         };
         let known = self.state().ids.clone();
-        match choose(result?, &known) {
-            Some(report) => self.adopt(report),
-            None => {
-                let why = "the servers that answer are of another cluster than before";
-                return Err(Lost::Undone(Error::Connection(why.into())));
-            }
-        }
+        let Some(report) = choose(result?, &known) else {
+            let why = "the servers that answer are of another cluster than before";
+            return Err(Lost::Undone(Error::Connection(why.into())));
+        };
+        self.adopt(report);
         Ok(())
     }
 
@@ -271,10 +269,9 @@ impl Servers {
             return Ok(false);
         }
         let masters = self.masters(deadline).await?;
-        let asked = masters.iter().map(|master| {
-            let batch = std::iter::once(cmd("CLUSTER").arg("NODES") as &Cmd).collect();
-            master.ask(batch, deadline)
-        });
+        let asked = masters
+            .iter()
+            .map(|master| master.ask(one(cmd("CLUSTER").arg("NODES")), deadline));
         let mut moving = false;
         for replies in join_all(asked).await {
             if let Some(Value::BulkString(nodes)) = replies?.first() {
@@ -319,11 +316,15 @@ impl Servers {
                     None => parts.push((node, vec![way])),
                 }
             }
-            let sent = parts.into_iter().map(async |(node, ways)| {
+            let send = async |(node, ways): (Arc<Node>, Vec<Way>)| {
                 let replies = node.request(batch(&ways, calls), deadline).await;
                 (node, ways, replies)
-            });
-            for (node, ways, replies) in join_all(sent).await {
+            };
+            let answers = match parts.pop() {
+                Some(only) if parts.is_empty() => vec![send(only).await],
+                last => join_all(parts.into_iter().chain(last).map(send)).await,
+            };
+            for (node, ways, replies) in answers {
                 self.deal(&node, ways, replies, &mut results, &mut strays);
             }
             if strays.is_empty() {

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io::{self, Error, ErrorKind, Read, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 
 /// How much is read at a time.
 const ROOM: usize = 32 * 1024;
@@ -35,14 +35,10 @@ impl Batch {
     }
 }
 
-impl<'a> FromIterator<&'a Cmd> for Batch {
-    fn from_iter<I: IntoIterator<Item = &'a Cmd>>(commands: I) -> Self {
-        let mut batch = Self::default();
-        for command in commands {
-            batch.add(command);
-        }
-        batch
-    }
+pub fn one(command: &Cmd) -> Batch {
+    let mut batch = Batch::default();
+    batch.add(command);
+    batch
 }
 
 pub struct Wire {
@@ -52,6 +48,8 @@ pub struct Wire {
     read: usize,
     /// The largest reply since the last rest.
     largest: usize,
+    /// Whether nothing was read since then.
+    fresh: bool,
 }
 
 impl Wire {
@@ -61,11 +59,13 @@ impl Wire {
             parser: Parser::new(),
             read: 0,
             largest: 0,
+            fresh: true,
         }
     }
 
     /// Nothing is asked any more. Gives the memory of a large reply back.
     pub fn rest(&mut self) {
+        self.fresh = true;
         if std::mem::take(&mut self.largest) > LARGE {
             self.parser = Parser::new();
         }
@@ -101,6 +101,11 @@ impl Wire {
     }
 
     pub fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Value>> {
+        if self.fresh {
+            // Cheaper than to have the parser try.
+            ready!(Pin::new(&mut self.stream).poll_fill_buf(context))?;
+            self.fresh = false;
+        }
         let mut reader = Reader {
             stream: &mut self.stream,
             context,
@@ -174,7 +179,10 @@ mod tests {
         run(async {
             let (near, mut far) = duplex(1024 * 1024);
             let mut wire = Wire::new(Box::new(near));
-            let batch: Batch = vec![&cmd("PING"); count].into_iter().collect();
+            let mut batch = Batch::default();
+            for _ in 0..count {
+                batch.add(&cmd("PING"));
+            }
             let server = async {
                 let mut request = vec![0; batch.bytes.len()];
                 far.read_exact(&mut request).await.unwrap();
