@@ -188,7 +188,7 @@ describe("natMap", () => {
       };
       const store = openStore(cluster.urls, {
         ...options(natMap),
-        commandTimeout: 1_000,
+        commandTimeout: 300,
       });
       const error = await expectRejection(
         () => store.get(["k"]),
@@ -202,7 +202,7 @@ describe("natMap", () => {
       async (answer) => {
         const store = openStore(cluster.urls, {
           ...options(() => answer),
-          commandTimeout: 1_000,
+          commandTimeout: 300,
         });
         await expectRejection(() => store.get(["k"]), "ERR_KV_CONNECTION");
       },
