@@ -391,7 +391,6 @@ impl Servers {
                 }
                 Verdict::Elsewhere => {
                     changed = true;
-                    node.pool.note_write();
                     node.pool.demote();
                     results[way.call] = Some(later(&value));
                 }
