@@ -103,7 +103,9 @@ impl Wire {
     pub fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Value>> {
         if self.fresh {
             // Cheaper than to have the parser try.
-            ready!(Pin::new(&mut self.stream).poll_fill_buf(context))?;
+            if ready!(Pin::new(&mut self.stream).poll_fill_buf(context))?.is_empty() {
+                return Poll::Ready(Err(closed()));
+            }
             self.fresh = false;
         }
         let mut reader = Reader {
@@ -127,9 +129,13 @@ impl Wire {
     }
 }
 
+fn closed() -> Error {
+    Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")
+}
+
 fn malformed(error: &RedisError) -> Error {
     if error.kind() == Kind::Io {
-        return Error::new(ErrorKind::UnexpectedEof, "the server closed the connection");
+        return closed();
     }
     Error::new(ErrorKind::InvalidData, "the server does not speak the Redis protocol")
 }
