@@ -1363,10 +1363,10 @@ export declare class PostgresKvStore {
  * cluster. Other processes may use them at the same time, also with
  * `@fedify/redis`: the format is the same.
  *
- * Waiting operations are sent together, over one connection to each server.
- * After a connection is lost, operations are repeated where that is safe; a
- * `cas` whose outcome is unknown rejects. The server's configuration
- * (`appendfsync`) decides what a crash of the server loses.
+ * What is called together is sent together, over a few connections to each
+ * server. What was certainly not carried out is repeated; a write whose outcome
+ * is unknown rejects and says so. The server's configuration (`appendfsync`)
+ * decides what a crash of the server loses.
  *
  * Redis does not keep keys in order, so by default `list` and `clear` scan the
  * whole database, which takes a second for some million keys, and `list` holds
