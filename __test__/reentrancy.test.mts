@@ -140,7 +140,10 @@ const script = (open: string, from: string) => `
       inside = true;
       calls += 1;
       try {
-        kept.push(callInner(store, list, next));
+        const answer = callInner(store, list, next);
+        // It may reject before anyone waits for it.
+        if (answer instanceof Promise) answer.catch(() => {});
+        kept.push(answer);
       } finally {
         inside = false;
       }
