@@ -213,7 +213,7 @@ mod tests {
         for piece in 1..text.len() {
             assert_eq!(replies(text, piece, 6).unwrap(), expected, "{piece}");
         }
-        let large = [b"$100000\r\n", &[b'x'; 100_000][..], b"\r\n"].concat();
+        let large = [&b"$100000\r\n"[..], &vec![b'x'; 100_000], b"\r\n"].concat();
         assert_eq!(
             replies(&large, 999, 1).unwrap(),
             [Value::BulkString(vec![b'x'; 100_000])]
